@@ -1,0 +1,117 @@
+import type {
+  ExecutionId,
+  ExecutionPhase,
+  ExecutionRecord,
+  ExecutionResult,
+  ExecutionSpec,
+  Pool,
+  PrewarmRequest,
+  Problem,
+  Quota,
+  UsageRow,
+} from '@bramble/protocol'
+import type { ImageStore } from '@bramble/runtime'
+
+/**
+ * Runs executions on one node: admits them, takes a sandbox from a warm pool or makes one, runs the command by the
+ * agent, and gives the result. It knows no HTTP.
+ *
+ * Lifecycle of an execution: `queued` until it is admitted (a bounded queue, fair between tenants), then `running` until
+ * a result. Its sandbox is its own, never used before and never again; it is destroyed in the background after the result.
+ *
+ * Durability. A result is the caller's the moment it is given. History and usage are written behind, in groups; a crash
+ * loses at most the last group (`historyFlushMs`).
+ *
+ * Errors are `BrambleError`s: `queue_full` and `quota_exceeded` with `retryAfterMs`, `image_not_found`, `unsupported`,
+ * `sandbox_failed`, `shutting_down`, `not_found`.
+ */
+export interface Engine extends AsyncDisposable {
+  /**
+   * Starts an execution. What is wrong with the request itself (unknown image, a mode this node lacks, a full queue)
+   * throws here, before anything runs.
+   */
+  execute(spec: ExecutionSpec, context: ExecuteContext): Execution
+  readonly executions: {
+    get(id: ExecutionId, tenant: string): Promise<ExecutionRecord>
+    list(query: ExecutionQuery): Promise<{ items: ExecutionRecord[]; nextCursor: string | null }>
+    /** Cancels what still runs; resolves with the record once it has ended. One that has ended is left as it is. */
+    cancel(id: ExecutionId, tenant: string): Promise<ExecutionRecord>
+    /** The kept output, then what comes, until the end: for anyone, any number of times, while the record is kept. */
+    logs(id: ExecutionId, tenant: string, options?: { signal?: AbortSignal }): AsyncIterable<EngineEvent>
+  }
+  readonly images: ImageStore
+  readonly pools: {
+    list(): Pool[]
+    /** Sets the least number of ready sandboxes of that kind, and resolves when they are ready. */
+    prewarm(request: PrewarmRequest, options?: { signal?: AbortSignal }): Promise<Pool>
+  }
+  usage(query: { tenant?: string; since: Date; until: Date }): Promise<UsageRow[]>
+  status(): EngineStatus
+  /** Admits nothing more, waits up to `graceMs` for what runs, cancels the rest, destroys every sandbox, closes. */
+  close(options?: { graceMs?: number }): Promise<void>
+}
+
+/** On whose behalf, with what bounds. */
+export interface ExecuteContext {
+  readonly tenant: string
+  readonly keyId: string
+  readonly quota?: Quota
+  /** Aborting cancels the execution: the command is killed, the result's status is `cancelled`. */
+  readonly signal?: AbortSignal
+  /**
+   * True: events carry all output, at the pace of whoever iterates (back-pressure reaches the command). False: output
+   * past `maxOutputBytes` is thrown away in the sandbox.
+   */
+  readonly stream?: boolean
+}
+
+/** One execution. `result` settles in every case; iterating is for `stream: true`, once. */
+export interface Execution extends AsyncIterable<EngineEvent> {
+  readonly id: ExecutionId
+  /** Rejects only where there is no result: the sandbox could not be made, the queue was left by `close`. */
+  readonly result: Promise<ExecutionResult>
+  cancel(): void
+}
+
+/** `ExecutionEvent` of the protocol, with bytes for output instead of text. */
+export type EngineEvent =
+  | { readonly type: 'queued'; readonly id: ExecutionId }
+  | { readonly type: 'started'; readonly id: ExecutionId; readonly runtime: string }
+  | { readonly type: 'stdout' | 'stderr'; readonly data: Uint8Array }
+  | { readonly type: 'exit'; readonly code: number | null; readonly signal?: string }
+  | { readonly type: 'result'; readonly result: ExecutionResult }
+  | { readonly type: 'error'; readonly error: Problem }
+
+export interface ExecutionQuery {
+  readonly tenant: string
+  readonly limit: number
+  readonly cursor?: string
+  readonly status?: ExecutionPhase
+  /** `name=value`, or `name` for any value. */
+  readonly label?: string
+}
+
+export interface EngineStatus {
+  readonly queued: number
+  readonly running: number
+  readonly pooled: number
+  readonly reservedMemoryMb: number
+  readonly runtimes: readonly { name: string; available: boolean; reason?: string }[]
+}
+
+/** What an engine needs; everything with a default says what it bounds. */
+export interface EngineLimits {
+  /** Executions at once on this node. */
+  readonly maxRunning: number
+  /** Executions waiting for a place. Past it: `queue_full`. */
+  readonly maxQueued: number
+  /** Memory that pooled sandboxes may reserve by their limits, in MiB. */
+  readonly maxPooledMemoryMb: number
+  /** Sandboxes waiting in all pools together. */
+  readonly maxPooled: number
+  /** Sandboxes being made at once. */
+  readonly maxStarting: number
+  /** Records kept in memory and on disk. */
+  readonly maxHistory: number
+  readonly historyFlushMs: number
+}

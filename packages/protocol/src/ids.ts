@@ -1,0 +1,58 @@
+import { z } from 'zod'
+
+/**
+ * Ids are `<prefix>_<26 characters>`: 48 bits of milliseconds since 1970 and 80 random bits in Crockford base32, so
+ * that ids of one kind sort by the time they were made (the layout of ULID). The prefix tells the kind in logs.
+ */
+const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz'
+
+export const ID_PREFIXES = {
+  execution: 'exe',
+  sandbox: 'box',
+  key: 'key',
+  request: 'req',
+  batch: 'bat',
+  node: 'node',
+} as const
+
+export type IdKind = keyof typeof ID_PREFIXES
+
+const idOf = <K extends IdKind>(kind: K) =>
+  z
+    .string()
+    .regex(new RegExp(`^${ID_PREFIXES[kind]}_[0-9a-hjkmnp-tv-z]{26}$`), `is not an id of kind ${kind}`)
+    .brand<K>()
+
+export const executionIdSchema = idOf('execution')
+export const sandboxIdSchema = idOf('sandbox')
+export const keyIdSchema = idOf('key')
+export const batchIdSchema = idOf('batch')
+
+export type ExecutionId = z.infer<typeof executionIdSchema>
+export type SandboxId = z.infer<typeof sandboxIdSchema>
+export type KeyId = z.infer<typeof keyIdSchema>
+export type BatchId = z.infer<typeof batchIdSchema>
+
+export interface IdSources {
+  now?: () => number
+  random?: (bytes: Uint8Array<ArrayBuffer>) => void
+}
+
+/** Makes a new id. `sources` replaces the clock and the entropy in simulations. */
+export const newId = <K extends IdKind>(kind: K, sources: IdSources = {}): string & z.$brand<K> => {
+  const milliseconds = (sources.now ?? Date.now)()
+  const bytes = new Uint8Array(10)
+  if (sources.random) sources.random(bytes)
+  else globalThis.crypto.getRandomValues(bytes)
+  let time = ''
+  for (let rest = milliseconds, i = 0; i < 10; i++, rest = Math.floor(rest / 32)) time = ALPHABET[rest % 32] + time
+  let tail = ''
+  let bits = 0
+  let value = 0
+  for (const byte of bytes) {
+    value = (value << 8) | byte
+    for (bits += 8; bits >= 5; bits -= 5) tail += ALPHABET[(value >>> (bits - 5)) & 31]
+    value &= (1 << bits) - 1
+  }
+  return `${ID_PREFIXES[kind]}_${time}${tail}` as string & z.$brand<K>
+}

@@ -1,0 +1,47 @@
+/**
+ * Every bound a client can meet, with its unit in its name. `docs/limits.md` is made from these constants
+ * (`npm run docs:limits`), and a test keeps the two equal.
+ */
+export const LIMITS = {
+  /** Largest JSON body a gateway reads. */
+  maxBodyBytes: { value: 16 * 1024 * 1024, why: 'a body is held in memory while it is parsed' },
+  /** Largest single argument, or `NAME=value` pair: the kernel's MAX_ARG_STRLEN (execve(2)). */
+  maxArgumentBytes: { value: 131_071, why: 'execve(2) refuses a longer string (MAX_ARG_STRLEN)' },
+  /** Arguments and environment of one command together. */
+  maxArgumentsAndEnvBytes: {
+    value: 786_432,
+    why: 'they travel in one agent frame of 1 MiB, under the limit of execve(2)',
+  },
+  maxStdinBytes: { value: 8 * 1024 * 1024, why: 'stdin of an execution is part of its JSON body' },
+  maxFiles: { value: 256, why: 'each file is one operation of the agent' },
+  maxOutputs: { value: 64, why: 'each output is one operation of the agent' },
+  maxOutputFilesBytes: { value: 16 * 1024 * 1024, why: 'returned files are part of the JSON result' },
+  maxPathBytes: { value: 4095, why: 'PATH_MAX of Linux, less its NUL' },
+  maxCpus: { value: 256, why: 'more than any host offers one sandbox' },
+  maxMemoryMb: { value: 1_048_576, why: '1 TiB' },
+  minMemoryMb: { value: 8, why: 'below this the agent and a shell do not fit' },
+  maxDiskMb: { value: 1_048_576, why: '1 TiB' },
+  minDiskMb: { value: 4, why: 'below this a file system cannot account for itself' },
+  maxPids: { value: 32_768, why: "the kernel's default pid_max" },
+  minPids: { value: 4, why: 'the agent, a shell and a child' },
+  maxTimeoutMs: { value: 24 * 3_600_000, why: 'one day; longer work belongs in an instance' },
+  maxOutputBytes: { value: 64 * 1024 * 1024, why: 'kept output is part of the JSON result' },
+  maxLabels: { value: 32, why: 'labels are indexed' },
+  maxLabelChars: { value: 256, why: 'labels are indexed' },
+  maxBatchItems: { value: 1000, why: 'the results of a batch are one JSON document' },
+  maxBatchConcurrency: { value: 64, why: 'more would starve the other tenants of a node' },
+  maxPageItems: { value: 500, why: 'one page is one JSON document' },
+  maxPrewarmCount: { value: 1000, why: 'each pooled sandbox holds memory' },
+} as const satisfies Record<string, { value: number; why: string }>
+
+export type LimitName = keyof typeof LIMITS
+
+/** What an execution gets when its spec does not say. */
+export const DEFAULT_RESOURCES = {
+  cpus: 1,
+  memoryMb: 512,
+  diskMb: 1024,
+  pids: 256,
+  timeoutMs: 60_000,
+  maxOutputBytes: 1024 * 1024,
+} as const

@@ -1,0 +1,3 @@
+export * from './agent/agent.ts'
+export * from './images/image-store.ts'
+export * from './runtime.ts'

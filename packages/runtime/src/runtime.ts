@@ -1,0 +1,99 @@
+import type { Isolation, SandboxId } from '@bramble/protocol'
+import type { Agent } from './agent/agent.ts'
+import type { LocalImage } from './images/image-store.ts'
+
+/**
+ * A runtime makes boxes; the agent in the box does everything else.
+ *
+ * Lifecycle. `probe` says whether this host can run the driver at all, and what it can do. `prepare` readies an image
+ * (idempotent; concurrent calls for one digest share the work). `create` makes a sandbox, starts it, and returns when
+ * the agent inside has said hello: there is no half-made state to see. A sandbox lives until `destroy`, or until it
+ * ends by itself (its agent died, or the kernel killed it): `ended` tells. `destroy` returns when every process of the
+ * sandbox is gone and everything the host held for it (mounts, cgroups, namespaces, files) is released; calling it twice,
+ * or after the sandbox ended by itself, is safe. `reap` at start removes what an earlier process of the same data
+ * directory left behind, whatever state it was left in.
+ *
+ * Concurrency. All methods may be called at once for different sandboxes. `close` destroys every sandbox still alive.
+ *
+ * Abort. An aborted `create` rejects with the signal's reason, and leaves nothing behind: what was made is destroyed.
+ *
+ * Trust. The sandbox's content, its agent included, is hostile. Nothing above this interface may assume a container, a
+ * pid on the host, or a path into the sandbox.
+ *
+ * Errors are `BrambleError`s: `sandbox_failed` (with the runtime's own words in `detail`), `unsupported`, `no_isolation`.
+ */
+export interface Runtime extends AsyncDisposable {
+  /** The driver: `oci`, `docker`, `fake`, `process`, `auto`. For people and metrics; code asks `capabilities`. */
+  readonly name: string
+  readonly capabilities: Capabilities
+  /** Readies `image` for `create`: unpacks, converts or loads it, once per digest. */
+  prepare(image: LocalImage, options?: Abortable): Promise<void>
+  create(config: SandboxConfig, options?: Abortable): Promise<Sandbox>
+  /** Sandboxes of this runtime on the host that belong to this data directory, a crashed node's included. */
+  list(): Promise<SandboxId[]>
+  /** Removes what `list` shows and this process did not create. Returns how many. */
+  reap(): Promise<number>
+  /** Forgets an image that `prepare` readied. */
+  forget(imageDigest: string): Promise<void>
+  close(): Promise<void>
+}
+
+export interface Abortable {
+  signal?: AbortSignal | undefined
+}
+
+/** What a driver found by trying, on this host. Callers branch on these, never on a name. */
+export interface Capabilities {
+  readonly isolation: Isolation | 'none'
+  /** Limits that are enforced, not merely accepted. */
+  readonly limits: { readonly cpu: boolean; readonly memory: boolean; readonly pids: boolean; readonly disk: boolean }
+  readonly userNamespace: boolean
+  readonly seccomp: boolean
+  readonly pause: boolean
+  readonly checkpoint: boolean
+  readonly network: readonly ('none' | 'egress')[]
+}
+
+/** What `probe` found: a runtime ready for use, or why there is none and what to do. */
+export type Probe<T> = { available: true; runtime: T } | { available: false; reason: string; hint: string }
+
+export interface SandboxConfig {
+  readonly id: SandboxId
+  readonly image: LocalImage
+  readonly resources: SandboxResources
+  readonly isolation?: Isolation | undefined
+  /** The same in every fresh sandbox by default, so that equal commands have equal results. */
+  readonly hostname?: string | undefined
+}
+
+/** Hard limits of one sandbox; the agent counts toward `pids` and memory. */
+export interface SandboxResources {
+  readonly cpus: number
+  readonly memoryMb: number
+  readonly diskMb: number
+  readonly pids: number
+}
+
+export interface Sandbox extends AsyncDisposable {
+  readonly id: SandboxId
+  readonly runtime: string
+  readonly config: SandboxConfig
+  /** The host's end of the agent's stream, connected. */
+  readonly agent: Agent
+  /** Resolves once, when the sandbox is gone: by `destroy`, or by itself. */
+  readonly ended: Promise<SandboxEnd>
+  /** What the kernel accounted so far. Cheap enough to call once per command. */
+  stats(): Promise<SandboxStats>
+  destroy(): Promise<void>
+}
+
+export type SandboxEnd = { by: 'destroy' } | { by: 'itself'; detail: string }
+
+export interface SandboxStats {
+  readonly cpuMs: number
+  readonly memoryBytes: number
+  readonly peakMemoryBytes: number
+  /** Processes the kernel killed for want of memory, since the sandbox began. */
+  readonly oomKills: number
+  readonly diskBytes: number
+}
