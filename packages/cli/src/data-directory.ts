@@ -1,0 +1,17 @@
+import { join, resolve } from 'node:path'
+import { type CliConfig, readConfig } from './config.ts'
+
+/**
+ * Where the local node keeps everything: `BRAMBLE_DATA_DIR`, else `/var/lib/bramble` as root, else
+ * `~/.local/share/bramble`. Always an absolute path.
+ */
+export const dataDirectory = (config: CliConfig = readConfig()): string => {
+  if (config.dataDirectory !== undefined) return resolve(config.dataDirectory)
+  return config.isRoot ? '/var/lib/bramble' : join(config.home, '.local', 'share', 'bramble')
+}
+
+/** A running node says where it is: JSON `{url, pid}`, removed when it ends; check that `pid` lives before trusting it. */
+export const nodeFile = (directory: string): string => join(directory, 'node.json')
+
+/** The admin key that the node made at its first start: one line, readable by its owner only. */
+export const adminKeyFile = (directory: string): string => join(directory, 'admin.key')
