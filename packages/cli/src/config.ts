@@ -18,7 +18,8 @@ export interface CliConfig {
   readonly isRoot: boolean
 }
 
-const text = (value: string | undefined): string | undefined => (value === undefined || value === '' ? undefined : value)
+const text = (value: string | undefined): string | undefined =>
+  value === undefined || value === '' ? undefined : value
 
 export const readConfig = (env: Record<string, string | undefined> = process.env): CliConfig => ({
   url: text(env.BRAMBLE_URL),
