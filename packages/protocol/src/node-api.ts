@@ -1,15 +1,34 @@
 import { z } from 'zod'
 import { problemSchema } from './errors.ts'
 import { executionEventSchema } from './events.ts'
-import { batchIdSchema, keyIdSchema } from './ids.ts'
+import { batchIdSchema, executionIdSchema, keyIdSchema } from './ids.ts'
 import { LIMITS } from './limits.ts'
-import { executionResultSchema } from './result.ts'
+import { executionPhaseSchema, executionResultSchema } from './result.ts'
 import { executionSpecSchema, resourcesSchema, runtimeChoiceSchema } from './spec.ts'
 
 /** Bodies and answers of one node's API (`docs/api.md`); the SDK and the gateway share them. */
 
 export const pageSchema = <T extends z.ZodType>(item: T) =>
   z.object({ items: z.array(item), nextCursor: z.string().nullable() })
+
+/** The query of a list: numbers arrive as text. `cursor` is the `nextCursor` of the page before. */
+export const pageQuerySchema = z.strictObject({
+  limit: z.coerce.number().int().min(1).max(LIMITS.maxPageItems.value).default(50),
+  cursor: z.string().min(1).max(256).optional(),
+})
+export type PageQuery = z.output<typeof pageQuerySchema>
+
+/** `GET /api/v1/executions`. `label` is `name=value`, or `name` for any value. */
+export const executionsQuerySchema = pageQuerySchema.extend({
+  status: executionPhaseSchema.optional(),
+  label: z
+    .string()
+    .min(1)
+    .max(2 * LIMITS.maxLabelChars.value + 1)
+    .optional(),
+})
+
+export const executionParamsSchema = z.strictObject({ id: executionIdSchema })
 
 export const batchRequestSchema = z.strictObject({
   items: z.array(executionSpecSchema).min(1).max(LIMITS.maxBatchItems.value),
@@ -34,8 +53,13 @@ export const batchResponseSchema = z.object({
 export type BatchItemResult = z.infer<typeof batchItemResultSchema>
 export type BatchResponse = z.infer<typeof batchResponseSchema>
 
-/** Events of a streamed batch: an execution's own, with the index of its item. */
+/** Events of a streamed batch: an execution's own, with the index of its item. The SSE event's name is the inner type. */
 export const batchEventSchema = z.object({ index: z.number().int(), event: executionEventSchema })
+/** The last event of a streamed batch, named `batch`: the results went by before it. */
+export const batchEndSchema = batchResponseSchema
+  .omit({ items: true })
+  .extend({ succeeded: z.number().int(), failed: z.number().int() })
+export type BatchEnd = z.infer<typeof batchEndSchema>
 
 export const imageSchema = z.object({
   /** `sha256:` and the digest of the image's manifest. */
@@ -70,6 +94,23 @@ export const imageImportSchema = z.union([
   z.strictObject({ dockerImage: z.string().min(1).max(512), name: imageName.optional() }),
 ])
 export type ImageImport = z.output<typeof imageImportSchema>
+
+/** The query of `POST /api/v1/images` with an archive as its body. A rootfs has no name of its own, so it needs one. */
+export const imageUploadQuerySchema = z.strictObject({
+  format: z.enum(['rootfsTar', 'ociArchive']).default('rootfsTar'),
+  name: imageName.optional(),
+})
+export type ImageUploadQuery = z.output<typeof imageUploadQuerySchema>
+
+/** Events of a streamed import: any number of `progress`, then `image` or `error`. */
+export const imageImportEventSchema = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('progress'), phase: z.enum(['upload', 'copy', 'unpack', 'commit']), message: z.string() }),
+  z.object({ type: z.literal('image'), image: imageSchema }),
+  z.object({ type: z.literal('error'), error: problemSchema }),
+])
+export type ImageImportEvent = z.infer<typeof imageImportEventSchema>
+
+export const imageParamsSchema = z.strictObject({ digest: imageSchema.shape.digest })
 
 export const prewarmSchema = z.strictObject({
   image: z.string().min(1).max(512).default('base'),
@@ -115,6 +156,8 @@ export const keyRequestSchema = z.strictObject({
   quota: quotaSchema.default({}),
 })
 
+export const keyParamsSchema = z.strictObject({ id: keyIdSchema })
+
 export const keySchema = z.object({
   id: keyIdSchema,
   name: z.string(),
@@ -141,6 +184,12 @@ export const usageRowSchema = z.object({
   storageBytes: z.number().int(),
   egressBytes: z.number().int(),
 })
+/** `GET /api/v1/usage`. Default: the last 30 days of the caller's tenant; only an admin key may name another. */
+export const usageQuerySchema = z.strictObject({
+  since: z.iso.datetime({ offset: true }).optional(),
+  until: z.iso.datetime({ offset: true }).optional(),
+  tenant: z.string().min(1).max(63).optional(),
+})
 export const usageResponseSchema = z.object({ since: z.string(), until: z.string(), items: z.array(usageRowSchema) })
 export type UsageRow = z.infer<typeof usageRowSchema>
 
@@ -150,3 +199,6 @@ export const healthSchema = z.object({
   uptimeMs: z.number().int(),
   runtimes: z.array(z.object({ name: z.string(), available: z.boolean(), reason: z.string().optional() })),
 })
+
+/** `GET /ready`: 200 with this while the node takes work, else the problem `shutting_down`. */
+export const readySchema = z.object({ status: z.literal('ready') })
