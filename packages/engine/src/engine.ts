@@ -99,19 +99,39 @@ export interface EngineStatus {
   readonly runtimes: readonly { name: string; available: boolean; reason?: string }[]
 }
 
-/** What an engine needs; everything with a default says what it bounds. */
+/** Every bound of an engine, with its unit in its name. Defaults: `defaultEngineLimits`. */
 export interface EngineLimits {
   /** Executions at once on this node. */
   readonly maxRunning: number
-  /** Executions waiting for a place. Past it: `queue_full`. */
+  /** Executions waiting for a place. Past it: `queue_full`. One tenant holds at most three quarters of it. */
   readonly maxQueued: number
+  /** Executions of one tenant that wait because a quota is used up. Past it: `quota_exceeded`. */
+  readonly maxQueuedOverQuota: number
+  /** The memory limits of all sandboxes of the node together, in MiB. */
+  readonly maxMemoryMb: number
   /** Memory that pooled sandboxes may reserve by their limits, in MiB. */
   readonly maxPooledMemoryMb: number
   /** Sandboxes waiting in all pools together. */
   readonly maxPooled: number
+  /** Kinds of sandbox (image, resources, runtime) that have a pool at once. */
+  readonly maxPools: number
+  /** Sandboxes kept ready of the default image with the default resources, whatever the demand. */
+  readonly minReady: number
   /** Sandboxes being made at once. */
   readonly maxStarting: number
-  /** Records kept in memory and on disk. */
+  /** Sandboxes being destroyed at once. */
+  readonly maxDestroying: number
+  /** Used sandboxes that are not gone yet. Past it nothing more is admitted until some are. */
+  readonly maxEnding: number
+  /** How long making one sandbox may take. */
+  readonly startTimeoutMs: number
+  /** How long a killed command may take to report its end before its sandbox is destroyed under it. */
+  readonly killGraceMs: number
+  /** How long writing the input files, and reading the declared outputs, may take. */
+  readonly filesTimeoutMs: number
+  /** Records of executions kept on disk. */
   readonly maxHistory: number
+  /** Bytes of results kept on disk with those records. */
+  readonly maxHistoryBytes: number
   readonly historyFlushMs: number
 }

@@ -1,1 +1,3 @@
 export * from './engine.ts'
+export * from './limits.ts'
+export * from './options.ts'

@@ -84,6 +84,8 @@ export const executionRecordSchema = z.object({
   runtime: z.string().optional(),
   labels: labelsSchema,
   exitCode: z.number().int().nullable(),
+  /** Why there is no result, where it ended without one. */
+  message: z.string().optional(),
   createdAt: z.string(),
   finishedAt: z.string().optional(),
   /** The whole result, once there is one; listings leave it out. */
