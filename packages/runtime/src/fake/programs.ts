@@ -1,0 +1,418 @@
+import { createHash } from 'node:crypto'
+import { posix } from 'node:path'
+import { fileSource } from './devices.ts'
+import { type Credentials, type FileNode, type Node, SystemError } from './file-system.ts'
+import type { Source } from './pipe.ts'
+import { type FakeProcess, loadProgram, type Program, SIGNALS } from './process.ts'
+import { shell } from './shell.ts'
+
+/** Options of the short kind, and the words that follow them. */
+const operands = (process: FakeProcess): string[] => process.argv.slice(1).filter((word) => !/^-[A-Za-z]/.test(word))
+const hasFlag = (process: FakeProcess, flag: string): boolean =>
+  process.argv.slice(1).some((word) => /^-[A-Za-z]/.test(word) && word.includes(flag))
+
+/** The bytes of the operands, or of standard input where there is none. */
+async function* inputs(process: FakeProcess, paths: readonly string[]): AsyncGenerator<Buffer> {
+  const sources: Source[] =
+    paths.length === 0
+      ? [process.stdin]
+      : paths.map((path) =>
+          path === '-' ? process.stdin : fileSource(process.machine.files.read(process.path(path), process.user)),
+        )
+  for (const source of sources)
+    for (let chunk = await source.read(process.signal); chunk; chunk = await source.read(process.signal)) yield chunk
+}
+
+const allInput = async (process: FakeProcess, paths: readonly string[]): Promise<Buffer> => {
+  const chunks: Buffer[] = []
+  for await (const chunk of inputs(process, paths)) chunks.push(chunk)
+  return Buffer.concat(chunks)
+}
+
+const UNITS: Record<string, number> = { '': 1, k: 1024, K: 1024, M: 1024 ** 2, G: 1024 ** 3 }
+const size = (text: string): number => {
+  const [, digits = '', unit = ''] = /^(\d+)([kKMG]?)$/.exec(text) ?? []
+  if (digits === '') throw new SystemError('EINVAL')
+  return Number(digits) * (UNITS[unit] ?? 1)
+}
+
+const ESCAPES: Record<string, string> = { n: '\n', t: '\t', r: '\r', '\\': '\\', a: '\x07', '"': '"' }
+/** Backslash escapes, as bytes: `\xHH` and `\NNN` need not be text. */
+const unescaped = (text: string): Buffer =>
+  Buffer.from(
+    Buffer.from(text)
+      .toString('latin1')
+      .replace(/\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)/g, (whole, code: string) => {
+        if (/^x[0-9a-f]/i.test(code)) return String.fromCharCode(Number.parseInt(code.slice(1), 16))
+        if (/^[0-7]/.test(code)) return String.fromCharCode(Number.parseInt(code, 8) & 255)
+        return ESCAPES[code] ?? whole
+      }),
+    'latin1',
+  )
+
+const printf: Program = async (process) => {
+  const [format = '', ...values] = process.argv.slice(1)
+  const out: Buffer[] = []
+  do {
+    for (const piece of format.split(/(%[sdxob%])/)) {
+      if (piece === '%%') out.push(Buffer.from('%'))
+      else if (piece === '%s') out.push(Buffer.from(values.shift() ?? ''))
+      else if (piece === '%b') out.push(unescaped(values.shift() ?? ''))
+      else if (/^%[dxo]$/.test(piece))
+        out.push(Buffer.from(Number(values.shift() ?? 0).toString({ d: 10, x: 16, o: 8 }[piece[1] ?? 'd'])))
+      else out.push(unescaped(piece))
+    }
+  } while (values.length > 0 && /%[sdxob]/.test(format))
+  await process.write('stdout', Buffer.concat(out))
+  return 0
+}
+
+const echo: Program = async (process) => {
+  const words = process.argv.slice(1)
+  const bare = words[0] === '-n' || words[0] === '-ne'
+  const escaped = words[0] === '-e' || words[0] === '-ne'
+  const text = `${(bare || escaped ? words.slice(1) : words).join(' ')}${bare ? '' : '\n'}`
+  await process.write('stdout', escaped ? unescaped(text) : Buffer.from(text))
+  return 0
+}
+
+const cat: Program = async (process) => {
+  for await (const chunk of inputs(process, operands(process))) await process.write('stdout', chunk)
+  return 0
+}
+
+const head: Program = async (process) => {
+  const [, option = '', value = ''] = /^-([cn])?(\d.*)?$/.exec(process.argv[1] ?? '') ?? []
+  const amount = value || (process.argv[1]?.startsWith('-') ? (process.argv[2] ?? '') : '10')
+  const counted = process.argv[1]?.startsWith('-') ? (value ? 2 : 3) : 1
+  let left = size(amount)
+  if (left === 0) return 0
+  for await (const chunk of inputs(process, process.argv.slice(counted))) {
+    let end = chunk.length
+    if (option === 'c') end = Math.min(left, chunk.length)
+    else for (let at = 0, lines = 0; at < chunk.length; at++) if (chunk[at] === 10 && ++lines === left) end = at + 1
+    await process.write('stdout', chunk.subarray(0, end))
+    left -= option === 'c' ? end : chunk.subarray(0, end).filter((byte) => byte === 10).length
+    if (left <= 0) break
+  }
+  return 0
+}
+
+const tail: Program = async (process) => {
+  const lines = Number(/^-n?(\d+)$/.exec(process.argv[1] ?? '')?.[1] ?? 10)
+  const text = (
+    await allInput(
+      process,
+      operands(process).filter((word) => !/^-\d/.test(word)),
+    )
+  ).toString('latin1')
+  const parts = text.split(/(?<=\n)/)
+  await process.write('stdout', Buffer.from(parts.slice(-lines).join(''), 'latin1'))
+  return 0
+}
+
+const yes: Program = async (process) => {
+  const line = Buffer.from(`${process.argv.slice(1).join(' ') || 'y'}\n`)
+  const block = Buffer.alloc(Math.ceil(65_536 / line.length) * line.length, line)
+  for (;;) await process.write('stdout', block)
+}
+
+const wc: Program = async (process) => {
+  let [bytes, lines] = [0, 0]
+  for await (const chunk of inputs(process, operands(process))) {
+    bytes += chunk.length
+    for (const byte of chunk) if (byte === 10) lines++
+  }
+  await process.print('stdout', `${hasFlag(process, 'l') ? lines : bytes}\n`)
+  return 0
+}
+
+const sleep: Program = async (process) => {
+  const [, digits = '', unit = ''] = /^(\d*\.?\d+)([smh]?)$/.exec(process.argv[1] ?? '') ?? []
+  if (digits === '') throw new SystemError('EINVAL')
+  const ms = Number(digits) * 1000 * ({ s: 1, m: 60, h: 3600 }[unit] ?? 1)
+  await process.machine.clock.sleep(ms, { signal: process.signal }).catch((error) => {
+    process.signal.throwIfAborted()
+    throw error
+  })
+  return 0
+}
+
+const env: Program = async (process) => {
+  const words = process.argv.slice(1)
+  const end = words.findIndex((word) => !word.includes('='))
+  for (const word of end < 0 ? words : words.slice(0, end)) {
+    const at = word.indexOf('=')
+    process.env.set(word.slice(0, at), word.slice(at + 1))
+  }
+  if (end >= 0) {
+    const { program, argv } = loadProgram(process.machine, words.slice(end), process)
+    process.argv = argv
+    return program(process)
+  }
+  await process.print('stdout', [...process.env].map(([name, value]) => `${name}=${value}\n`).join(''))
+  return 0
+}
+
+const printenv: Program = async (process) => {
+  const value = process.env.get(process.argv[1] ?? '')
+  if (value === undefined) return 1
+  await process.print('stdout', `${value}\n`)
+  return 0
+}
+
+const kill: Program = async (process) => {
+  const words = process.argv.slice(1).filter((word) => word !== '--')
+  const named = /^-([A-Z0-9]+)$/.exec(words[0] ?? '')?.[1]
+  if (named !== undefined && words.length > 1) words.shift()
+  const signal = named === undefined ? 15 : (SIGNALS[named.replace(/^SIG/, '')] ?? Number(named))
+  let status = 0
+  for (const word of words) {
+    const pid = Number(word)
+    const group = pid === 0 ? process.group : pid < -1 ? -pid : undefined
+    const targets = [...process.machine.processes.values()].filter((other) =>
+      pid === -1 ? other !== process : group === undefined ? other.pid === pid : other.group === group,
+    )
+    // PID 1 is the agent: signals from inside do not reach it.
+    if (targets.length === 0 && pid !== 1) status = 1
+    for (const target of targets) {
+      if (process.user.uid !== 0 && target.user.uid !== process.user.uid) status = 1
+      else target.kill(signal)
+    }
+  }
+  process.signal.throwIfAborted()
+  return status
+}
+
+const test: Program = async (process) => {
+  const words = process.argv.slice(1, process.argv[0]?.endsWith('[') ? -1 : undefined)
+  const negated = words[0] === '!'
+  if (negated) words.shift()
+  return evaluate(process, words) === negated ? 1 : 0
+}
+
+const evaluate = (process: FakeProcess, words: readonly string[]): boolean => {
+  const [a = '', b = '', c = ''] = words
+  if (words.length < 2) return a !== ''
+  if (words.length === 2) {
+    if (a === '-n') return b !== ''
+    if (a === '-z') return b === ''
+    const node = nodeAt(process, b)
+    if (a === '-d') return node?.kind === 'directory'
+    if (a === '-f') return node?.kind === 'file' && node.device === undefined
+    if (a === '-x') return node?.kind === 'file' && process.machine.files.executable(node, process.user)
+    if (a === '-s') return node?.kind === 'file' && node.sizeBytes > 0
+    return node !== undefined
+  }
+  const compare: Record<string, boolean> = {
+    '=': a === c,
+    '!=': a !== c,
+    '-eq': Number(a) === Number(c),
+    '-ne': Number(a) !== Number(c),
+    '-lt': Number(a) < Number(c),
+    '-le': Number(a) <= Number(c),
+    '-gt': Number(a) > Number(c),
+    '-ge': Number(a) >= Number(c),
+  }
+  return compare[b] ?? false
+}
+
+const nodeAt = (process: FakeProcess, path: string): Node | undefined => {
+  try {
+    return process.machine.files.get(process.path(path), process.user)
+  } catch (error) {
+    if (error instanceof SystemError) return undefined
+    throw error
+  }
+}
+
+const nameOfUser = (process: FakeProcess, user: Credentials): string => {
+  const passwd = Buffer.concat(process.machine.files.read('/etc/passwd', { uid: 0, gids: [0] }).chunks).toString()
+  return /^([^:]+)/.exec(passwd.split('\n').find((line) => Number(line.split(':')[2]) === user.uid) ?? '')?.[1] ?? ''
+}
+
+const id: Program = async (process) => {
+  const { uid, gids } = process.user
+  const name = hasFlag(process, 'n') ? nameOfUser(process, process.user) : ''
+  const text = hasFlag(process, 'G')
+    ? gids.join(' ')
+    : hasFlag(process, 'g')
+      ? `${gids[0]}`
+      : hasFlag(process, 'u')
+        ? name || `${uid}`
+        : `uid=${uid} gid=${gids[0]} groups=${gids.join(',')}`
+  await process.print('stdout', `${text}\n`)
+  return 0
+}
+
+const ls: Program = async (process) => {
+  for (const path of operands(process).length > 0 ? operands(process) : ['.']) {
+    const node = process.machine.files.get(process.path(path), process.user)
+    const names = node.kind === 'directory' ? [...node.entries.keys()].sort() : [path]
+    await process.print('stdout', names.map((name) => `${name}\n`).join(''))
+  }
+  return 0
+}
+
+const printing =
+  (text: (process: FakeProcess) => string): Program =>
+  async (process) => {
+    await process.print('stdout', text(process))
+    return 0
+  }
+
+/** `files` of one command, with every path made absolute. */
+const withFiles =
+  (act: (process: FakeProcess, paths: string[]) => void | Promise<void>): Program =>
+  async (process) => {
+    await act(
+      process,
+      operands(process).map((path) => process.path(path)),
+    )
+    return 0
+  }
+
+const into = (process: FakeProcess, source: string, target: string): string =>
+  nodeAt(process, target)?.kind === 'directory' ? posix.join(target, posix.basename(source)) : target
+
+const copy = ({ machine, user }: FakeProcess, from: FileNode, to: string): void => {
+  const file = machine.files.openForWrite(to, user, true)
+  for (const chunk of from.chunks) machine.files.append(file, chunk)
+  file.mode = from.mode
+}
+
+/** Every command of a fake sandbox, by the name of its file in `/bin`. */
+export const PROGRAMS: ReadonlyMap<string, Program> = new Map<string, Program>([
+  ['true', async () => 0],
+  ['false', async () => 1],
+  ['sh', shell],
+  ['echo', echo],
+  ['printf', printf],
+  ['cat', cat],
+  ['head', head],
+  ['tail', tail],
+  ['yes', yes],
+  ['wc', wc],
+  ['sleep', sleep],
+  ['env', env],
+  ['printenv', printenv],
+  ['kill', kill],
+  ['test', test],
+  ['[', test],
+  ['id', id],
+  ['ls', ls],
+  ['whoami', printing((process) => `${nameOfUser(process, process.user)}\n`)],
+  ['pwd', printing((process) => `${process.workdir}\n`)],
+  ['hostname', printing((process) => `${process.machine.hostname}\n`)],
+  [
+    'seq',
+    async (process) => {
+      const [first, last] = process.argv.length > 2 ? process.argv.slice(1).map(Number) : [1, Number(process.argv[1])]
+      for (let n = first ?? 1; n <= (last ?? 0); n++) await process.print('stdout', `${n}\n`)
+      return 0
+    },
+  ],
+  [
+    'sha256sum',
+    async (process) => {
+      const hash = createHash('sha256')
+      for await (const chunk of inputs(process, operands(process))) hash.update(chunk)
+      await process.print('stdout', `${hash.digest('hex')}  -\n`)
+      return 0
+    },
+  ],
+  [
+    'tee',
+    async (process) => {
+      const files = operands(process).map((path) =>
+        process.machine.files.openForWrite(process.path(path), process.user, true),
+      )
+      for await (const chunk of inputs(process, [])) {
+        for (const file of files) process.machine.files.append(file, chunk)
+        await process.write('stdout', chunk)
+      }
+      return 0
+    },
+  ],
+  [
+    'mkdir',
+    withFiles(({ machine, user, argv }, paths) => {
+      for (const path of paths) {
+        if (!argv.includes('-p')) {
+          machine.files.directory(posix.dirname(path), user)
+          machine.files.make(
+            path,
+            { kind: 'directory', mode: 0o755, uid: user.uid, gid: user.gids[0] ?? 0, entries: new Map() },
+            user,
+          )
+        } else machine.files.makeDirectories(path, user)
+      }
+    }),
+  ],
+  [
+    'touch',
+    withFiles(({ machine, user }, paths) => {
+      for (const path of paths) machine.files.openForWrite(path, user, false)
+    }),
+  ],
+  [
+    'rm',
+    withFiles((process, paths) => {
+      for (const path of paths)
+        if (!hasFlag(process, 'f') || nodeAt(process, path))
+          process.machine.files.remove(path, process.user, hasFlag(process, 'r'))
+    }),
+  ],
+  [
+    'mv',
+    withFiles((process, [from = '', to = '']) => {
+      process.machine.files.rename(from, into(process, from, to), process.user)
+    }),
+  ],
+  [
+    'cp',
+    withFiles((process, [from = '', to = '']) => {
+      copy(process, process.machine.files.read(from, process.user), into(process, from, to))
+    }),
+  ],
+  [
+    'ln',
+    async (process) => {
+      const [target = '', path = ''] = operands(process)
+      if (!hasFlag(process, 's')) throw new SystemError('EPERM')
+      const owned = { mode: 0o777, uid: process.user.uid, gid: process.user.gids[0] ?? 0 }
+      process.machine.files.make(process.path(path), { kind: 'link', target, ...owned }, process.user)
+      return 0
+    },
+  ],
+  [
+    'chmod',
+    async (process) => {
+      const [mode = '', ...paths] = process.argv.slice(1)
+      for (const path of paths) {
+        const node = process.machine.files.get(process.path(path), process.user)
+        if (process.user.uid !== 0 && node.uid !== process.user.uid) throw new SystemError('EPERM')
+        node.mode = mode === '+x' ? node.mode | 0o111 : Number.parseInt(mode, 8)
+      }
+      return 0
+    },
+  ],
+  // What a kernel does to a real sandbox, on demand: a command killed for want of memory, and the agent's death.
+  [
+    'fake-oom',
+    async (process) => {
+      process.machine.oomKills++
+      process.kill(9)
+      await process.yield()
+      return 0
+    },
+  ],
+  [
+    'fake-die',
+    async (process) => {
+      process.machine.die('fake-die was run')
+      await process.yield()
+      return 0
+    },
+  ],
+])
