@@ -1,4 +1,4 @@
-import type { Isolation, SandboxId } from '@bramble/protocol'
+import type { Isolation, RuntimeChoice, SandboxId } from '@bramble/protocol'
 import type { Agent } from './agent/agent.ts'
 import type { LocalImage } from './images/image-store.ts'
 
@@ -62,6 +62,8 @@ export interface SandboxConfig {
   readonly image: LocalImage
   readonly resources: SandboxResources
   readonly isolation?: Isolation | undefined
+  /** Which driver, where the caller insists; a single driver ignores it. */
+  readonly runtime?: RuntimeChoice | undefined
   /** The same in every fresh sandbox by default, so that equal commands have equal results. */
   readonly hostname?: string | undefined
 }
@@ -87,7 +89,8 @@ export interface Sandbox extends AsyncDisposable {
   destroy(): Promise<void>
 }
 
-export type SandboxEnd = { by: 'destroy' } | { by: 'itself'; detail: string }
+/** `oomKills`: how many processes the kernel had killed for want of memory by the end, where the runtime can tell. */
+export type SandboxEnd = { by: 'destroy' } | { by: 'itself'; detail: string; oomKills: number }
 
 export interface SandboxStats {
   readonly cpuMs: number

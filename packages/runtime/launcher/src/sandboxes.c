@@ -1,0 +1,317 @@
+/* The life of a sandbox on the host's side: layer, root filesystem, OCI runtime, agent ready; then its end. */
+#define _GNU_SOURCE
+#include "launcher.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+struct sandbox {
+	char id[ID_BYTES];
+	char create_tag[32];  /* who waits for the creation; empty when answered */
+	char destroy_tag[32]; /* who waits for the removal */
+	pid_t starter;        /* the OCI runtime while it runs */
+	pid_t init;           /* PID 1 of the sandbox as we see it; 0 before and after */
+	int ready_fd;         /* the agent writes a byte when it listens; -1 when that is settled */
+	bool destroying;
+};
+
+static struct sandbox *sandboxes[MAX_SANDBOXES];
+static int high_water;
+
+int sandbox_high_water(void) { return high_water; }
+int sandbox_ready_fd(int index) { return sandboxes[index] == NULL ? -1 : sandboxes[index]->ready_fd; }
+
+static struct sandbox *find(const char *id)
+{
+	for (int i = 0; i < high_water; i++)
+		if (sandboxes[i] != NULL && strcmp(sandboxes[i]->id, id) == 0)
+			return sandboxes[i];
+	return NULL;
+}
+
+static void run_path(char *path, size_t bytes, const char *id, const char *file)
+{
+	snprintf(path, bytes, "%s/%s%s", RUN, id, file);
+}
+
+/* The last words of the OCI runtime, for whoever asked. */
+static void read_log(const char *id)
+{
+	char path[PATH_MAX], log[2048];
+	run_path(path, sizeof path, id, "/log");
+	ssize_t have = read_file(path, log, sizeof log);
+	while (have > 0 && log[have - 1] == '\n')
+		log[--have] = '\0';
+	errno = 0;
+	if (have > 0)
+		fail("%s", log);
+}
+
+static void forget(struct sandbox *box)
+{
+	for (int i = 0; i < high_water; i++)
+		if (sandboxes[i] == box)
+			sandboxes[i] = NULL;
+	while (high_water > 0 && sandboxes[high_water - 1] == NULL)
+		high_water--;
+	free(box);
+}
+
+/* Releases all that the host holds for an id, however far its creation came. Goes on past errors. */
+static int release(const char *id)
+{
+	char path[PATH_MAX];
+	int result = 0;
+	mounts_release(id);
+	result |= cgroups_remove(id);
+	result |= disk_remove(id);
+	run_path(path, sizeof path, id, "");
+	result |= remove_tree(path);
+	snprintf(path, sizeof path, "%s/%s", OCI_STATE, id);
+	result |= remove_tree(path);
+	if (settings.hide != NULL) {
+		snprintf(path, sizeof path, "%s%s/%s", settings.hide, settings.cgroup, id);
+		result |= remove_tree(path);
+	}
+	return result;
+}
+
+static void finish(struct sandbox *box)
+{
+	char reason[sizeof failure];
+	if (box->ready_fd >= 0)
+		close(box->ready_fd);
+	box->ready_fd = -1;
+	memcpy(reason, failure, sizeof reason);
+	failure[0] = '\0';
+	char oom_kills[16];
+	snprintf(oom_kills, sizeof oom_kills, "%u", cgroups_oom_kills(box->id));
+	int released = release(box->id);
+	if (box->create_tag[0] != '\0')
+		reply(box->create_tag, "error", reason[0] != '\0' ? reason : "the sandbox was destroyed while it started");
+	if (box->destroy_tag[0] != '\0')
+		reply(box->destroy_tag, released == 0 ? "ok" : "error", failure);
+	else if (box->create_tag[0] == '\0')
+		reply_two("", "ended", box->id, oom_kills);
+	failure[0] = '\0';
+	forget(box);
+}
+
+/* Brings an end about: kills PID 1 if there is one, or releases at once. What follows comes with SIGCHLD. */
+static void end(struct sandbox *box)
+{
+	box->destroying = true;
+	if (box->starter > 0)
+		return;
+	if (box->init > 0) {
+		cgroups_kill(box->id); /* a frozen cgroup is thawed, or the kill would wait */
+		kill(box->init, SIGKILL);
+		return;
+	}
+	finish(box);
+}
+
+static pid_t start(const char *id, int ready, const char *bundle)
+{
+	char pid_file[PATH_MAX], log[PATH_MAX];
+	run_path(pid_file, sizeof pid_file, id, "/pid");
+	run_path(log, sizeof log, id, "/log");
+	char *const argv[] = { (char *)settings.oci_binary, "--root", OCI_STATE, "--log", log, "run", "--detach",
+		"--preserve-fds", "1", "--pid-file", pid_file, "--bundle", (char *)bundle, (char *)id, NULL };
+	char *const environment[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL };
+	pid_t pid = vfork();
+	if (pid == 0) {
+		sigset_t none;
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		int null = open("/dev/null", O_RDWR);
+		dup2(null, 0);
+		dup2(null, 1);
+		dup2(null, 2);
+		/* Descriptor 3 and no other reaches the agent. */
+		if (ready == 3)
+			fcntl(3, F_SETFD, 0);
+		else
+			dup2(ready, 3);
+		execvpe(argv[0], argv, environment);
+		_exit(127);
+	}
+	return pid;
+}
+
+void sandbox_create(const char *tag, const char *id, uid_t base, uint64_t disk_bytes, const char *lowers,
+	const char *config, size_t config_bytes)
+{
+	char path[PATH_MAX], bundle[PATH_MAX];
+	int slot = 0, ready[2] = { -1, -1 };
+	while (slot < MAX_SANDBOXES && sandboxes[slot] != NULL)
+		slot++;
+	errno = 0;
+	if (slot == MAX_SANDBOXES || find(id) != NULL) {
+		reply(tag, "error", slot == MAX_SANDBOXES ? "too many sandboxes" : "the id is in use");
+		return;
+	}
+	struct sandbox *box = calloc(1, sizeof *box);
+	if (box == NULL) {
+		reply(tag, "error", "out of memory");
+		return;
+	}
+	snprintf(box->id, sizeof box->id, "%s", id);
+	snprintf(box->create_tag, sizeof box->create_tag, "%s", tag);
+	box->ready_fd = -1;
+	sandboxes[slot] = box;
+	if (slot >= high_water)
+		high_water = slot + 1;
+
+	run_path(bundle, sizeof bundle, id, "");
+	run_path(path, sizeof path, id, "/config.json");
+	if (make_directory(bundle, 0711) != 0 || write_file(path, config, config_bytes) != 0 ||
+		disk_create(id, disk_bytes, base) != 0 || mounts_overlay(id, lowers, base) != 0) {
+		finish(box);
+		return;
+	}
+	if (pipe2(ready, O_CLOEXEC) != 0) {
+		fail("pipe");
+		finish(box);
+		return;
+	}
+	box->ready_fd = ready[0];
+	box->starter = start(id, ready[1], bundle);
+	close(ready[1]);
+	if (box->starter < 0) {
+		box->starter = 0;
+		fail("fork");
+		finish(box);
+	}
+}
+
+void sandbox_destroy(const char *tag, const char *id)
+{
+	struct sandbox *box = find(id);
+	if (box == NULL) {
+		reply(tag, "ok", "");
+		return;
+	}
+	if (box->destroying && box->destroy_tag[0] != '\0') {
+		reply(tag, "error", "the sandbox is being destroyed already");
+		return;
+	}
+	snprintf(box->destroy_tag, sizeof box->destroy_tag, "%s", tag);
+	end(box);
+}
+
+/* The agent listens (a byte), or ended before it did (end of file). */
+void sandbox_ready(int index, short events)
+{
+	struct sandbox *box = sandboxes[index];
+	char byte;
+	(void)events;
+	if (box == NULL || box->ready_fd < 0)
+		return;
+	ssize_t got = read(box->ready_fd, &byte, 1);
+	if (got < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	close(box->ready_fd);
+	box->ready_fd = -1;
+	if (got == 1 && !box->destroying) {
+		reply(box->create_tag, "ok", "");
+		box->create_tag[0] = '\0';
+		return;
+	}
+	/* Why comes with the exit of the OCI runtime; when that has been, PID 1 is gone or going. */
+	if (box->starter == 0 && !box->destroying) {
+		errno = 0;
+		fail("the agent ended before it was ready");
+		end(box);
+	}
+}
+
+static void started(struct sandbox *box, int status)
+{
+	char path[PATH_MAX], text[32];
+	box->starter = 0;
+	run_path(path, sizeof path, box->id, "/pid");
+	if (read_file(path, text, sizeof text) > 0)
+		box->init = (pid_t)atoi(text);
+	mounts_release(box->id);
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+		read_log(box->id);
+		errno = 0;
+		fail("%s ended with status %d", settings.oci_binary, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
+		end(box);
+		return;
+	}
+	if (box->init > 0 && waitpid(box->init, NULL, WNOHANG) == box->init)
+		box->init = 0;
+	if (box->init == 0 || box->destroying) {
+		end(box);
+	} else if (box->create_tag[0] != '\0' && box->ready_fd < 0) {
+		errno = 0;
+		fail("the agent ended before it was ready");
+		end(box);
+	}
+}
+
+void sandbox_reaped(pid_t pid, int status)
+{
+	for (int i = 0; i < high_water; i++) {
+		struct sandbox *box = sandboxes[i];
+		if (box == NULL)
+			continue;
+		if (box->starter == pid) {
+			started(box, status);
+			return;
+		}
+		if (box->init == pid) {
+			box->init = 0;
+			finish(box);
+			return;
+		}
+	}
+}
+
+void sandbox_end_all(void)
+{
+	for (int i = high_water - 1; i >= 0; i--)
+		if (i < high_water && sandboxes[i] != NULL && !sandboxes[i]->destroying)
+			end(sandboxes[i]);
+}
+
+static char leftovers[MAX_SANDBOXES][ID_BYTES];
+static int leftover_count;
+
+static void note_leftover(const char *id)
+{
+	for (int i = 0; i < leftover_count; i++)
+		if (strcmp(leftovers[i], id) == 0)
+			return;
+	if (leftover_count < MAX_SANDBOXES && find(id) == NULL)
+		snprintf(leftovers[leftover_count++], ID_BYTES, "%s", id);
+}
+
+/* Kills and removes what earlier launchers of this directory left: their cgroups tell. Their mounts ended with their
+ * namespaces, and the disk image is made anew. Waits for the kernel, a second at most for each. */
+int sandbox_reap_leftovers(void)
+{
+	leftover_count = 0;
+	cgroups_list(note_leftover);
+	for (int i = 0; i < leftover_count; i++) {
+		for (int tries = 0; tries < 200; tries++) {
+			cgroups_kill(leftovers[i]);
+			failure[0] = '\0';
+			if (cgroups_remove(leftovers[i]) == 0)
+				break;
+			nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+		}
+	}
+	return leftover_count;
+}

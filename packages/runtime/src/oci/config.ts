@@ -1,0 +1,101 @@
+import type { SandboxConfig } from '../runtime.ts'
+import { MASKED_PATHS, READONLY_PATHS, SANDBOX_CAPABILITIES, SECCOMP_PROFILE } from '../sandbox-policy.ts'
+
+/** Where the agent listens, seen from inside and (below the layer's `run`) from outside. */
+export const AGENT_SOCKET = '/.bramble/run/agent.sock'
+export const IDS_PER_SANDBOX = 65_536
+
+export interface ConfigContext {
+  /** Directory of the root filesystem as the launcher mounts it. */
+  rootfs: string
+  /** Directory that becomes `/.bramble/run`. */
+  run: string
+  cgroupPath: string
+  uidBase: number
+  swapAccounting: boolean
+  maxOpenFiles: number
+}
+
+const FIXED_MOUNTS = [
+  { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
+  { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=1m'] },
+  {
+    destination: '/dev/pts',
+    type: 'devpts',
+    source: 'devpts',
+    options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'],
+  },
+  {
+    destination: '/dev/shm',
+    type: 'tmpfs',
+    source: 'shm',
+    options: ['nosuid', 'noexec', 'nodev', 'mode=1777', 'size=64m'],
+  },
+  { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', 'ro'] },
+]
+
+const MIB = 1024 * 1024
+const CPU_PERIOD_MICROS = 100_000
+/** The kernel's least quota (`min_cfs_quota_period`). */
+const MIN_CPU_QUOTA_MICROS = 1000
+
+// The parts that never change are written as JSON once: the seccomp profile alone is several kilobytes.
+const FIXED_LINUX = JSON.stringify({
+  seccomp: SECCOMP_PROFILE,
+  maskedPaths: MASKED_PATHS,
+  readonlyPaths: READONLY_PATHS,
+  namespaces: ['pid', 'mount', 'ipc', 'uts', 'network', 'user', 'cgroup'].map((type) => ({ type })),
+}).slice(1, -1)
+
+/** The OCI configuration (runtime-spec config.json) of a sandbox whose only process is the agent. */
+export const ociConfig = (config: SandboxConfig, context: ConfigContext): string => {
+  const { resources } = config
+  const ids = [{ containerID: 0, hostID: context.uidBase, size: IDS_PER_SANDBOX }]
+  const memoryBytes = resources.memoryMb * MIB
+  const linux = JSON.stringify({
+    cgroupsPath: context.cgroupPath,
+    uidMappings: ids,
+    gidMappings: ids,
+    resources: {
+      devices: [{ allow: false, access: 'rwm' }],
+      memory: { limit: memoryBytes, ...(context.swapAccounting && { swap: memoryBytes }) },
+      cpu: {
+        period: CPU_PERIOD_MICROS,
+        quota: Math.max(MIN_CPU_QUOTA_MICROS, Math.round(resources.cpus * CPU_PERIOD_MICROS)),
+      },
+      pids: { limit: resources.pids },
+    },
+  }).slice(1, -1)
+  const rest = JSON.stringify({
+    ociVersion: '1.0.2',
+    process: {
+      terminal: false,
+      user: { uid: 0, gid: 0 },
+      args: ['/.bramble/agent', '--listen', AGENT_SOCKET, '--ready-fd', '3'],
+      env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'],
+      cwd: '/',
+      capabilities: {
+        bounding: SANDBOX_CAPABILITIES,
+        effective: SANDBOX_CAPABILITIES,
+        permitted: SANDBOX_CAPABILITIES,
+      },
+      rlimits: [
+        { type: 'RLIMIT_NOFILE', soft: context.maxOpenFiles, hard: context.maxOpenFiles },
+        { type: 'RLIMIT_CORE', soft: 0, hard: 0 },
+      ],
+      noNewPrivileges: true,
+    },
+    root: { path: context.rootfs },
+    hostname: config.hostname ?? 'bramble',
+    mounts: [
+      ...FIXED_MOUNTS,
+      {
+        destination: '/.bramble/run',
+        type: 'bind',
+        source: context.run,
+        options: ['bind', 'nosuid', 'nodev', 'noexec'],
+      },
+    ],
+  }).slice(1, -1)
+  return `{${rest},"linux":{${linux},${FIXED_LINUX}}}`
+}
