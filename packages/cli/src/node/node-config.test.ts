@@ -1,0 +1,32 @@
+import { expect, test } from 'vitest'
+import { readNodeConfig } from './node-config.ts'
+
+test('defaults are those of the documents', () => {
+  expect(readNodeConfig({}, '/data', {})).toEqual({
+    dataDirectory: '/data',
+    host: '127.0.0.1',
+    port: 8080,
+    runtime: 'auto',
+    noIsolation: false,
+    logLevel: 'info',
+    shutdownGraceMs: 10_000,
+  })
+})
+
+test('flags win over the environment, and an empty variable is none', () => {
+  const env = { BRAMBLE_PORT: '1', BRAMBLE_HOST: '::1', BRAMBLE_RUNTIME: '', BRAMBLE_DATA_DIR: '/env' }
+  expect(readNodeConfig({ port: '2' }, '/data', env)).toMatchObject({ port: 2, host: '::1', runtime: 'auto' })
+  expect(readNodeConfig({ dataDir: '/flag' }, '/data', env).dataDirectory).toBe('/flag')
+  expect(readNodeConfig({}, '/data', env).dataDirectory).toBe('/env')
+})
+
+test.for([
+  [{ port: '65536' }, 'port'],
+  [{ port: 'http' }, 'port'],
+  [{ runtime: 'fake' }, 'runtime'],
+  [{ logLevel: 'loud' }, 'logLevel'],
+] as const)('%o is refused by name', ([flags, path]) => {
+  expect(() => readNodeConfig(flags, '/data', {})).toThrow(
+    expect.objectContaining({ code: 'invalid_request', issues: [expect.objectContaining({ path })] }),
+  )
+})

@@ -1,0 +1,57 @@
+import { isAbsolute, resolve } from 'node:path'
+import { parse } from '@bramble/protocol'
+import { z } from 'zod'
+
+const port = z.coerce.number().int().min(0).max(65_535)
+
+/** How one node is set up. Flags win over the environment, the environment over the defaults. */
+const nodeConfigSchema = z.strictObject({
+  /** `--data-dir`, `BRAMBLE_DATA_DIR`: absolute. */
+  dataDirectory: z.string().min(1).refine(isAbsolute, 'is not an absolute path'),
+  /** `--host`, `BRAMBLE_HOST`: the address to listen on. */
+  host: z.string().min(1).max(255).default('127.0.0.1'),
+  /** `--port`, `BRAMBLE_PORT`: 0 picks a free one. */
+  port: port.default(8080),
+  /** `--runtime`, `BRAMBLE_RUNTIME`. `auto` takes what this host offers, best first. */
+  runtime: z.enum(['auto', 'oci', 'docker', 'process']).default('auto'),
+  /** `--no-isolation` only, never the environment: commands run as plain processes of this host. */
+  noIsolation: z.boolean().default(false),
+  /** `--log-level`, `BRAMBLE_LOG_LEVEL`. */
+  logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  /** `BRAMBLE_SHUTDOWN_GRACE_MS`: how long running executions may go on after a stop was asked for. */
+  shutdownGraceMs: z.coerce.number().int().min(0).max(600_000).default(10_000),
+})
+
+export type NodeConfig = z.output<typeof nodeConfigSchema>
+
+/** As commander gives them; undefined where the flag was not given. */
+export interface NodeFlags {
+  readonly dataDir?: string | undefined
+  readonly host?: string | undefined
+  readonly port?: string | number | undefined
+  readonly runtime?: string | undefined
+  readonly noIsolation?: boolean | undefined
+  readonly logLevel?: string | undefined
+}
+
+type Environment = Readonly<Record<string, string | undefined>>
+
+const given = (env: Environment, name: string): string | undefined => (env[name] === '' ? undefined : env[name])
+
+/** Throws `invalid_request` that names the field, for a value that cannot be. */
+export const readNodeConfig = (
+  flags: NodeFlags,
+  defaultDataDirectory: string,
+  env: Environment = process.env,
+): NodeConfig => {
+  const wanted = {
+    dataDirectory: resolve(flags.dataDir ?? given(env, 'BRAMBLE_DATA_DIR') ?? defaultDataDirectory),
+    host: flags.host ?? given(env, 'BRAMBLE_HOST'),
+    port: flags.port ?? given(env, 'BRAMBLE_PORT'),
+    runtime: flags.runtime ?? given(env, 'BRAMBLE_RUNTIME'),
+    noIsolation: flags.noIsolation,
+    logLevel: flags.logLevel ?? given(env, 'BRAMBLE_LOG_LEVEL'),
+    shutdownGraceMs: given(env, 'BRAMBLE_SHUTDOWN_GRACE_MS'),
+  }
+  return parse(nodeConfigSchema, Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)))
+}
