@@ -1,0 +1,190 @@
+import type { Duplex } from 'node:stream'
+import { BrambleError } from '@bramble/protocol'
+import type { Agent } from './agent.ts'
+import { createAgentProcess, type ProcessSink, WINDOW_BYTES } from './agent-process.ts'
+import { encodeExec } from './exec-frame.ts'
+import { createFrameReader, dataFrame, FRAME, PROTOCOL_VERSION, REFUSED_TOO_MANY_CHANNELS } from './frames.ts'
+
+const HELLO_TIMEOUT_MS = 10_000
+const CHANNEL_MAX = 0xffff_ffff
+const EAGAIN = 11
+
+export interface ConnectOptions {
+  /** Aborting before the agent said hello ends the stream and rejects with the reason; afterwards it does nothing. */
+  signal?: AbortSignal | undefined
+  /** How long the agent may take to say hello. */
+  helloTimeoutMs?: number | undefined
+}
+
+type Ping = { resolve: () => void; reject: (error: Error) => void }
+
+/**
+ * Speaks to the agent at the other end of `stream`, which it owns from now on; resolves when the agent has said hello.
+ *
+ * Rejects with `sandbox_died` when the stream ends first, `agent_protocol` when what comes is not an agent's, and
+ * `sandbox_failed` after `helloTimeoutMs`. The stream is destroyed in each of these cases.
+ */
+export const connectAgent = async (stream: Duplex, options: ConnectOptions = {}): Promise<Agent> => {
+  const { signal, helloTimeoutMs = HELLO_TIMEOUT_MS } = options
+  const connection = openConnection(stream)
+  const abort = (): void => connection.end(abortError(signal))
+  const timer = setTimeout(
+    () =>
+      connection.end(
+        new BrambleError('sandbox_failed', { detail: `the agent did not say hello within ${helloTimeoutMs} ms` }),
+      ),
+    helloTimeoutMs,
+  )
+  signal?.addEventListener('abort', abort)
+  try {
+    if (signal?.aborted) abort()
+    await connection.hello
+    return connection.agent
+  } finally {
+    clearTimeout(timer)
+    signal?.removeEventListener('abort', abort)
+  }
+}
+
+const abortError = (signal: AbortSignal | undefined): Error => {
+  const reason: unknown = signal?.reason
+  return reason instanceof Error ? reason : new BrambleError('cancelled', { detail: String(reason), cause: reason })
+}
+
+const protocolError = (detail: string): BrambleError =>
+  new BrambleError('agent_protocol', { detail: `the agent sent ${detail}` })
+
+interface Connection {
+  readonly agent: Agent
+  readonly hello: Promise<void>
+  end(error: Error | undefined): void
+}
+
+const openConnection = (stream: Duplex): Connection => {
+  const channels = new Map<number, ProcessSink>()
+  const pings: Ping[] = []
+  const hello = Promise.withResolvers<void>()
+  const closed = Promise.withResolvers<Error | undefined>()
+  hello.promise.catch(() => {})
+  let greeted = false
+  let over: { error: Error } | undefined
+  let lastChannel = 0
+  let corked = false
+
+  const end = (error: Error | undefined): void => {
+    if (over !== undefined) return
+    const reason = error ?? new BrambleError('sandbox_died', { detail: 'the connection to the agent was closed' })
+    over = { error: reason }
+    hello.reject(reason)
+    for (const sink of [...channels.values()]) sink.fail(reason)
+    for (const ping of pings.splice(0)) ping.reject(reason)
+    stream.destroy()
+    closed.resolve(error)
+  }
+
+  const uncork = (): void => {
+    corked = false
+    stream.uncork()
+  }
+
+  // Frames of one turn leave in one write.
+  const send = (frame: Buffer): void => {
+    if (over !== undefined) return
+    if (!corked) {
+      corked = true
+      stream.cork()
+      process.nextTick(uncork)
+    }
+    stream.write(frame)
+  }
+
+  const onHello = (type: number, payload: Buffer): void => {
+    if (type !== FRAME.hello) throw new Error('another frame before HELLO')
+    const version = payload.readUInt32LE(0)
+    if (version !== PROTOCOL_VERSION) throw new Error(`version ${version}, which is not ${PROTOCOL_VERSION}`)
+    greeted = true
+    hello.resolve()
+  }
+
+  const onRefused = (channel: number, payload: Buffer): void => {
+    const sink = channels.get(channel)
+    if (sink === undefined || payload.readUInt32LE(0) !== REFUSED_TOO_MANY_CHANNELS)
+      throw new Error(`REFUSED: ${payload.toString('utf8', 4)}`)
+    const failed = Buffer.from([EAGAIN, 0, 0, 0, 1, ...Buffer.from('Too many commands at once')])
+    sink.onFrame(FRAME.failed, failed)
+  }
+
+  const onPong = (): void => {
+    const ping = pings.shift()
+    if (ping === undefined) throw new Error('a PONG that nobody asked for')
+    ping.resolve()
+  }
+
+  const onFrame = (type: number, channel: number, payload: Buffer): void => {
+    if (over !== undefined) return
+    const sink = channels.get(channel)
+    if (!greeted) onHello(type, payload)
+    else if (type === FRAME.refused) onRefused(channel, payload)
+    else if (sink !== undefined) sink.onFrame(type, payload)
+    else if (channel === 0 && type === FRAME.pong) onPong()
+    else throw new Error(`a frame of type 0x${type.toString(16)} for channel ${channel}, where no command is`)
+  }
+
+  const read = createFrameReader(onFrame)
+  stream.on('data', (chunk: Buffer) => {
+    if (over !== undefined) return
+    try {
+      read(chunk)
+    } catch (cause) {
+      end(protocolError(cause instanceof Error ? cause.message : String(cause)))
+    }
+  })
+  const died = (cause?: Error): void =>
+    end(new BrambleError('sandbox_died', { detail: 'the stream of the agent ended', cause }))
+  stream.on('error', died)
+  stream.on('end', () => died())
+  stream.on('close', () => died())
+
+  const nextChannel = (): number => {
+    do lastChannel = lastChannel === CHANNEL_MAX ? 1 : lastChannel + 1
+    while (channels.has(lastChannel))
+    return lastChannel
+  }
+
+  const close = (): Promise<void> => {
+    end(undefined)
+    return Promise.resolve()
+  }
+
+  const agent: Agent = {
+    exec: (request) => {
+      const channel = nextChannel()
+      const frame = encodeExec(channel, request, WINDOW_BYTES)
+      const agentProcess = createAgentProcess({ channel, send, onClosed: () => channels.delete(channel) })
+      if (over !== undefined) agentProcess.fail(over.error)
+      else {
+        channels.set(channel, agentProcess)
+        send(frame)
+      }
+      return agentProcess
+    },
+    ping: async ({ signal } = {}) => {
+      signal?.throwIfAborted()
+      if (over !== undefined) throw over.error
+      const { promise, resolve, reject } = Promise.withResolvers<void>()
+      const abort = (): void => reject(abortError(signal))
+      pings.push({ resolve, reject })
+      send(dataFrame(FRAME.ping, 0, new Uint8Array(0)))
+      signal?.addEventListener('abort', abort)
+      try {
+        await promise
+      } finally {
+        signal?.removeEventListener('abort', abort)
+      }
+    },
+    closed: closed.promise,
+    close,
+    [Symbol.asyncDispose]: close,
+  }
+  return { agent, hello: hello.promise, end }
+}

@@ -1,0 +1,81 @@
+import { BrambleError } from '@bramble/protocol'
+import type { ExecRequest } from './agent.ts'
+import { allocFrame, FRAME, HEADER_BYTES, PAYLOAD_BYTES_MAX } from './frames.ts'
+
+const TAG = {
+  argument: 1,
+  environment: 2,
+  workdir: 3,
+  user: 4,
+  stdin: 5,
+  credit: 6,
+  linger: 7,
+  fileSizeLimit: 8,
+  openFilesLimit: 9,
+  coreLimit: 10,
+} as const
+
+const FIELD_HEADER_BYTES = 5
+
+const invalid = (detail: string): BrambleError => new BrambleError('invalid_request', { detail })
+
+/**
+ * The `EXEC` frame of a request, in one buffer. Throws `invalid_request` for what the agent would refuse: no argument, a
+ * NUL byte, an environment name with `=`, or more than fits one frame.
+ */
+export const encodeExec = (channel: number, request: ExecRequest, windowBytes: number): Buffer => {
+  const { argv, env = {}, workdir, user, rlimits = {} } = request
+  if (argv.length === 0) throw invalid('the command has no arguments')
+  const texts: [tag: number, text: string][] = []
+  for (const argument of argv) texts.push([TAG.argument, argument])
+  for (const name of Object.keys(env)) {
+    if (name === '' || name.includes('=')) throw invalid(`\`${name}\` is no name for the environment`)
+    texts.push([TAG.environment, `${name}=${env[name]}`])
+  }
+  if (workdir !== undefined) texts.push([TAG.workdir, workdir])
+  if (user !== undefined) texts.push([TAG.user, user])
+  const limits = [
+    [TAG.fileSizeLimit, rlimits.fileSizeBytes],
+    [TAG.openFilesLimit, rlimits.openFiles],
+    [TAG.coreLimit, rlimits.coreBytes],
+  ] as const
+
+  let bytes = FIELD_HEADER_BYTES + 8
+  for (const [, text] of texts) bytes += FIELD_HEADER_BYTES + Buffer.byteLength(text)
+  if (request.stdin === 'pipe') bytes += FIELD_HEADER_BYTES + 1
+  if (request.linger) bytes += FIELD_HEADER_BYTES + 1
+  for (const [, limit] of limits) if (limit !== undefined) bytes += FIELD_HEADER_BYTES + 8
+  if (bytes > PAYLOAD_BYTES_MAX)
+    throw invalid(`arguments and environment take ${bytes} bytes of the ${PAYLOAD_BYTES_MAX} there are`)
+
+  const frame = allocFrame(FRAME.exec, channel, bytes)
+  let at = HEADER_BYTES
+  const begin = (tag: number, length: number): void => {
+    frame[at] = tag
+    frame.writeUInt32LE(length, at + 1)
+    at += FIELD_HEADER_BYTES
+  }
+  for (const [tag, text] of texts) {
+    if (text.includes('\0')) throw invalid('a NUL byte cannot be passed to a command')
+    const length = frame.write(text, at + FIELD_HEADER_BYTES)
+    begin(tag, length)
+    at += length
+  }
+  if (request.stdin === 'pipe') {
+    begin(TAG.stdin, 1)
+    frame[at++] = 1
+  }
+  begin(TAG.credit, 8)
+  at = frame.writeUInt32LE(windowBytes, at)
+  at = frame.writeUInt32LE(windowBytes, at)
+  if (request.linger) {
+    begin(TAG.linger, 1)
+    frame[at++] = 1
+  }
+  for (const [tag, limit] of limits) {
+    if (limit === undefined) continue
+    begin(tag, 8)
+    at = frame.writeBigUInt64LE(BigInt(limit), at)
+  }
+  return frame
+}

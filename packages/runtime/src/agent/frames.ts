@@ -1,0 +1,143 @@
+/** The frames of `packages/agent/FRAMES.md`, as bytes. */
+
+export const FRAME = {
+  exec: 0x01,
+  stdin: 0x02,
+  stdinEof: 0x03,
+  credit: 0x04,
+  signal: 0x05,
+  discard: 0x06,
+  ping: 0x07,
+  hello: 0x80,
+  started: 0x81,
+  stdout: 0x82,
+  stderr: 0x83,
+  stdinCredit: 0x84,
+  exit: 0x85,
+  failed: 0x86,
+  pong: 0x87,
+  refused: 0x88,
+} as const
+
+export const PROTOCOL_VERSION = 1
+export const HEADER_BYTES = 12
+export const PAYLOAD_BYTES_MAX = 1024 * 1024
+
+export const REFUSED_TOO_MANY_CHANNELS = 5
+
+/** What a frame of the agent may be long. Output is handed on in pieces; everything else is small and whole. */
+const PAYLOAD_BYTES: Readonly<Record<number, readonly [min: number, max: number]>> = {
+  [FRAME.hello]: [8, 8],
+  [FRAME.started]: [4, 4],
+  [FRAME.stdout]: [1, PAYLOAD_BYTES_MAX],
+  [FRAME.stderr]: [1, PAYLOAD_BYTES_MAX],
+  [FRAME.stdinCredit]: [4, 4],
+  [FRAME.exit]: [28, 28],
+  [FRAME.failed]: [5, 1024],
+  [FRAME.pong]: [0, 64],
+  [FRAME.refused]: [4, 1024],
+}
+
+/**
+ * Called for each frame, or for each piece of an output frame as it arrives: `payload` is a view of the chunk that was
+ * read wherever it can be. `length` is the whole frame's.
+ */
+export type OnFrame = (type: number, channel: number, payload: Buffer) => void
+
+/** Takes chunks as they come; throws `Error` with what is wrong when they are not frames of an agent. */
+export type FrameReader = (chunk: Buffer) => void
+
+export const createFrameReader = (onFrame: OnFrame): FrameReader => {
+  const header = Buffer.alloc(HEADER_BYTES)
+  let headerBytes = 0
+  let type = 0
+  let channel = 0
+  /** Bytes of the present payload that are still to come. */
+  let left = 0
+  let small: Buffer | undefined
+  let smallBytes = 0
+
+  const begin = (source: Buffer, at: number): void => {
+    left = source.readUInt32LE(at)
+    type = source.readUInt32LE(at + 4)
+    channel = source.readUInt32LE(at + 8)
+    const bounds = PAYLOAD_BYTES[type]
+    if (bounds === undefined) throw new Error(`a frame of unknown type 0x${type.toString(16)}`)
+    if (left < bounds[0] || left > bounds[1])
+      throw new Error(`a frame of type 0x${type.toString(16)} with ${left} bytes`)
+  }
+
+  const takePayload = (chunk: Buffer, at: number): number => {
+    const end = Math.min(at + left, chunk.length)
+    const bytes = end - at
+    const whole = bytes === left
+    left -= bytes
+    if (type === FRAME.stdout || type === FRAME.stderr) {
+      if (bytes > 0) onFrame(type, channel, chunk.subarray(at, end))
+    } else if (small === undefined && whole) {
+      onFrame(type, channel, chunk.subarray(at, end))
+    } else {
+      small ??= Buffer.alloc(bytes + left)
+      chunk.copy(small, smallBytes, at, end)
+      smallBytes += bytes
+      if (whole) {
+        const payload = small
+        small = undefined
+        smallBytes = 0
+        onFrame(type, channel, payload)
+      }
+    }
+    return end
+  }
+
+  return (chunk) => {
+    let at = 0
+    while (at < chunk.length) {
+      if (left === 0) {
+        if (headerBytes === 0 && chunk.length - at >= HEADER_BYTES) {
+          begin(chunk, at)
+          at += HEADER_BYTES
+        } else {
+          const copied = chunk.copy(header, headerBytes, at, at + HEADER_BYTES - headerBytes)
+          headerBytes += copied
+          at += copied
+          if (headerBytes < HEADER_BYTES) return
+          headerBytes = 0
+          begin(header, 0)
+        }
+        if (left === 0) onFrame(type, channel, chunk.subarray(at, at))
+      }
+      if (left > 0) at = takePayload(chunk, at)
+    }
+  }
+}
+
+/** A frame with room for its payload, which starts at `HEADER_BYTES`. */
+export const allocFrame = (type: number, channel: number, payloadBytes: number): Buffer => {
+  const frame = Buffer.allocUnsafe(HEADER_BYTES + payloadBytes)
+  frame.writeUInt32LE(payloadBytes, 0)
+  frame.writeUInt32LE(type, 4)
+  frame.writeUInt32LE(channel, 8)
+  return frame
+}
+
+export const emptyFrame = (type: number, channel: number): Buffer => allocFrame(type, channel, 0)
+
+export const byteFrame = (type: number, channel: number, value: number): Buffer => {
+  const frame = allocFrame(type, channel, 1)
+  frame.writeUInt8(value, HEADER_BYTES)
+  return frame
+}
+
+export const creditFrame = (channel: number, stream: 1 | 2, bytes: number): Buffer => {
+  const frame = allocFrame(FRAME.credit, channel, 5)
+  frame.writeUInt8(stream, HEADER_BYTES)
+  frame.writeUInt32LE(bytes, HEADER_BYTES + 1)
+  return frame
+}
+
+export const dataFrame = (type: number, channel: number, data: Uint8Array): Buffer => {
+  const frame = allocFrame(type, channel, data.length)
+  frame.set(data, HEADER_BYTES)
+  return frame
+}
