@@ -9,34 +9,64 @@ export interface LocalImage extends Image {
 
 /** Where an image comes from. Paths are of this host. */
 export type ImageSource =
-  | { readonly kind: 'rootfsTar'; readonly path: string }
+  /** A root filesystem as a tar archive: plain, gzip, zstd or xz. It has no config of its own. */
+  | { readonly kind: 'rootfsTar'; readonly path: string; readonly config?: Partial<ImageRunConfig> }
+  /** An OCI layout in a tar archive, or what `docker save` writes; compressed or not. */
   | { readonly kind: 'ociArchive'; readonly path: string }
   | { readonly kind: 'ociLayout'; readonly path: string }
+  /** Pulled with skopeo. `insecure`: plain HTTP, and certificates that nobody signed, are taken. */
   | { readonly kind: 'registry'; readonly reference: string; readonly insecure?: boolean }
-  | { readonly kind: 'dockerDaemon'; readonly reference: string }
-  | { readonly kind: 'rootfsDirectory'; readonly path: string }
+  /** An image of a Docker Engine; `host` as in DOCKER_HOST, default `unix:///var/run/docker.sock`. */
+  | { readonly kind: 'dockerDaemon'; readonly reference: string; readonly host?: string }
+  | { readonly kind: 'rootfsDirectory'; readonly path: string; readonly config?: Partial<ImageRunConfig> }
+
+/** What a command gets from its image. */
+export type ImageRunConfig = Image['config']
 
 export interface ImportProgress {
-  readonly phase: 'copy' | 'unpack' | 'commit'
+  readonly phase: 'build' | 'copy' | 'unpack' | 'commit'
   readonly message: string
+  /** Of the phase, 0 to 1; absent where it cannot be known. */
+  readonly fraction?: number
+}
+
+export type OnImportProgress = (progress: ImportProgress) => void
+
+export interface ImportOptions extends Abortable {
+  /**
+   * The name to give. Without one, an image from a registry or a Docker Engine gets its reference, less the registry's
+   * host; others are found by digest alone.
+   */
+  readonly name?: string | undefined
+  readonly onProgress?: OnImportProgress | undefined
 }
 
 /**
  * The images of one data directory. An import is unpacked once per digest, into a temporary directory that is renamed
  * into place when it is whole and on disk: a crash leaves no half image that anyone can see, and the next `open` removes
  * what it left. A name leads to one digest; importing under a name moves the name. Hostile archives (paths that leave
- * the root, device nodes, bombs past the size limit) are refused with `image_invalid` or made harmless.
+ * the root, bombs past the size limit) are refused with `image_invalid`; device nodes are left out.
  *
- * Errors: `image_not_found`, `image_invalid`, `image_pull_failed`, `image_in_use`.
+ * The digest is that of the image's manifest, as the registry has it. A root filesystem gets a manifest of its own, made
+ * of its bytes and config alone: the same tar, however compressed, has the same digest everywhere.
+ *
+ * Concurrent imports of one digest share the work; each may be aborted by itself, and the work stops when nobody waits
+ * for it any more. An aborted import rejects with the signal's reason, after its programs are gone and its files removed.
+ *
+ * One process at a time opens a directory.
+ *
+ * Errors: `image_not_found`, `image_invalid`, `image_pull_failed`, `image_in_use`; `invalid_request` for a name that is
+ * not one, and `unsupported` where a program is not installed.
  */
 export interface ImageStore {
   /** By name, `sha256:…`, or an unambiguous prefix of the digest of at least 8 hex digits. In memory: no I/O. */
   resolve(nameOrDigest: string): LocalImage
+  /** Sorted by first name, then by digest; images without a name come last. */
   list(): LocalImage[]
-  import(
-    source: ImageSource,
-    options?: Abortable & { name?: string | undefined; onProgress?: (progress: ImportProgress) => void },
-  ): Promise<LocalImage>
-  /** `inUse` says whether a sandbox runs on it: then `image_in_use`, and nothing is removed. */
+  import(source: ImageSource, options?: ImportOptions): Promise<LocalImage>
+  /**
+   * Removes an image and all its names. `inUse` says whether a sandbox runs on it: then `image_in_use`, and nothing is
+   * removed. It is asked at the moment the image stops being found by `resolve`.
+   */
   remove(digest: string, options: { inUse: (digest: string) => boolean }): Promise<void>
 }

@@ -1,0 +1,50 @@
+import { lstat, readdir, rm } from 'node:fs/promises'
+import { imageInvalid } from './image-errors.ts'
+import { LAYOUT_TAG } from './oci-layout.ts'
+import { type ImageTools, lastWords, runTool } from './run-tool.ts'
+
+export interface UnpackOptions {
+  readonly tools: Pick<ImageTools, 'umoci' | 'sync'>
+  readonly signal?: AbortSignal | undefined
+}
+
+/**
+ * Unpacks the one image of a layout written here into `rootfs`, and puts it on disk. As root, files get the owners and
+ * modes the image gives them, set-user-id bits included; otherwise everything belongs to the node's user.
+ * Gives the bytes of its files.
+ */
+export const unpackLayout = async (layout: string, rootfs: string, options: UnpackOptions): Promise<number> => {
+  const { tools, signal } = options
+  const rootless = process.getuid?.() === 0 ? [] : ['--rootless']
+  const image = ['--image', `${layout}:${LAYOUT_TAG}`]
+  const { exitCode, message } = await runTool(tools.umoci, ['raw', 'unpack', ...rootless, ...image, rootfs], { signal })
+  if (exitCode !== 0) throw imageInvalid(`it cannot be unpacked: ${lastWords(message)}`)
+  const sizeBytes = await settleTree(rootfs, signal)
+  const synced = await runTool(tools.sync, ['--file-system', rootfs], { signal })
+  if (synced.exitCode !== 0) throw new Error(`sync failed: ${lastWords(synced.message)}`)
+  return sizeBytes
+}
+
+/** Counts the bytes of a tree's files, each inode once, and removes device nodes should any have come so far. */
+const settleTree = async (root: string, signal?: AbortSignal): Promise<number> => {
+  let bytes = 0
+  const linked = new Set<number>()
+  // Names are bytes, in whatever encoding.
+  const pending = [Buffer.from(root)]
+  for (let directory = pending.pop(); directory !== undefined; directory = pending.pop()) {
+    signal?.throwIfAborted()
+    for (const entry of await readdir(directory, { encoding: 'buffer', withFileTypes: true })) {
+      const path = Buffer.concat([directory, SLASH, entry.name])
+      if (entry.isDirectory()) pending.push(path)
+      else if (entry.isBlockDevice() || entry.isCharacterDevice()) await rm(path)
+      else if (entry.isFile()) {
+        const stat = await lstat(path)
+        if (stat.nlink === 1 || !linked.has(stat.ino)) bytes += stat.size
+        if (stat.nlink > 1) linked.add(stat.ino)
+      }
+    }
+  }
+  return bytes
+}
+
+const SLASH = Buffer.from('/')
