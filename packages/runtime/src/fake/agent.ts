@@ -74,8 +74,9 @@ const startCommand = (
     if (started.failed) return queue.finish(started.failed)
     live.process = started.process
     queue.push({ type: 'started', pid: started.process.pid }, 0)
+    const running = started.run()
     if (live.killed !== undefined) kill(live.killed)
-    const status = await started.done
+    const status = await running
     stdin.break()
     await streamsClosed(machine, started.sinks, request.linger === true, detached.signal)
     started.close()
@@ -129,7 +130,7 @@ const start = (machine: Machine, request: ExecRequest, queue: OutputQueue<Proces
     const close = () => {
       open = false
     }
-    return { process, done: process.run(program), sinks, close }
+    return { process, run: () => process.run(program), sinks, close }
   } catch (error) {
     if (!(error instanceof SystemError)) throw error
     const failed = {

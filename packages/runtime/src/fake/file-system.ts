@@ -96,6 +96,14 @@ export class FakeFileSystem {
     return node
   }
 
+  /** The names in a directory, sorted; of anything else, nothing. */
+  list(path: string, who: Credentials): string[] | undefined {
+    const node = this.get(path, who)
+    if (node.kind !== 'directory') return undefined
+    if (!may(node, who, READ)) throw new SystemError('EACCES')
+    return [...node.entries.keys()].sort()
+  }
+
   read(path: string, who: Credentials): FileNode {
     const node = this.get(path, who)
     if (node.kind === 'directory') throw new SystemError('EISDIR')

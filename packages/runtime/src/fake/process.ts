@@ -183,7 +183,9 @@ const findExecutable = (
   for (const path of paths) {
     try {
       const node = machine.files.get(path, from.user)
-      if (node.kind === 'file' && machine.files.executable(node, from.user)) return { path, node }
+      if (node.kind === 'file' && machine.files.executable(node, from.user))
+        // A script is told the name as it was given.
+        return { path: name.includes('/') ? name : path, node }
       worst = new SystemError('EACCES')
     } catch (error) {
       if (!(error instanceof SystemError)) throw error

@@ -247,8 +247,7 @@ const id: Program = async (process) => {
 
 const ls: Program = async (process) => {
   for (const path of operands(process).length > 0 ? operands(process) : ['.']) {
-    const node = process.machine.files.get(process.path(path), process.user)
-    const names = node.kind === 'directory' ? [...node.entries.keys()].sort() : [path]
+    const names = process.machine.files.list(process.path(path), process.user) ?? [path]
     await process.print('stdout', names.map((name) => `${name}\n`).join(''))
   }
   return 0

@@ -6,7 +6,9 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { LocalImage } from '../images/image-store.ts'
 
-export type TestImage = LocalImage & AsyncDisposable
+export interface TestImage extends LocalImage {
+  [Symbol.asyncDispose](): Promise<void>
+}
 
 export interface TestImageOptions {
   /** Images of different variants have different digests, and `/etc/variant` with the word. */
