@@ -25,6 +25,7 @@ test.for([
   [{ port: 'http' }, 'port'],
   [{ runtime: 'fake' }, 'runtime'],
   [{ logLevel: 'loud' }, 'logLevel'],
+  [{ noIsolation: true, host: '0.0.0.0' }, 'host'],
 ] as const)('%o is refused by name', ([flags, path]) => {
   expect(() => readNodeConfig(flags, '/data', {})).toThrow(
     expect.objectContaining({ code: 'invalid_request', issues: [expect.objectContaining({ path })] }),

@@ -4,8 +4,10 @@ import { z } from 'zod'
 
 const port = z.coerce.number().int().min(0).max(65_535)
 
+const LOOPBACK = ['127.0.0.1', '::1', 'localhost']
+
 /** How one node is set up. Flags win over the environment, the environment over the defaults. */
-const nodeConfigSchema = z.strictObject({
+const fields = z.strictObject({
   /** `--data-dir`, `BRAMBLE_DATA_DIR`: absolute. */
   dataDirectory: z.string().min(1).refine(isAbsolute, 'is not an absolute path'),
   /** `--host`, `BRAMBLE_HOST`: the address to listen on. */
@@ -20,6 +22,11 @@ const nodeConfigSchema = z.strictObject({
   logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
   /** `BRAMBLE_SHUTDOWN_GRACE_MS`: how long running executions may go on after a stop was asked for. */
   shutdownGraceMs: z.coerce.number().int().min(0).max(600_000).default(10_000),
+})
+
+const nodeConfigSchema = fields.refine(({ noIsolation, host }) => !noIsolation || LOOPBACK.includes(host), {
+  path: ['host'],
+  message: 'is not a loopback address: a node without isolation listens on no other',
 })
 
 export type NodeConfig = z.output<typeof nodeConfigSchema>

@@ -13,16 +13,19 @@ export interface NodeRecord {
   readonly startTicks: number | null
 }
 
-export const startTicksOf = (pid: number): number | null => {
+/** State and start of a process by `/proc`; null where it is not there. */
+const statOf = (pid: number): { state: string; startTicks: number } | null => {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
     // The name of the program is in parentheses and may hold anything; field 3 follows the last one.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    return Number(fields[19])
+    return { state: fields[0] ?? '', startTicks: Number(fields[19]) }
   } catch {
     return null
   }
 }
+
+export const startTicksOf = (pid: number): number | null => statOf(pid)?.startTicks ?? null
 
 /** Written whole or not at all, readable by its owner only. */
 export const writeNodeFile = (directory: string, record: Pick<NodeRecord, 'url' | 'startedAt'>): NodeRecord => {
@@ -53,5 +56,8 @@ export const isAlive = ({ pid, startTicks }: Pick<NodeRecord, 'pid' | 'startTick
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EPERM') return false
   }
-  return startTicks === null || startTicksOf(pid) === startTicks
+  if (startTicks === null) return true
+  const stat = statOf(pid)
+  // A zombie has ended; that nobody reaped it is not its node's affair.
+  return stat !== null && stat.startTicks === startTicks && stat.state !== 'Z'
 }

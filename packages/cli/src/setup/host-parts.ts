@@ -26,11 +26,9 @@ const file =
     patterns.some((pattern) => (pattern.includes('*') ? globSync(pattern).length > 0 : existsSync(pattern)))
 const same = (name: string): HostPart['packages'] => ({ apt: [name], dnf: [name], apk: [name] })
 
-const staticBusybox = (): boolean =>
-  ['busybox', 'busybox.static'].some((name) => {
-    const path = findCommand(name)
-    return path !== undefined && isStaticElf(path)
-  })
+/** A busybox that runs in an empty root filesystem. */
+export const staticBusybox = (): string | undefined =>
+  ['busybox', 'busybox.static'].flatMap((name) => findCommand(name) ?? []).find((path) => isStaticElf(path))
 
 /** Every part, in the order in which they are shown. */
 export const HOST_PARTS: readonly HostPart[] = [
@@ -46,7 +44,7 @@ export const HOST_PARTS: readonly HostPart[] = [
   {
     name: 'busybox-static',
     use: 'the base image',
-    found: staticBusybox,
+    found: () => staticBusybox() !== undefined,
     packages: { apt: ['busybox-static'], dnf: ['busybox'], apk: ['busybox-static'] },
   },
   { name: 'gcc', use: 'builds the agent', found: command('gcc', 'cc'), packages: same('gcc') },

@@ -1,0 +1,110 @@
+import { BrambleError } from '@bramble/protocol'
+import type { CliCommand } from '../command.ts'
+import { readConfig } from '../config.ts'
+import { dataDirectory } from '../data-directory.ts'
+import { startInBackground, tellStarter } from '../node/detach.ts'
+import { interrupt } from '../node/interrupt.ts'
+import { type NodeConfig, readNodeConfig } from '../node/node-config.ts'
+import { runningNode } from '../node/node-file.ts'
+import { describeSummary, type Summary } from '../node/summary.ts'
+import { showSetup } from '../setup/show-setup.ts'
+
+interface UpOptions {
+  port?: string
+  host?: string
+  dataDir?: string
+  runtime?: string
+  logLevel?: string
+  isolation: boolean
+  setup: boolean
+  detach: boolean
+  background: boolean
+  json: boolean
+}
+
+export default {
+  name: 'up',
+  summary: 'Set this host up, start the node, run a first command',
+  configure(command) {
+    command
+      .option('-p, --port <number>', 'port to listen on; 0 takes a free one (default 8080, BRAMBLE_PORT)')
+      .option('--host <address>', 'address to listen on (default 127.0.0.1, BRAMBLE_HOST)')
+      .option('--runtime <name>', 'auto, oci or docker (default auto, BRAMBLE_RUNTIME)')
+      .option('--data-dir <path>', 'where the node keeps its data (BRAMBLE_DATA_DIR)')
+      .option('--log-level <level>', 'debug, info, warn, error or silent (default info, BRAMBLE_LOG_LEVEL)')
+      .option('-d, --detach', 'leave the node running in the background; `bramble down` stops it', false)
+      .option('--no-isolation', 'run commands as plain processes of this host: for your own code only')
+      .option('--no-setup', 'take the host as it is')
+      .option('--json', 'say it in JSON', false)
+      .addOption(command.createOption('--background').default(false).hideHelp())
+      .action(up)
+  },
+} satisfies CliCommand
+
+const up = async (options: UpOptions): Promise<void> => {
+  const config = readNodeConfig({ ...options, noIsolation: !options.isolation }, dataDirectory())
+  if (options.background) return background(config)
+  using interrupted = interrupt()
+  const { signal } = interrupted
+  const running = runningNode(config.dataDirectory)
+  if (running !== undefined) {
+    if (options.json) console.log(JSON.stringify({ type: 'running', url: running.url, pid: running.pid }))
+    else console.log(`a node runs already at ${running.url} (pid ${running.pid}); \`bramble down\` stops it`)
+    return
+  }
+  if (options.setup) await setUp(config, signal)
+  if (config.noIsolation)
+    process.stderr.write('WARNING: --no-isolation: commands run as plain processes of this host, with your rights.\n')
+  if (options.detach) return detach(config, options, signal)
+  const plain = isPlain(options)
+  const { serve } = await import('../node/serve.ts')
+  const onReady = (summary: Summary): void => {
+    show(summary, options)
+    if (!plain) console.log('Ctrl-C stops the node.')
+  }
+  await serve({ config, logTo: plain ? 'stdout' : 'file', signal, onReady })
+}
+
+/** What is blocked or fails is shown; whether the node can do without it, its start says. */
+const setUp = async (config: NodeConfig, signal: AbortSignal): Promise<void> => {
+  const stream = process.stderr
+  const shown = { test: false, dryRun: false, quiet: true, stream, signal }
+  await showSetup({ ...shown, dataDirectory: config.dataDirectory })
+}
+
+const isPlain = (options: UpOptions): boolean => options.json || !process.stdout.isTTY
+
+/** JSON for programs on standard output; for people on the terminal, wherever that is. */
+const show = (summary: Summary, options: UpOptions): void => {
+  const plain = isPlain(options)
+  if (plain) console.log(JSON.stringify(summary))
+  if (options.json) return
+  const { noColor, dumbTerminal } = readConfig()
+  const stream = plain ? process.stderr : process.stdout
+  stream.write(`${describeSummary(summary, stream.isTTY === true && !noColor && !dumbTerminal)}\n`)
+}
+
+const detach = async (config: NodeConfig, options: UpOptions, signal: AbortSignal): Promise<void> => {
+  const args = ['up', '--background', '--no-setup', '--data-dir', config.dataDirectory, '--host', config.host]
+  args.push('--port', String(config.port), '--runtime', config.runtime, '--log-level', config.logLevel)
+  if (config.noIsolation) args.push('--no-isolation')
+  const said = await startInBackground(args, config.dataDirectory, signal)
+  if (said.type === 'failed') throw new BrambleError(said.code, { detail: said.detail })
+  show(said, options)
+}
+
+const background = async (config: NodeConfig): Promise<void> => {
+  using interrupted = interrupt()
+  const { serve } = await import('../node/serve.ts')
+  try {
+    await serve({ config, logTo: 'stdout', signal: interrupted.signal, onReady: (summary) => tellStarter(summary) })
+  } catch (error) {
+    tellStarter({ type: 'failed', ...codeAndDetail(error) })
+    throw error
+  }
+}
+
+const codeAndDetail = (error: unknown): { code: BrambleError['code']; detail: string } => {
+  if (error instanceof BrambleError) return { code: error.code, detail: error.detail }
+  return { code: 'internal', detail: error instanceof Error ? error.message : String(error) }
+}

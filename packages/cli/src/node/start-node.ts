@@ -1,0 +1,91 @@
+import { readFileSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { type Engine, openEngine } from '@bramble/engine'
+import { type Gateway, openGateway } from '@bramble/gateway'
+import { openImageStore } from '@bramble/runtime'
+import type { Logger } from 'pino'
+import { adminKeyFile } from '../data-directory.ts'
+import { version } from '../version.ts'
+import { lockDataDirectory } from './data-directory-lock.ts'
+import { imagesDirectory } from './images-directory.ts'
+import type { NodeConfig } from './node-config.ts'
+import { removeNodeFile, writeNodeFile } from './node-file.ts'
+import { openRuntimes } from './open-runtimes.ts'
+
+export interface StartNodeOptions {
+  readonly config: NodeConfig
+  readonly log: Logger
+  /** False: no gateway, so that nothing listens; the engine is used in this process. */
+  readonly listen: boolean
+}
+
+export interface RunningNode extends AsyncDisposable {
+  readonly engine: Engine
+  /** Undefined when nothing listens. */
+  readonly url: string | undefined
+  /** The admin key of the data directory, where there is one. */
+  readonly adminKey: string | undefined
+  /** Runtimes that work, best first. */
+  readonly runtimes: readonly string[]
+  readonly unavailable: readonly { name: string; reason: string }[]
+  /** Refuses new work, waits for what runs up to the configured grace, cancels the rest, leaves nothing behind. */
+  close(): Promise<void>
+}
+
+/**
+ * Assembles one node: images, runtimes, engine, and the gateway before them. One per data directory: a second one throws
+ * `conflict`. What a crashed node of this data directory left is removed before any work is taken. A start that fails
+ * leaves nothing behind.
+ */
+export const startNode = async ({ config, log, listen }: StartNodeOptions): Promise<RunningNode> => {
+  const { dataDirectory } = config
+  await using undo = new AsyncDisposableStack()
+  await mkdir(dataDirectory, { recursive: true, mode: 0o700 })
+  undo.use(lockDataDirectory(dataDirectory))
+  const { runtimes, unavailable } = await openRuntimes(config)
+  for (const runtime of runtimes) undo.use(runtime)
+  if (config.noIsolation) log.warn({ runtime: 'process' }, 'nothing isolates the commands: run your own code only')
+  for (const runtime of runtimes) {
+    const reaped = await runtime.reap()
+    if (reaped > 0) log.info({ runtime: runtime.name, sandboxes: reaped }, 'removed what an earlier node left')
+  }
+  const images = await openImageStore({ directory: imagesDirectory(dataDirectory) })
+  const engine = await openEngine({ dataDirectory, runtimes, unavailable, images, log })
+  undo.defer(() => engine.close({ graceMs: 0 }))
+  let gateway: Gateway | undefined
+  if (listen) {
+    const { host, port } = config
+    gateway = undo.use(await openGateway({ engine, dataDirectory, host, port, version: version(), logger: log }))
+    undo.defer(() => removeNodeFile(dataDirectory))
+    writeNodeFile(dataDirectory, { url: gateway.url, startedAt: new Date().toISOString() })
+  }
+  const held = undo.move()
+
+  let closed: Promise<void> | undefined
+  const closeOnce = async (): Promise<void> => {
+    await gateway?.close({ graceMs: config.shutdownGraceMs })
+    await engine.close({ graceMs: listen ? 0 : config.shutdownGraceMs })
+    await held.disposeAsync()
+  }
+  const close = (): Promise<void> => {
+    closed ??= closeOnce()
+    return closed
+  }
+  return {
+    engine,
+    url: gateway?.url,
+    adminKey: gateway?.adminKey ?? readAdminKey(dataDirectory),
+    runtimes: runtimes.map((runtime) => runtime.name),
+    unavailable,
+    close,
+    [Symbol.asyncDispose]: close,
+  }
+}
+
+const readAdminKey = (dataDirectory: string): string | undefined => {
+  try {
+    return readFileSync(adminKeyFile(dataDirectory), 'utf8').trim()
+  } catch {
+    return undefined
+  }
+}

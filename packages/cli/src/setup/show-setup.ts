@@ -1,0 +1,39 @@
+import { readConfig } from '../config.ts'
+import { dataDirectory as defaultDataDirectory } from '../data-directory.ts'
+import { checkoutRoot } from './checkout.ts'
+import { stepProgress } from './progress.ts'
+import { setup } from './setup.ts'
+import type { StepObserver, StepOutcome } from './step.ts'
+
+export interface ShowSetupOptions {
+  readonly dataDirectory?: string | undefined
+  readonly test: boolean
+  readonly dryRun: boolean
+  /** Say nothing of steps that have nothing to do. */
+  readonly quiet: boolean
+  readonly stream: NodeJS.WriteStream
+  readonly signal: AbortSignal
+}
+
+/** Runs the set-up and shows it on `stream`. */
+export const showSetup = async (options: ShowSetupOptions): Promise<StepOutcome[]> => {
+  const config = readConfig()
+  const { stream } = options
+  const live = stream.isTTY === true && !config.dumbTerminal
+  using progress = stepProgress({ stream, live, color: live && !config.noColor })
+  const observer: StepObserver = {
+    ...progress,
+    ended: (outcome) => {
+      if (!options.quiet || outcome.state !== 'in place') progress.ended(outcome)
+    },
+  }
+  return await setup({
+    root: checkoutRoot,
+    dataDirectory: options.dataDirectory ?? defaultDataDirectory(config),
+    isRoot: config.isRoot,
+    test: options.test,
+    dryRun: options.dryRun,
+    signal: options.signal,
+    observer,
+  })
+}
