@@ -1,6 +1,6 @@
 import { type BatchRequestInput, type BatchResponse, batchResponseSchema } from '@bramble/protocol'
 import type { CallOptions } from './call.ts'
-import { timeoutOf } from './execute.ts'
+import { isRepeatable, timeoutOf } from './execute.ts'
 import { SDK_LIMITS } from './limits.ts'
 import { type Runnable, specOf } from './many.ts'
 import type { Transport } from './transport.ts'
@@ -27,6 +27,7 @@ export const batch = (
       method: 'POST',
       path: '/api/v1/batch',
       body: { items, strategy, maxConcurrency },
+      repeatable: items.every(isRepeatable),
       requestTimeoutMs: longestMs * rounds + SDK_LIMITS.executionGraceMs,
       ...call,
     },

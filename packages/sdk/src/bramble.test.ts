@@ -1,9 +1,9 @@
 import { once } from 'node:events'
 import { newId } from '@bramble/protocol'
 import { expect, test } from 'vitest'
+import { problem, sampleResult } from '../test/samples.ts'
+import { answer, events, json, type Script, SSE_HEAD, scriptedServer } from '../test/scripted-server.ts'
 import { Bramble, BrambleError, CommandFailedError, outputBytes } from './index.ts'
-import { problem, sampleResult } from './testing/samples.ts'
-import { answer, events, json, type Script, SSE_HEAD, scriptedServer } from './testing/scripted-server.ts'
 
 const QUICK = { firstBackoffMs: 1, maxBackoffMs: 2 }
 
@@ -93,17 +93,63 @@ test('a problem document becomes its error, and one that is not retryable is not
   expect(server.requests).toHaveLength(1)
 })
 
-test('429, 503, a reset and an answer cut short are tried again under one idempotency key', async () => {
-  const cut: Script = (socket) => {
-    socket.end('HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{"id":')
-  }
+test('429, 503, a reset and an answer cut short are tried again, from the second try on under one key as a stream', async () => {
+  const cut: Script = (socket) =>
+    socket.end(`${SSE_HEAD}data: ${JSON.stringify({ type: 'started', id, runtime: 'x' })}\n\n`)
   const tries = [problem('rate_limited', { 'retry-after': '0' }), problem('queue_full'), reset, cut]
-  await using server = await scriptedServer(...tries, json(sampleResult({ stdout: 'fifth' })))
-  expect((await clientOf(server.url, 4).run('x')).stdout).toBe('fifth')
-  const keys = server.requests.map((request) => request.headers['idempotency-key'])
-  expect(keys).toHaveLength(5)
+  await using server = await scriptedServer(
+    ...tries,
+    events({ type: 'result', result: sampleResult({ stdout: '5th' }) }),
+  )
+  expect((await clientOf(server.url, 4).run('x')).stdout).toBe('5th')
+  expect(server.requests.map((request) => request.headers.accept)).toEqual([
+    'application/json',
+    ...Array(4).fill('text/event-stream'),
+  ])
+  const [first, ...keys] = server.requests.map((request) => request.headers['idempotency-key'])
+  expect(first).toBeUndefined()
+  expect(keys).toHaveLength(4)
   expect(new Set(keys).size).toBe(1)
   expect(keys[0]).toMatch(/^req_/)
+})
+
+test('what may have reached a network is not run again, unless the node says that it never began', async () => {
+  await using lost = await scriptedServer(reset)
+  expect(await codeOf(clientOf(lost.url).run('x', { network: 'egress' }))).toBe('connection_failed')
+  expect(lost.requests).toHaveLength(1)
+  await using full = await scriptedServer(
+    problem('queue_full', { 'retry-after': '0' }),
+    events({ type: 'result', result: sampleResult() }),
+  )
+  expect((await clientOf(full.url).run('x', { network: 'egress' })).status).toBe('succeeded')
+})
+
+test('an idempotency key of the caller is sent from the first try, and makes every try safe', async () => {
+  await using server = await scriptedServer(reset, events({ type: 'result', result: sampleResult() }))
+  await clientOf(server.url).execute({ command: 'x', network: 'egress' }, { idempotencyKey: 'mine' })
+  expect(server.requests.map((request) => request.headers['idempotency-key'])).toEqual(['mine', 'mine'])
+})
+
+test('an abort cancels an execution that would outlive its connection, also before its id is known', async () => {
+  const controller = new AbortController()
+  const sent = Promise.withResolvers<void>()
+  const rejected = Promise.withResolvers<void>()
+  const told = Promise.withResolvers<string>()
+  await using server = await scriptedServer(
+    async (socket) => {
+      sent.resolve()
+      await rejected.promise
+      socket.write(`${SSE_HEAD}data: ${JSON.stringify({ type: 'queued', id })}\n\n`)
+    },
+    (_socket, request) => told.resolve(`${request.method} ${request.path}`),
+  )
+  const run = clientOf(server.url).run('sleep', { timeoutMs: 3_600_000, signal: controller.signal })
+  const code = codeOf(run)
+  await sent.promise
+  controller.abort()
+  expect(await code).toBe('cancelled')
+  rejected.resolve()
+  expect(await told.promise).toBe(`DELETE /api/v1/executions/${id}`)
 })
 
 test('retries end: after the last the error is given', async () => {
@@ -318,6 +364,37 @@ test('a race gives the first that succeeds and leaves the others', async () => {
   expect(await client.race(['fails', 'slow', 'good'])).toMatchObject({ index: 2, status: 'succeeded' })
   expect(await client.race(['fails', 'fails'])).toMatchObject({ index: 0, status: 'failed' })
   expect(await codeOf(client.race([]))).toBe('invalid_request')
+})
+
+test('an import reports its progress and ends with the image', async () => {
+  const image = {
+    digest: `sha256:${'a'.repeat(64)}`,
+    names: ['x:latest'],
+    source: 'x',
+    sizeBytes: 1,
+    createdAt: '2026-01-01T00:00:00Z',
+    config: { env: {}, workdir: '/', user: '0' },
+  }
+  const progress = { type: 'progress', phase: 'copy', message: 'layer 1' }
+  const error = new BrambleError('image_invalid', { detail: 'no' }).toProblem()
+  await using server = await scriptedServer(
+    events(progress, progress, { type: 'image', image }),
+    events(progress, { type: 'error', error }),
+    json({ items: [image], nextCursor: null }),
+    answer(204, {}, ''),
+    events({ type: 'image', image }),
+  )
+  const client = clientOf(server.url)
+  const seen: string[] = []
+  const onProgress = (step: { message: string }) => seen.push(step.message)
+  expect(await client.images.import({ reference: 'x' }, { onProgress })).toEqual(image)
+  expect(seen).toEqual(['layer 1', 'layer 1'])
+  expect(await codeOf(client.images.import({ reference: 'x' }))).toBe('image_invalid')
+  await client.images.remove('x')
+  expect(server.requests.at(-1)).toMatchObject({ method: 'DELETE', path: `/api/v1/images/sha256%3A${'a'.repeat(64)}` })
+  await client.images.upload(new Uint8Array([1, 2, 3]), { name: 'x' })
+  expect(server.requests.at(-1)).toMatchObject({ path: '/api/v1/images?name=x', body: '\x01\x02\x03' })
+  expect(server.requests.at(-1)?.headers['content-type']).toBe('application/x-tar')
 })
 
 test('lists follow their cursor, and stop at one that does not move', async () => {

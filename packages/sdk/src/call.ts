@@ -16,4 +16,9 @@ export interface CallOptions {
 export interface ExecuteOptions extends CallOptions {
   /** True: a command that does not succeed is a `CommandFailedError` instead of a result. */
   readonly check?: boolean | undefined
+  /**
+   * Names this execution, so that the node runs it once however often it is sent; it then outlives its connection, and
+   * another process that sends it under the same key gets the same result. Not for streams.
+   */
+  readonly idempotencyKey?: string | undefined
 }

@@ -78,7 +78,7 @@ export class ExecutionStream implements AsyncIterable<StreamEvent> {
           if (event.type === 'result') return
         }
       }
-      throw new BrambleError('connection_failed', { detail: 'the stream ended before the result' })
+      throw endedEarly()
     } catch (error) {
       this.#result.reject(error)
       throw error
@@ -94,6 +94,9 @@ export class ExecutionStream implements AsyncIterable<StreamEvent> {
     else this.#result.resolve(result)
   }
 }
+
+export const endedEarly = (): BrambleError =>
+  new BrambleError('connection_failed', { detail: 'the stream ended before the result' })
 
 const KNOWN = new Set<string>(['queued', 'started', 'stdout', 'stderr', 'exit', 'result', 'error'])
 

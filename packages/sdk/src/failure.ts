@@ -102,3 +102,28 @@ export const connectionFailure = (thrown: unknown, url: string): BrambleError =>
   const timedOut = code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT'
   return new BrambleError(timedOut ? 'request_timeout' : 'connection_failed', { detail, cause: thrown })
 }
+
+const NOT_BEGUN = new Set<ErrorCode>([
+  'rate_limited',
+  'quota_exceeded',
+  'queue_full',
+  'shutting_down',
+  'sandbox_failed',
+])
+/** What sockets and name lookups say before a byte of the request has left. */
+const NOT_SENT = new Set([
+  'ECONNREFUSED',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'UND_ERR_CONNECT_TIMEOUT',
+])
+
+/** Whether the node cannot have begun what was asked: it refused, or the request never reached it. */
+export const neverStarted = (error: BrambleError): boolean => {
+  if (NOT_BEGUN.has(error.code)) return true
+  for (let cause = error.cause; cause instanceof Error; cause = cause.cause)
+    if (NOT_SENT.has(String((cause as { code?: unknown }).code))) return true
+  return false
+}

@@ -2,6 +2,7 @@ import {
   type ApiKey,
   keySchema,
   type NewApiKey,
+  newId,
   newKeySchema,
   pageSchema,
   type Quota,
@@ -33,7 +34,11 @@ const keyPage = pageSchema(keySchema).partial({ nextCursor: true })
 
 export const keys = (transport: Transport): Keys => ({
   list: (query = {}) => pagedList(transport, PATH, keyPage, {}, query),
-  add: (input, options = {}) => transport.json({ method: 'POST', path: PATH, body: input, ...options }, newKeySchema),
+  add: (input, options = {}) => {
+    const key = newId('request')
+    const request = { method: 'POST', path: PATH, body: input, repeatable: true, idempotencyKey: () => key } as const
+    return transport.json({ ...request, ...options }, newKeySchema)
+  },
   remove: (id, options = {}) =>
     transport.none({ method: 'DELETE', path: `${PATH}/${encodeURIComponent(id)}`, ...options }),
 })

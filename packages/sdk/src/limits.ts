@@ -21,6 +21,8 @@ export const SDK_LIMITS = {
    * HTTP clients give up on an answer whose head takes too long (300 s for the `fetch` of Node), and so do proxies.
    */
   longExecutionMs: 120_000,
+  /** How long an aborted request may stay open to learn the id of the command that it has to cancel. */
+  cancelGraceMs: 10_000,
   /** Longest timer of the platform (a signed 32-bit number); a longer wait has no clock. */
   maxTimerMs: 2 ** 31 - 1,
   /** Executions that `map` has under way at once. */

@@ -22,6 +22,8 @@ export interface PrewarmInput {
 export interface UsageQuery extends CallOptions {
   readonly since?: Date | undefined
   readonly until?: Date | undefined
+  /** Default: the key's own; another one needs the scope `admin`. */
+  readonly tenant?: string | undefined
 }
 
 export interface UsageReport {
@@ -31,7 +33,7 @@ export interface UsageReport {
 }
 
 export interface Health {
-  /** `degraded`: a runtime that was there is not usable now. */
+  /** `degraded`: no runtime of the node can be used. */
   readonly status: 'ok' | 'degraded'
   readonly version: string
   readonly uptimeMs: number
@@ -46,7 +48,14 @@ const poolList = pageSchema(poolSchema).partial({ nextCursor: true })
 /** Keeps sandboxes ready, and resolves when they are. */
 export const prewarm = (transport: Transport, input: PrewarmInput, options: CallOptions = {}): Promise<Pool> =>
   transport.json(
-    { method: 'POST', path: '/api/v1/prewarm', body: input, requestTimeoutMs: PREWARM_TIMEOUT_MS, ...options },
+    {
+      method: 'POST',
+      path: '/api/v1/prewarm',
+      body: input,
+      requestTimeoutMs: PREWARM_TIMEOUT_MS,
+      repeatable: true,
+      ...options,
+    },
     poolSchema,
   )
 
@@ -54,18 +63,18 @@ export const pools = async (transport: Transport, options: CallOptions = {}): Pr
   (await transport.json({ method: 'GET', path: '/api/v1/pools', ...options }, poolList)).items
 
 export const usage = (transport: Transport, query: UsageQuery = {}): Promise<UsageReport> => {
-  const { since, until, ...options } = query
+  const { since, until, tenant, ...options } = query
   return transport.json(
     {
       method: 'GET',
       path: '/api/v1/usage',
-      query: { since: since?.toISOString(), until: until?.toISOString() },
+      query: { since: since?.toISOString(), until: until?.toISOString(), tenant },
       ...options,
     },
     usageResponseSchema,
   )
 }
 
-/** Needs no key. A node that is not well answers too, so 503 with a body of this shape is an answer. */
+/** Needs no key. */
 export const health = (transport: Transport, options: CallOptions = {}): Promise<Health> =>
-  transport.json({ method: 'GET', path: '/health', acceptStatus: (status) => status === 503, ...options }, healthSchema)
+  transport.json({ method: 'GET', path: '/health', ...options }, healthSchema)

@@ -1,9 +1,12 @@
-import { BrambleError, newId } from '@bramble/protocol'
 import { backoffMs, pause, type RetryPolicy } from './backoff.ts'
 import { readText } from './body.ts'
-import { badResponse, cancelled, connectionFailure, failureOf } from './failure.ts'
+import { badResponse, connectionFailure, failureOf, neverStarted } from './failure.ts'
 import { SDK_LIMITS } from './limits.ts'
+import { type Scope, scopeOf } from './scope.ts'
 import { type SseMessage, sseParser } from './sse.ts'
+
+export const JSON_TYPE = 'application/json'
+export const EVENTS_TYPE = 'text/event-stream'
 
 /** One request to the node. */
 export interface Request {
@@ -11,13 +14,27 @@ export interface Request {
   /** From `/`, below the URL of the node. */
   readonly path: string
   readonly query?: Record<string, string | number | undefined>
+  /** Sent as JSON. */
   readonly body?: unknown
+  /** Sent as it is, instead of `body`: an archive. A stream can be sent once only. */
+  readonly archive?: Blob | Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>
   /** Aborting ends the request at once; it is never tried again. */
   readonly signal?: AbortSignal | undefined
   /** How long the caller waits for the answer, all tries together; of a stream, for its head. 0: as long as it takes. */
   readonly requestTimeoutMs?: number | undefined
-  /** Answers other than 2xx whose body is an answer all the same. */
-  readonly acceptStatus?: (status: number) => boolean
+  /**
+   * Whether a second try does no harm when the first may have been carried out: then any error that is `retryable` is
+   * tried again, else only one that says that nothing was begun. Default: of all but a POST.
+   */
+  readonly repeatable?: boolean
+}
+
+/** A request with its own way of reading the answer; both may depend on how many tries were before. */
+export interface Exchange<T> extends Request {
+  accept(tries: number): string
+  /** Under one key the node runs a request once, and gives its answer to every try; it then outlives its connection. */
+  idempotencyKey?(tries: number): string | undefined
+  read(response: Response, scope: Scope): Promise<T>
 }
 
 /** What checks an answer: a schema of `protocol`. */
@@ -29,9 +46,11 @@ export interface Schema<T> {
 
 export interface Transport {
   readonly url: string
-  /** Sends, tries again where that is safe and may help, and returns the answer with its shape checked. */
-  json<T>(request: Request, schema: Schema<T>): Promise<T>
-  /** Sends a request whose answer has no body. */
+  /** Sends, tries again where that is safe and may help, and returns what `read` makes of the answer. */
+  exchange<T>(exchange: Exchange<T>): Promise<T>
+  /** The answer as JSON, its shape checked. */
+  json<T>(request: Request & Pick<Exchange<T>, 'idempotencyKey'>, schema: Schema<T>): Promise<T>
+  /** For an answer without a body. */
   none(request: Request): Promise<void>
   /** Opens a stream of events. Tried again only until its head has arrived. Batches: what one read has completed. */
   stream(request: Request): AsyncGenerator<SseMessage[], void, undefined>
@@ -45,110 +64,67 @@ export interface TransportOptions {
   readonly retry: RetryPolicy
 }
 
-/** The clock and the signal of one call, as one signal whose reason is always a `BrambleError`. */
-interface Scope {
-  readonly signal: AbortSignal
-  readonly deadline: number
-  stopClock(): void
-  release(): void
-}
-
-const scopeOf = (request: Request, defaultTimeoutMs: number): Scope => {
-  const controller = new AbortController()
-  const outer = request.signal
-  const onAbort = () => controller.abort(cancelled(outer?.reason))
-  if (outer?.aborted) onAbort()
-  else outer?.addEventListener('abort', onAbort, { once: true })
-  const waitMs = request.requestTimeoutMs ?? defaultTimeoutMs
-  const detail = `${request.method} ${request.path} had no answer within ${waitMs} ms`
-  const timer =
-    waitMs > 0 && waitMs <= SDK_LIMITS.maxTimerMs
-      ? setTimeout(() => controller.abort(new BrambleError('request_timeout', { detail })), waitMs)
-      : undefined
-  return {
-    signal: controller.signal,
-    deadline: timer === undefined ? Number.POSITIVE_INFINITY : Date.now() + waitMs,
-    stopClock: () => clearTimeout(timer),
-    release: () => {
-      clearTimeout(timer)
-      outer?.removeEventListener('abort', onAbort)
-    },
-  }
-}
-
 export const transport = (options: TransportOptions): Transport => {
-  const { url, fetch, retry } = options
+  const { url, retry } = options
 
-  const send = async (request: Request, accept: string, headers: Headers, scope: Scope): Promise<Response> => {
+  const headersOf = (exchange: Exchange<unknown>, tries: number): Headers => {
+    const headers = new Headers({ accept: exchange.accept(tries) })
+    if (options.apiKey !== undefined) headers.set('authorization', `Bearer ${options.apiKey}`)
+    if (exchange.body !== undefined) headers.set('content-type', JSON_TYPE)
+    if (exchange.archive !== undefined) headers.set('content-type', 'application/x-tar')
+    const key = exchange.idempotencyKey?.(tries)
+    if (key !== undefined) headers.set('idempotency-key', key)
+    return headers
+  }
+
+  const send = async (exchange: Exchange<unknown>, tries: number, scope: Scope): Promise<Response> => {
+    const headers = headersOf(exchange, tries)
     const query = new URLSearchParams()
-    for (const [name, value] of Object.entries(request.query ?? {}))
+    for (const [name, value] of Object.entries(exchange.query ?? {}))
       if (value !== undefined) query.set(name, String(value))
-    const target = `${url}${request.path}${query.size > 0 ? `?${query}` : ''}`
-    let response: Response
-    try {
-      response = await fetch(target, {
-        method: request.method,
-        headers,
-        signal: scope.signal,
-        // A redirect would send the command and its files to whoever it names.
-        redirect: 'error',
-        ...(request.body !== undefined && { body: JSON.stringify(request.body) }),
-      })
-    } catch (error) {
-      throw scope.signal.aborted ? scope.signal.reason : connectionFailure(error, target)
-    }
-    if (!response.ok && request.acceptStatus?.(response.status) !== true) throw await failureOf(response)
+    const target = `${url}${exchange.path}${query.size > 0 ? `?${query}` : ''}`
+    const response = await options.fetch(target, {
+      method: exchange.method,
+      headers,
+      signal: scope.signal,
+      // A redirect would send the command and its files to whoever it names.
+      redirect: 'error',
+      ...(exchange.body !== undefined && { body: JSON.stringify(exchange.body) }),
+      // `fetch` wants to be told that it need not wait for the answer's head before it has sent a stream.
+      ...(exchange.archive !== undefined && { body: exchange.archive, duplex: 'half' }),
+    })
+    if (!response.ok) throw await failureOf(response)
     const type = response.headers.get('content-type') ?? ''
-    if (response.status !== 204 && !type.startsWith(accept)) {
+    const wanted = exchange.accept(tries)
+    if (response.status !== 204 && !type.startsWith(wanted)) {
       await response.body?.cancel().catch(() => undefined)
-      throw badResponse(`${target} answered ${response.status} with ${type || 'no content type'}, not ${accept}`)
+      throw badResponse(`${target} answered ${response.status} with ${type || 'no content type'}, not ${wanted}`)
     }
     return response
   }
 
-  /** Tries until `attempt` gives a value. POSTs carry one idempotency key for all tries, so a second cannot run twice. */
-  const withRetries = async <T>(
-    request: Request,
-    accept: string,
-    scope: Scope,
-    attempt: (response: Response) => Promise<T>,
-  ): Promise<T> => {
-    const headers = new Headers({ accept })
-    if (options.apiKey !== undefined) headers.set('authorization', `Bearer ${options.apiKey}`)
-    if (request.body !== undefined) headers.set('content-type', 'application/json')
-    if (request.method === 'POST' && retry.retries > 0) headers.set('idempotency-key', newId('request'))
+  const tryAll = async <T>(exchange: Exchange<T>, scope: Scope): Promise<T> => {
+    const repeatable = exchange.repeatable ?? exchange.method !== 'POST'
     for (let tries = 0; ; tries++) {
       try {
-        return await attempt(await send(request, accept, headers, scope))
+        return await exchange.read(await send(exchange, tries, scope), scope)
       } catch (thrown) {
         if (scope.signal.aborted) throw scope.signal.reason
-        const error = connectionFailure(thrown, `${url}${request.path}`)
+        const error = connectionFailure(thrown, `${url}${exchange.path}`)
         const delayMs = backoffMs(retry, tries, error.retryAfterMs)
-        const hopeless =
-          !error.retryable || tries >= retry.retries || (error.retryAfterMs ?? 0) > SDK_LIMITS.maxRetryAfterMs
-        if (hopeless || Date.now() + delayMs >= scope.deadline) throw error
+        if (!error.retryable || tries >= retry.retries || !(repeatable || neverStarted(error))) throw error
+        if (exchange.archive instanceof ReadableStream) throw error
+        if ((error.retryAfterMs ?? 0) > SDK_LIMITS.maxRetryAfterMs || Date.now() + delayMs >= scope.deadline)
+          throw error
         await pause(delayMs, scope.signal)
       }
     }
   }
 
-  const json = async <T>(request: Request, schema: Schema<T>): Promise<T> => {
-    const scope = scopeOf(request, options.requestTimeoutMs)
+  const exchange = async <T>(what: Exchange<T>): Promise<T> => {
+    const scope = scopeOf(what, options.requestTimeoutMs)
     try {
-      return await withRetries(request, 'application/json', scope, async (response) =>
-        checked(schema, parseJson(await readText(response, SDK_LIMITS.maxResponseBytes), request.path), request.path),
-      )
-    } finally {
-      scope.release()
-    }
-  }
-
-  const none = async (request: Request): Promise<void> => {
-    const scope = scopeOf(request, options.requestTimeoutMs)
-    try {
-      await withRetries(request, '', scope, async (response) => {
-        await response.body?.cancel()
-      })
+      return await tryAll(what, scope)
     } finally {
       scope.release()
     }
@@ -156,29 +132,57 @@ export const transport = (options: TransportOptions): Transport => {
 
   async function* stream(request: Request): AsyncGenerator<SseMessage[], void, undefined> {
     const scope = scopeOf(request, options.requestTimeoutMs)
-    let reader: ReadableStreamDefaultReader<Uint8Array> | undefined
     try {
-      const response = await withRetries(request, 'text/event-stream', scope, async (answer) => answer)
+      const response = await tryAll({ ...request, accept: () => EVENTS_TYPE, read: async (head) => head }, scope)
       scope.stopClock()
-      reader = response.body?.getReader()
-      const parser = sseParser()
-      while (reader !== undefined) {
-        const { done, value } = await reader.read()
-        if (done) return
-        const messages = parser.push(value)
-        if (messages.length > 0) yield messages
-      }
+      yield* readMessages(response)
     } catch (error) {
       throw scope.signal.aborted ? scope.signal.reason : connectionFailure(error, `${url}${request.path}`)
     } finally {
       scope.release()
-      // Leaving early closes the connection, by which the node knows that nobody listens any more.
-      await reader?.cancel().catch(() => undefined)
     }
   }
 
-  return { url, json, none, stream }
+  return {
+    url,
+    exchange,
+    stream,
+    json: (request, schema) =>
+      exchange({
+        ...request,
+        accept: () => JSON_TYPE,
+        read: (response) => readJson(response, schema, request.path),
+      }),
+    none: (request) =>
+      exchange({
+        ...request,
+        accept: () => '',
+        read: async (response) => {
+          await response.body?.cancel()
+        },
+      }),
+  }
 }
+
+/** The events of an answer, as batches. Leaving early closes the connection, by which the node knows that nobody reads. */
+export async function* readMessages(response: Response): AsyncGenerator<SseMessage[], void, undefined> {
+  const reader = response.body?.getReader()
+  if (reader === undefined) return
+  const parser = sseParser()
+  try {
+    for (;;) {
+      const { done, value } = await reader.read()
+      if (done) return
+      const messages = parser.push(value)
+      if (messages.length > 0) yield messages
+    }
+  } finally {
+    await reader.cancel().catch(() => undefined)
+  }
+}
+
+export const readJson = async <T>(response: Response, schema: Schema<T>, from: string): Promise<T> =>
+  checked(schema, parseJson(await readText(response, SDK_LIMITS.maxResponseBytes), from), from)
 
 export const parseJson = (text: string, from: string): unknown => {
   try {
