@@ -1,0 +1,55 @@
+import type { IncomingMessage } from 'node:http'
+import { BrambleError, type Quota, type Scope } from '@bramble/protocol'
+import type { KeyStore } from './key-store.ts'
+import { isLoopback } from './loopback.ts'
+import type { TokenBucket } from './rate-limit.ts'
+
+/** Who makes a request, and what they may do. */
+export interface Caller {
+  readonly tenant: string
+  readonly keyId: string
+  readonly scopes: readonly Scope[]
+  readonly quota: Quota
+  /** There where the key has a limit on its requests. */
+  readonly bucket?: TokenBucket | undefined
+}
+
+/** Finds the caller of a request by its key. Throws `unauthorized`. `token` is the value of `?token=`. */
+export type Authenticator = (request: IncomingMessage, token: string | undefined) => Caller
+
+/** `admin` is every scope: whoever can make keys can make one with any scope. */
+export const mayDo = (caller: Caller, scope: Scope): boolean =>
+  caller.scopes.includes(scope) || caller.scopes.includes('admin')
+
+export const requireScope = (caller: Caller, scope: Scope): void => {
+  if (!mayDo(caller, scope)) throw new BrambleError('forbidden', { detail: `it needs the scope \`${scope}\`` })
+}
+
+const BEARER = /^bearer +([\x21-\x7e]{1,512})$/i
+
+export const keyAuthenticator =
+  (keys: KeyStore): Authenticator =>
+  (request, token) => {
+    const header = request.headers.authorization
+    const key = header === undefined ? token : BEARER.exec(header)?.[1]
+    if (key === undefined)
+      throw new BrambleError('unauthorized', {
+        detail: header === undefined ? 'the request has no API key' : 'the `Authorization` header is not a bearer key',
+      })
+    const caller = keys.find(key)
+    if (!caller) throw new BrambleError('unauthorized', { detail: 'the API key is not known here' })
+    return caller
+  }
+
+const EVERYONE: Caller = { tenant: 'default', keyId: 'none', scopes: ['admin'], quota: {} }
+
+/**
+ * No keys: for a loopback address only. The `Host` must name the loopback too, or a web page whose name was made to
+ * point here (DNS rebinding) could run commands.
+ */
+export const openAuthenticator: Authenticator = (request) => {
+  const host = (request.headers.host ?? '').replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
+  if (!isLoopback(host))
+    throw new BrambleError('forbidden', { detail: `without keys only loopback names are served, not \`${host}\`` })
+  return EVERYONE
+}

@@ -1,0 +1,25 @@
+import type { Engine } from '@bramble/engine'
+import type { Authenticator } from './auth.ts'
+import type { IdempotencyMemory } from './idempotency.ts'
+import type { KeyStore } from './key-store.ts'
+import type { GatewayLimits } from './limits.ts'
+import type { Metrics } from './metrics.ts'
+
+/** What routes work with: one gateway's parts. */
+export interface GatewayContext {
+  readonly engine: Engine
+  readonly keys: KeyStore
+  readonly authenticate: Authenticator
+  readonly idempotency: IdempotencyMemory
+  readonly metrics: Metrics
+  readonly limits: GatewayLimits
+  readonly version: string
+  readonly startedAt: number
+  /** A directory of the gateway's own for archives on their way in. */
+  readonly uploadDirectory: string
+  /** Told of the output that event streams carry. */
+  readonly countOutput: (bytes: number) => void
+  /** Requests at work; aborting one cancels what it runs. */
+  readonly inFlight: Set<AbortController>
+  readonly shutdown: { closing: boolean; idle?: () => void }
+}

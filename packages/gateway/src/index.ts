@@ -1,0 +1,3 @@
+export { DEFAULT_LIMITS, type GatewayLimits } from './limits.ts'
+export { isLoopback } from './loopback.ts'
+export { type Gateway, type GatewayOptions, openGateway } from './open-gateway.ts'

@@ -1,0 +1,137 @@
+import { chmod, mkdir, rm } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
+import { join, resolve } from 'node:path'
+import type { Engine } from '@bramble/engine'
+import { BrambleError } from '@bramble/protocol'
+import type { FastifyBaseLogger } from 'fastify'
+import { ensureAdminKey } from './admin-key.ts'
+import { keyAuthenticator, openAuthenticator } from './auth.ts'
+import { youngCollector } from './collect-young.ts'
+import type { GatewayContext } from './context.ts'
+import { idempotencyMemory } from './idempotency.ts'
+import { openKeyStore } from './key-store.ts'
+import { DEFAULT_LIMITS, type GatewayLimits } from './limits.ts'
+import { hostInUrl, isLoopback } from './loopback.ts'
+import { gatewayMetrics } from './metrics.ts'
+import { createServer } from './server.ts'
+
+export interface GatewayOptions {
+  /** Not the gateway's: close it after the gateway. */
+  readonly engine: Engine
+  /** Where keys are kept, and archives on their way in. */
+  readonly dataDirectory: string
+  /** Default 127.0.0.1. */
+  readonly host?: string
+  /** Default 8080; 0 takes a free one. */
+  readonly port?: number
+  readonly version: string
+  /** Default true. Without keys only a loopback address may be bound. */
+  readonly auth?: boolean
+  /** Any logger of pino's shape; none by default. Keys, bodies and values of env are never logged. */
+  readonly logger?: FastifyBaseLogger
+  readonly limits?: Partial<GatewayLimits>
+  /** Origins whose pages may read answers. Default none. */
+  readonly corsOrigins?: readonly string[]
+}
+
+export interface Gateway extends AsyncDisposable {
+  readonly url: string
+  readonly port: number
+  /** Set when this start made it, which is the first: it is also in `<dataDirectory>/admin.key`. */
+  readonly adminKey?: string
+  /**
+   * Refuses new work (`/ready` says so), waits up to `graceMs` (default 10 seconds) for what is under way, cancels the
+   * rest, stops listening. Safe to call twice.
+   */
+  close(options?: { graceMs?: number }): Promise<void>
+}
+
+/**
+ * Opens the HTTP front of one node.
+ *
+ * Errors: `invalid_request` for an address that these options may not bind; what listen(2) says otherwise.
+ */
+export const openGateway = async (options: GatewayOptions): Promise<Gateway> => {
+  const { engine, version, host = '127.0.0.1', auth = true } = options
+  if (!auth && !isLoopback(host))
+    throw new BrambleError('invalid_request', { detail: `\`${host}\` is not a loopback address, so it needs keys` })
+  const dataDirectory = resolve(options.dataDirectory)
+  const uploadDirectory = join(dataDirectory, 'uploads')
+  await mkdir(dataDirectory, { recursive: true, mode: 0o700 })
+  // What a crash left half received.
+  await rm(uploadDirectory, { recursive: true, force: true })
+  await mkdir(uploadDirectory, { mode: 0o700 })
+  await chmod(uploadDirectory, 0o700)
+
+  await using undo = new AsyncDisposableStack()
+  const keys = undo.use(await openKeyStore(join(dataDirectory, 'gateway.db')))
+  const adminKey = auth ? await ensureAdminKey(keys, dataDirectory) : undefined
+  const limits: GatewayLimits = { ...DEFAULT_LIMITS, ...options.limits }
+  const context: GatewayContext = {
+    engine,
+    keys,
+    authenticate: auth ? keyAuthenticator(keys) : openAuthenticator,
+    idempotency: idempotencyMemory({
+      maxEntries: limits.maxIdempotencyEntries,
+      maxBytes: limits.maxIdempotencyBytes,
+      ttlMs: limits.idempotencyTtlMs,
+    }),
+    metrics: gatewayMetrics(engine, version),
+    limits,
+    version,
+    startedAt: performance.now(),
+    uploadDirectory,
+    countOutput: youngCollector(),
+    inFlight: new Set(),
+    shutdown: { closing: false },
+  }
+  const server = createServer(context, { logger: options.logger, corsOrigins: options.corsOrigins ?? [] })
+  undo.defer(() => server.close())
+  await server.listen({ host, port: options.port ?? 8080 })
+  const { port } = server.server.address() as AddressInfo
+  const held = undo.move()
+
+  let closed: Promise<void> | undefined
+  const closeOnce = async (graceMs: number): Promise<void> => {
+    context.shutdown.closing = true
+    await inFlightDone(context, graceMs)
+    await held.disposeAsync()
+  }
+  const close: Gateway['close'] = ({ graceMs = 10_000 } = {}) => {
+    closed ??= closeOnce(graceMs)
+    return closed
+  }
+  return {
+    url: `http://${hostInUrl(host)}:${port}`,
+    port,
+    ...(adminKey !== undefined && { adminKey }),
+    close,
+    [Symbol.asyncDispose]: close,
+  }
+}
+
+/** How long a cancelled request may take to answer, before its connection is cut. */
+const CANCEL_MS = 5_000
+
+/** Waits for the requests under way; cancels them when the grace is over, and waits a little for their answers. */
+const inFlightDone = async (context: GatewayContext, graceMs: number): Promise<void> => {
+  const { inFlight, shutdown } = context
+  const idle = new Promise<void>((resolve) => {
+    shutdown.idle = resolve
+    if (inFlight.size === 0) resolve()
+  })
+  if (await within(idle, graceMs)) return
+  for (const controller of inFlight)
+    controller.abort(new BrambleError('shutting_down', { detail: 'the gateway closed before this ended' }))
+  await within(idle, CANCEL_MS)
+}
+
+const within = async (work: Promise<void>, ms: number): Promise<boolean> => {
+  const { promise, resolve } = Promise.withResolvers<boolean>()
+  const timer = setTimeout(resolve, ms, false)
+  try {
+    return await Promise.race([work.then(() => true), promise])
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,156 @@
+import * as protocol from '@bramble/protocol'
+import { ERRORS, type ErrorCode } from '@bramble/protocol'
+import { z } from 'zod'
+import type { Route } from './route.ts'
+
+type Json = Record<string, unknown>
+
+/** Failures that any route of that kind may answer with. */
+const COMMON: readonly ErrorCode[] = ['invalid_request', 'internal']
+const KEYED: readonly ErrorCode[] = ['unauthorized', 'forbidden', 'rate_limited', 'shutting_down']
+const BODIED: readonly ErrorCode[] = ['invalid_json', 'unsupported_media_type', 'body_too_large', 'request_timeout']
+
+const PROBLEM = 'application/problem+json'
+
+/** The OpenAPI 3.1 document of a route table, as JSON. */
+export const openApiText = (table: readonly Route[], version: string): string => {
+  const input = schemaWriter('input')
+  const output = schemaWriter('output')
+  const problem = output.schema(protocol.problemSchema)
+  const paths: Record<string, Json> = {}
+  for (const route of table) {
+    const path = route.path.replace(/:(\w+)/g, '{$1}')
+    paths[path] = {
+      ...paths[path],
+      [route.method.toLowerCase()]: operation(route, input.schema, output.schema, problem),
+    }
+  }
+  return JSON.stringify({
+    openapi: '3.1.0',
+    info: {
+      title: 'Bramble: one node',
+      version,
+      description: 'Runs commands in fresh sandboxes. Errors are problem documents (RFC 9457).',
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
+    paths,
+    components: {
+      schemas: { ...input.components(), ...output.components() },
+      securitySchemes: { key: { type: 'http', scheme: 'bearer', description: 'An API key of this node' } },
+    },
+  })
+}
+
+const operation = (
+  route: Route,
+  input: (schema: z.ZodType) => Json,
+  output: (schema: z.ZodType) => Json,
+  problem: Json,
+): Json => {
+  const { answer } = route
+  const content: Json = {}
+  if (answer.schema || answer.mediaType)
+    content[answer.mediaType ?? 'application/json'] = answer.schema ? { schema: output(answer.schema) } : {}
+  if (route.events) content['text/event-stream'] = { schema: output(route.events) }
+  return {
+    operationId: `${route.method.toLowerCase()}${route.path.replace(/[/:.]+(\w)/g, (_, letter: string) => letter.toUpperCase())}`,
+    tags: [route.tag],
+    summary: route.summary,
+    ...(route.description !== undefined && { description: route.description }),
+    security: route.scope === 'public' ? [] : [{ key: [route.scope] }],
+    parameters: parameters(route, input),
+    ...(route.body && { requestBody: { required: true, content: bodyContent(route, route.body, input) } }),
+    responses: {
+      [answer.status]: { description: answer.description, ...(Object.keys(content).length > 0 && { content }) },
+      ...problems(route, problem),
+    },
+  }
+}
+
+const bodyContent = (route: Route, body: z.ZodType, input: (schema: z.ZodType) => Json): Json => {
+  const archives = (route.upload ?? []).map((type) => [type, { schema: { type: 'string', format: 'binary' } }])
+  return { 'application/json': { schema: input(body) }, ...Object.fromEntries(archives) }
+}
+
+const parameters = (route: Route, input: (schema: z.ZodType) => Json): Json[] => [
+  ...fields(route.params, 'path', input),
+  ...fields(route.query, 'query', input),
+  ...(route.idempotent
+    ? [
+        {
+          name: 'Idempotency-Key',
+          in: 'header',
+          required: false,
+          description: 'The same key with the same body gets the same answer.',
+          schema: { type: 'string', maxLength: 255 },
+        },
+      ]
+    : []),
+]
+
+const fields = (schema: z.ZodType | undefined, place: string, input: (schema: z.ZodType) => Json): Json[] => {
+  if (schema instanceof z.ZodUnion)
+    return (schema.options as z.ZodType[]).flatMap((option) => fields(option, place, input))
+  if (!(schema instanceof z.ZodObject)) return []
+  return Object.entries(schema.shape as Record<string, z.ZodType>).map(([name, field]) => ({
+    name,
+    in: place,
+    required: place === 'path' || !field.safeParse(undefined).success,
+    schema: input(field),
+  }))
+}
+
+const problems = (route: Route, schema: Json): Record<string, Json> => {
+  const codes = new Set<ErrorCode>([
+    ...route.errors,
+    ...COMMON,
+    ...(route.scope === 'public' ? [] : KEYED),
+    ...(route.body ? BODIED : []),
+    ...(route.idempotent ? (['idempotency_mismatch'] as const) : []),
+  ])
+  const byStatus = new Map<number, ErrorCode[]>()
+  for (const code of codes) byStatus.set(ERRORS[code].status, [...(byStatus.get(ERRORS[code].status) ?? []), code])
+  return Object.fromEntries(
+    [...byStatus].map(([status, list]) => [
+      status,
+      {
+        description: list.map((code) => `\`${code}\`: ${ERRORS[code].title}`).join('; '),
+        content: { [PROBLEM]: { schema } },
+      },
+    ]),
+  )
+}
+
+/** Schemas that the protocol exports by name become components; the others are written in place. */
+const schemaWriter = (io: 'input' | 'output') => {
+  const names = new Map<unknown, string>()
+  for (const [name, value] of Object.entries(protocol))
+    if (value instanceof z.ZodType && name.endsWith('Schema')) names.set(value, componentName(name, io))
+  const used = new Set<z.ZodType>()
+  const written = new Map<string, Json>()
+  const write = (schema: z.ZodType): Json => {
+    const { $schema: _dialect, ...rest } = z.toJSONSchema(schema, {
+      io,
+      unrepresentable: 'any',
+      target: 'draft-2020-12',
+    })
+    return rest
+  }
+  return {
+    schema: (schema: z.ZodType): Json => {
+      const name = names.get(schema)
+      if (name === undefined) return write(schema)
+      if (!used.has(schema)) {
+        used.add(schema)
+        written.set(name, write(schema))
+      }
+      return { $ref: `#/components/schemas/${name}` }
+    },
+    components: (): Record<string, Json> => Object.fromEntries(written),
+  }
+}
+
+const componentName = (name: string, io: 'input' | 'output'): string => {
+  const base = name.slice(0, -'Schema'.length)
+  return `${base[0]?.toUpperCase()}${base.slice(1)}${io === 'input' ? 'Input' : ''}`
+}

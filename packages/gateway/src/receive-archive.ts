@@ -1,0 +1,49 @@
+import { randomUUID } from 'node:crypto'
+import { createWriteStream } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import type { IncomingMessage } from 'node:http'
+import { join } from 'node:path'
+import { Transform } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { BrambleError } from '@bramble/protocol'
+import type { GatewayLimits } from './limits.ts'
+
+export interface ReceivedArchive extends AsyncDisposable {
+  readonly path: string
+}
+
+/**
+ * Writes a request body to a file of its own, which disposing removes. What arrived before a failure is removed at once.
+ *
+ * Errors: `body_too_large`, `cancelled` (the client went away).
+ */
+export const receiveArchive = async (
+  request: IncomingMessage,
+  options: { uploadDirectory: string; limits: Pick<GatewayLimits, 'maxUploadBytes'> },
+  signal: AbortSignal,
+): Promise<ReceivedArchive> => {
+  const { maxUploadBytes } = options.limits
+  const path = join(options.uploadDirectory, `${randomUUID()}.tar`)
+  const remove = (): Promise<void> => rm(path, { force: true })
+  const tooLarge = new BrambleError('body_too_large', { detail: `the archive is larger than ${maxUploadBytes} bytes` })
+  if (Number(request.headers['content-length']) > maxUploadBytes) throw tooLarge
+  let size = 0
+  const bounded = new Transform({
+    transform: (chunk: Buffer, _encoding, done) => {
+      size += chunk.length
+      if (size > maxUploadBytes) done(tooLarge)
+      else done(null, chunk)
+    },
+  })
+  try {
+    // Kept open on failure: the answer still has to go out on the same connection.
+    await pipeline(request.iterator({ destroyOnReturn: false }), bounded, createWriteStream(path, { mode: 0o600 }), {
+      signal,
+    })
+  } catch (error) {
+    await remove()
+    signal.throwIfAborted()
+    throw error
+  }
+  return { path, [Symbol.asyncDispose]: remove }
+}

@@ -1,0 +1,187 @@
+import { createHash } from 'node:crypto'
+import { BrambleError, parse } from '@bramble/protocol'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { z } from 'zod'
+import { type Caller, requireScope } from './auth.ts'
+import type { GatewayContext } from './context.ts'
+import { isLoopback } from './loopback.ts'
+import { problemOf } from './problems.ts'
+import { rateHeaders } from './rate-limit.ts'
+import { parseJson, readBody } from './read-body.ts'
+import type { Call, Route } from './route.ts'
+import { type EventStream, openEventStream } from './sse.ts'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    caller: Caller | null
+  }
+}
+
+const NO_PARAMETERS = z.strictObject({})
+
+/** Registers every route of the table: admission before the body is read, checks, the handler, the answer. */
+export const registerRoutes = (app: FastifyInstance, context: GatewayContext, table: readonly Route[]): void => {
+  app.decorateRequest('caller', null)
+  app.removeAllContentTypeParsers()
+  // Only read here, and parsed in the handler: Fastify closes the connection after a parser that throws.
+  const { maxBodyBytes: maxBytes, bodyTimeoutMs: timeoutMs } = context.limits
+  app.addContentTypeParser('application/json', (request: FastifyRequest) =>
+    readBody(request.raw, { maxBytes, timeoutMs }),
+  )
+  for (const route of table) {
+    const { upload } = route
+    if (!upload) add(app, context, route)
+    else
+      app.register(async (child) => {
+        child.addContentTypeParser([...upload], (_request, _payload, done) => done(null, undefined))
+        add(child, context, route)
+      })
+  }
+}
+
+const add = (app: FastifyInstance, context: GatewayContext, route: Route): void => {
+  app.route({
+    method: route.method,
+    url: route.path,
+    // Probes of load balancers use HEAD; nothing else needs it.
+    exposeHeadRoute: route.scope === 'public',
+    // Fastify counts the bytes of the parsers it owns; ours have their own limits.
+    bodyLimit: Number.MAX_SAFE_INTEGER,
+    onRequest: async (request, reply) => admit(context, route, request, reply),
+    handler: async (request, reply) => serve(context, route, request, reply),
+  })
+}
+
+const tokenOf = (request: FastifyRequest): string | undefined => {
+  const token = request.method === 'GET' ? (request.query as Record<string, unknown>).token : undefined
+  return typeof token === 'string' ? token : undefined
+}
+
+/** Who calls, may they, how often, and is the node open: before a byte of the body is read. */
+const admit = (context: GatewayContext, route: Route, request: FastifyRequest, reply: FastifyReply): void => {
+  if (route.scope === 'public') return
+  if (route.scope === 'metrics' && isDirectLoopback(request)) return
+  const caller = context.authenticate(request.raw, tokenOf(request))
+  request.caller = caller
+  requireScope(caller, route.scope === 'metrics' ? 'read' : route.scope)
+  const rate = caller.bucket?.take()
+  if (rate) {
+    reply.headers(rateHeaders(rate))
+    if (!rate.allowed)
+      throw new BrambleError('rate_limited', {
+        detail: `this key may send ${caller.quota.requestsPerSecond} requests a second`,
+        retryAfterMs: rate.waitMs,
+      })
+  }
+  if (context.shutdown.closing)
+    throw new BrambleError('shutting_down', { detail: 'the gateway takes no new requests', retryAfterMs: 1000 })
+}
+
+/** From this machine and through no proxy that says so. */
+const isDirectLoopback = (request: FastifyRequest): boolean =>
+  isLoopback(request.raw.socket.remoteAddress ?? '') &&
+  request.headers['x-forwarded-for'] === undefined &&
+  request.headers.forwarded === undefined
+
+const ANONYMOUS: Caller = { tenant: 'default', keyId: 'none', scopes: [], quota: {} }
+
+const serve = async (
+  context: GatewayContext,
+  route: Route,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<FastifyReply> => {
+  const controller = new AbortController()
+  const idempotencyKey = route.idempotent ? idempotencyKeyOf(request) : undefined
+  let stream: EventStream | undefined
+  const call: Call<unknown, unknown, unknown> = {
+    params: route.params && parse(route.params, request.params),
+    query: parse(route.query ?? NO_PARAMETERS, withoutToken(request)),
+    body: bodyOf(route, request),
+    caller: request.caller ?? ANONYMOUS,
+    signal: controller.signal,
+    streaming: route.events !== undefined && (request.headers.accept?.includes('text/event-stream') ?? false),
+    openStream: () => {
+      stream = openEventStream(reply, {
+        heartbeatMs: context.limits.heartbeatMs,
+        countOutput: context.countOutput,
+      })
+      return stream
+    },
+    request,
+    reply,
+  }
+  if (idempotencyKey === undefined)
+    reply.raw.on('close', () => {
+      if (!reply.raw.writableFinished)
+        controller.abort(new BrambleError('cancelled', { detail: 'the client closed the connection' }))
+    })
+  context.inFlight.add(controller)
+  try {
+    const { answer, repeated } =
+      idempotencyKey === undefined
+        ? { answer: await route.handle(call, context), repeated: false }
+        : await context.idempotency.run(
+            {
+              tenant: call.caller.tenant,
+              route: `${route.method} ${request.url}`,
+              key: idempotencyKey,
+              fingerprint: createHash('sha256').update(bytesOf(request)).digest('base64'),
+            },
+            () => route.handle(call, context),
+          )
+    if (repeated) reply.header('idempotent-replayed', 'true')
+    if (repeated && call.streaming && route.replay) await route.replay(answer, call, context)
+    if (stream) return endStream(stream, reply)
+    reply.code(answer.status)
+    if (answer.text === undefined) return reply.send()
+    return reply.header('content-type', route.answer.mediaType ?? 'application/json').send(answer.text)
+  } catch (error) {
+    if (!stream) throw error
+    const problem = problemOf(error, request.id)
+    if (problem.status >= 500) request.log.error({ code: problem.code, err: error }, problem.detail)
+    await stream.send('error', JSON.stringify({ type: 'error', error: problem }))
+    return endStream(stream, reply)
+  } finally {
+    context.inFlight.delete(controller)
+    if (context.inFlight.size === 0) context.shutdown.idle?.()
+  }
+}
+
+const endStream = (stream: EventStream, reply: FastifyReply): FastifyReply => {
+  stream.end()
+  return reply
+}
+
+const withoutToken = (request: FastifyRequest): unknown => {
+  if (request.method !== 'GET') return request.query
+  const { token: _token, ...query } = request.query as Record<string, unknown>
+  return query
+}
+
+const bodyOf = (route: Route, request: FastifyRequest): unknown => {
+  if (route.body && isUpload(route, request)) return undefined
+  const bytes = bytesOf(request)
+  if (route.body) return parse(route.body, parseJson(bytes))
+  if (bytes.length > 0) throw new BrambleError('invalid_request', { detail: 'this request has no body' })
+  return undefined
+}
+
+const NO_BYTES = Buffer.alloc(0)
+
+const bytesOf = (request: FastifyRequest): Buffer => (Buffer.isBuffer(request.body) ? request.body : NO_BYTES)
+
+/** Whether the body comes as a stream of the route's own media types. */
+export const isUpload = (route: Pick<Route, 'upload'>, request: FastifyRequest): boolean => {
+  const mediaType = request.headers['content-type']?.split(';')[0]?.trim().toLowerCase()
+  return mediaType !== undefined && (route.upload?.includes(mediaType) ?? false)
+}
+
+const idempotencyKeyOf = (request: FastifyRequest): string | undefined => {
+  const key = request.headers['idempotency-key']
+  if (key === undefined) return undefined
+  if (typeof key === 'string' && /^[\x21-\x7e]{1,255}$/.test(key)) return key
+  throw new BrambleError('invalid_request', {
+    detail: '`Idempotency-Key` is 1 to 255 printable ASCII characters without spaces',
+  })
+}

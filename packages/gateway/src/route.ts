@@ -1,0 +1,77 @@
+import type { ErrorCode, Scope } from '@bramble/protocol'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { z } from 'zod'
+import type { Caller } from './auth.ts'
+import type { GatewayContext } from './context.ts'
+import type { Answer } from './idempotency.ts'
+import type { EventStream } from './sse.ts'
+
+/** One request after everything about it was checked. */
+export interface Call<Params, Query, Body> {
+  readonly params: Params
+  readonly query: Query
+  readonly body: Body
+  readonly caller: Caller
+  /**
+   * Aborts when the client goes away, or the gateway has to end it. A request with an `Idempotency-Key` goes on without
+   * its client, whose next try finds the answer.
+   */
+  readonly signal: AbortSignal
+  /** Whether the client asked for `text/event-stream`, on a route that has events. */
+  readonly streaming: boolean
+  /** Takes the reply over and streams; from here on errors are events. Once. */
+  openStream(): EventStream
+  readonly request: FastifyRequest
+  readonly reply: FastifyReply
+}
+
+/**
+ * One row of the route table: what registers the route is what documents it. A handler returns the answer; where it
+ * streamed instead it returns what it would have answered, for those who repeat the request.
+ */
+export interface Route<
+  Params extends z.ZodType = z.ZodType,
+  Query extends z.ZodType = z.ZodType,
+  Body extends z.ZodType = z.ZodType,
+> {
+  readonly method: 'GET' | 'POST' | 'DELETE'
+  /** With `:name` for parameters. */
+  readonly path: string
+  readonly tag: string
+  readonly summary: string
+  readonly description?: string
+  /** What the key must allow; `public` needs no key, `metrics` none from a loopback address and else `read`. */
+  readonly scope: Scope | 'public' | 'metrics'
+  readonly params?: Params
+  readonly query?: Query
+  readonly body?: Body
+  /** Media types taken as a stream instead of JSON: the handler reads `request.raw`, `body` is then undefined. */
+  readonly upload?: readonly string[]
+  readonly answer: {
+    readonly status: number
+    readonly description: string
+    readonly schema?: z.ZodType
+    /** Default `application/json`. */
+    readonly mediaType?: string
+  }
+  /** The events of the stream that `Accept: text/event-stream` gets. */
+  readonly events?: z.ZodType
+  readonly errors: readonly ErrorCode[]
+  /** Whether `Idempotency-Key` is heeded. */
+  readonly idempotent?: boolean
+  handle(call: Call<z.output<Params>, z.output<Query>, z.output<Body>>, context: GatewayContext): Promise<Answer>
+  /** How a repeated request is streamed from the answer that is kept. */
+  replay?(
+    answer: Answer,
+    call: Call<z.output<Params>, z.output<Query>, z.output<Body>>,
+    context: GatewayContext,
+  ): Promise<void>
+}
+
+/** Declares a route with the types of its schemas. */
+export const route = <Params extends z.ZodType, Query extends z.ZodType, Body extends z.ZodType>(
+  definition: Route<Params, Query, Body>,
+): Route => definition as unknown as Route
+
+/** An answer in JSON. */
+export const json = (status: number, value: unknown): Answer => ({ status, text: JSON.stringify(value) })

@@ -1,0 +1,127 @@
+import type { ExecuteContext } from '@bramble/engine'
+import {
+  BrambleError,
+  type ExecutionResult,
+  executionEventSchema,
+  executionParamsSchema,
+  executionRecordSchema,
+  executionResultSchema,
+  executionSpecSchema,
+  executionsQuerySchema,
+  pageSchema,
+} from '@bramble/protocol'
+import type { Caller } from '../auth.ts'
+import { pumpEvents } from '../event-pump.ts'
+import { json, route } from '../route.ts'
+
+/** On whose behalf the engine works, with what bounds. */
+export const executeContext = (caller: Caller, signal: AbortSignal, stream: boolean): ExecuteContext => ({
+  tenant: caller.tenant,
+  keyId: caller.keyId,
+  quota: caller.quota,
+  signal,
+  stream,
+})
+
+const tag = 'executions'
+
+const execute = route({
+  method: 'POST',
+  path: '/api/v1/execute',
+  tag,
+  summary: 'Run a command in a fresh sandbox',
+  description:
+    'Answers when the command ends; a command that exits non-zero is a result, not an error. With `Accept: text/event-stream` events come as they happen. Closing the connection cancels the command, unless an `Idempotency-Key` was given.',
+  scope: 'execute',
+  body: executionSpecSchema,
+  answer: { status: 200, description: 'The result', schema: executionResultSchema },
+  events: executionEventSchema,
+  errors: ['image_not_found', 'unsupported', 'quota_exceeded', 'queue_full', 'sandbox_failed', 'sandbox_died'],
+  idempotent: true,
+  handle: async (call, { engine, metrics }) => {
+    const execution = engine.execute(call.body, executeContext(call.caller, call.signal, call.streaming))
+    if (!call.streaming) {
+      const result = await execution.result
+      metrics.execution(result)
+      return json(200, result)
+    }
+    // Its rejection is told as the stream's last event.
+    execution.result.catch(() => {})
+    const end = await pumpEvents(execution, call.openStream(), {
+      requestId: call.request.id,
+      outliveClient: call.request.headers['idempotency-key'] !== undefined,
+    })
+    if ('error' in end) return json(end.error.status, end.error)
+    metrics.execution(end.result)
+    return json(200, end.result)
+  },
+  replay: async (answer, call, { engine }) => {
+    const { id } = JSON.parse(answer.text ?? '{}') as Partial<ExecutionResult>
+    if (id === undefined) throw new BrambleError('conflict', { detail: 'the first request had no result to repeat' })
+    const events = engine.executions.logs(id, call.caller.tenant, { signal: call.signal })
+    await pumpEvents(events, call.openStream(), { requestId: call.request.id })
+  },
+})
+
+const list = route({
+  method: 'GET',
+  path: '/api/v1/executions',
+  tag,
+  summary: 'List executions, newest first',
+  scope: 'read',
+  query: executionsQuerySchema,
+  answer: { status: 200, description: 'A page', schema: pageSchema(executionRecordSchema) },
+  errors: [],
+  handle: async (call, { engine }) =>
+    json(200, await engine.executions.list({ ...call.query, tenant: call.caller.tenant })),
+})
+
+const get = route({
+  method: 'GET',
+  path: '/api/v1/executions/:id',
+  tag,
+  summary: 'Show an execution, with its result once there is one',
+  scope: 'read',
+  params: executionParamsSchema,
+  answer: { status: 200, description: 'The execution', schema: executionRecordSchema },
+  errors: ['not_found'],
+  handle: async (call, { engine }) => json(200, await engine.executions.get(call.params.id, call.caller.tenant)),
+})
+
+const cancel = route({
+  method: 'DELETE',
+  path: '/api/v1/executions/:id',
+  tag,
+  summary: 'Cancel an execution; one that has ended is left as it is',
+  scope: 'execute',
+  params: executionParamsSchema,
+  answer: { status: 200, description: 'The execution, ended', schema: executionRecordSchema },
+  errors: ['not_found'],
+  handle: async (call, { engine }) => json(200, await engine.executions.cancel(call.params.id, call.caller.tenant)),
+})
+
+const logs = route({
+  method: 'GET',
+  path: '/api/v1/executions/:id/logs',
+  tag,
+  summary: 'Stream the events of an execution: what is kept, then what comes',
+  scope: 'read',
+  params: executionParamsSchema,
+  answer: {
+    status: 200,
+    description: 'Events until the end',
+    mediaType: 'text/event-stream',
+    schema: executionEventSchema,
+  },
+  errors: ['not_found'],
+  handle: async (call, { engine }) => {
+    const { id } = call.params
+    // Throws `not_found` while an answer can still say so.
+    await engine.executions.get(id, call.caller.tenant)
+    const events = engine.executions.logs(id, call.caller.tenant, { signal: call.signal })
+    await pumpEvents(events, call.openStream(), { requestId: call.request.id })
+    return { status: 200 }
+  },
+})
+
+export const executionRoutes = [execute, list, get, cancel, logs]

@@ -1,0 +1,38 @@
+import { openApiText } from '../openapi.ts'
+import { type Route, route } from '../route.ts'
+import { batchRoutes } from './batch.ts'
+import { executionRoutes } from './executions.ts'
+import { imageRoutes } from './images.ts'
+import { keyRoutes } from './keys.ts'
+import { operationRoutes } from './operations.ts'
+import { poolRoutes } from './pools.ts'
+import { usageRoutes } from './usage.ts'
+
+/** Every route of a node, its own description included. */
+export const routeTable = (version: string): readonly Route[] => {
+  let text: string | undefined
+  const openapi = route({
+    method: 'GET',
+    path: '/openapi.json',
+    tag: 'operations',
+    summary: 'This API as OpenAPI 3.1',
+    scope: 'public',
+    answer: { status: 200, description: 'The document' },
+    errors: [],
+    handle: async () => {
+      text ??= openApiText(table, version)
+      return { status: 200, text }
+    },
+  })
+  const table: Route[] = [
+    ...executionRoutes,
+    ...batchRoutes,
+    ...imageRoutes,
+    ...poolRoutes,
+    ...keyRoutes,
+    ...usageRoutes,
+    ...operationRoutes,
+    openapi,
+  ]
+  return table
+}

@@ -1,0 +1,94 @@
+import type { Socket } from 'node:net'
+import { newId } from '@bramble/protocol'
+import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import type { GatewayContext } from './context.ts'
+import { applyCors } from './cors.ts'
+import { registerDocsAssets } from './docs-page.ts'
+import { registerNotFound } from './not-found.ts'
+import { clientErrorResponse, sendProblem } from './problems.ts'
+import { registerRoutes } from './register-routes.ts'
+import { routeTable } from './routes/table.ts'
+
+export interface ServerOptions {
+  readonly logger?: FastifyBaseLogger | undefined
+  readonly corsOrigins: readonly string[]
+}
+
+/** Bytes that a slow reader may have waiting in a connection before whoever writes has to wait. */
+const WRITE_BUFFER_BYTES = 256 * 1024
+
+const requestIdOf = (header: string | string[] | undefined): string =>
+  typeof header === 'string' && /^[A-Za-z0-9._:-]{1,128}$/.test(header) ? header : newId('request')
+
+/** The HTTP server of one gateway: its bounds, its problem documents, its log, its routes. */
+export const createServer = (context: GatewayContext, options: ServerOptions): FastifyInstance => {
+  const { limits } = context
+  const app = fastify({
+    ...(options.logger && { loggerInstance: options.logger }),
+    disableRequestLogging: true,
+    requestIdHeader: false,
+    genReqId: (raw) => requestIdOf(raw.headers['x-request-id']),
+    exposeHeadRoutes: false,
+    return503OnClosing: false,
+    forceCloseConnections: true,
+    keepAliveTimeout: limits.keepAliveMs,
+    requestTimeout: limits.requestTimeoutMs,
+    routerOptions: { maxParamLength: 256 },
+    http: {
+      maxHeaderSize: limits.maxHeaderBytes,
+      headersTimeout: limits.headersTimeoutMs,
+      connectionsCheckingInterval: Math.min(5_000, limits.headersTimeoutMs),
+      highWaterMark: WRITE_BUFFER_BYTES,
+      noDelay: true,
+    },
+    clientErrorHandler: (error, socket) => refuse(error, socket),
+    frameworkErrors: (error, request, reply) => {
+      void sendProblem(request, reply as unknown as FastifyReply, error)
+    },
+  }) as FastifyInstance
+  app.server.maxConnections = limits.maxConnections
+
+  app.addHook('onRequest', (request, reply, done) => {
+    observe(context, request, reply)
+    reply.headers({ 'x-request-id': request.id, 'x-content-type-options': 'nosniff', 'cache-control': 'no-store' })
+    if (!applyCors(options.corsOrigins, request, reply)) done()
+  })
+  app.setErrorHandler((error, request, reply) => sendProblem(request, reply, error))
+  const table = routeTable(context.version)
+  registerRoutes(app, context, table)
+  registerDocsAssets(app)
+  registerNotFound(app, table)
+  return app
+}
+
+/** One line of log and one observation for each request, when its answer is out or its client is gone. */
+const observe = (context: GatewayContext, request: FastifyRequest, reply: FastifyReply): void => {
+  const startedAt = performance.now()
+  const { raw } = reply
+  raw.on('close', () => {
+    const ms = performance.now() - startedAt
+    const status = raw.writableFinished ? raw.statusCode : 499
+    const route = request.routeOptions.url ?? 'none'
+    context.metrics.request({ method: request.method, route, status, seconds: ms / 1000 })
+    const { caller } = request
+    request.log.info(
+      {
+        requestId: request.id,
+        method: request.method,
+        route,
+        status,
+        ms: Math.round(ms * 1000) / 1000,
+        ...(caller && { tenant: caller.tenant, keyId: caller.keyId }),
+      },
+      'request',
+    )
+  })
+}
+
+const refuse = (error: NodeJS.ErrnoException, socket: Socket): void => {
+  if (!socket.writable || error.code === 'ECONNRESET') {
+    socket.destroy()
+    return
+  }
+  socket.end(clientErrorResponse(error.code, newId('request')))
+}
