@@ -74,6 +74,9 @@ static void dispatch(char **field, size_t *bytes, int count)
 		cgroups_list(list_one);
 		disk_list(list_one);
 		reply(tag, "ok", listing);
+	} else if (strcmp(operation, "reap") == 0) {
+		snprintf(number, sizeof number, "%d", sandbox_reap_leftovers());
+		reply(tag, failure[0] == '\0' ? "ok" : "error", failure[0] == '\0' ? number : failure);
 	} else if (count < 3 || !valid_id(field[2])) {
 		reply(tag, "error", "the request has no valid id");
 	} else if (strcmp(operation, "create") == 0 && count == 7) {
@@ -211,16 +214,11 @@ int main(int argc, char **argv)
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_DUMPABLE, 0);
 	umask(022);
-	int reaped = sandbox_reap_leftovers();
-	failure[0] = '\0';
-	errno = 0;
 	if (signals < 0 || mounts_open() != 0 || disk_open() != 0) {
 		reply("", "fatal", failure);
 		return 1;
 	}
-	char number[32];
-	snprintf(number, sizeof number, "%d", reaped);
-	reply("", "open", number);
+	reply("", "open", "");
 	loop(signals);
 	return 0;
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -64,8 +65,9 @@ static int user_namespace(uid_t base)
 	pid_t pid = clone(child_waits, stack + sizeof stack, CLONE_NEWUSER | SIGCHLD, NULL);
 	if (pid < 0)
 		return fail("clone a user namespace");
-	char path[64], map[64];
-	int bytes = snprintf(map, sizeof map, "0 %u %u", base, UID_RANGE);
+	char path[64], map[96];
+	/* Overlayfs makes its working files as whoever mounts, root of the host: that id, too, needs a place on disk. */
+	int bytes = snprintf(map, sizeof map, "0 %u %u\n%u 0 1\n", base, UID_RANGE, UID_RANGE);
 	snprintf(path, sizeof path, "/proc/%d/uid_map", pid);
 	int result = write_file(path, map, (size_t)bytes);
 	snprintf(path, sizeof path, "/proc/%d/gid_map", pid);
@@ -117,6 +119,7 @@ int mounts_overlay(const char *id, const char *lowers, uid_t base)
 	char options[8192], list[8192];
 	size_t used = 0, listed = 0;
 	int layers = 0, result = 0;
+	struct statvfs space;
 	if (strlen(lowers) >= sizeof list)
 		return fail("the list of layers is too long");
 	strcpy(list, lowers);
@@ -148,6 +151,9 @@ int mounts_overlay(const char *id, const char *lowers, uid_t base)
 			result = -1;
 		else if (mount("overlay", target, "overlay", MS_NOSUID | MS_NODEV, options) != 0)
 			result = fail("mount overlay (%s)", options);
+		/* Overlayfs mounts read-only, with a word to the kernel's log, where it cannot write its working files. */
+		else if (statvfs(target, &space) != 0 || (space.f_flag & ST_RDONLY) != 0)
+			result = fail("the overlay is read-only: the kernel's log says why");
 	}
 	/* The overlay holds clones of its layers' mounts; ours have served. */
 	for (size_t i = 0; i < listed; i++) {

@@ -299,18 +299,18 @@ static void note_leftover(const char *id)
 }
 
 /* Kills and removes what earlier launchers of this directory left: their cgroups tell. Their mounts ended with their
- * namespaces, and the disk image is made anew. Waits for the kernel, a second at most for each. */
+ * namespaces, and the disk image was made anew. Waits for the kernel, a second at most for each. */
 int sandbox_reap_leftovers(void)
 {
 	leftover_count = 0;
 	cgroups_list(note_leftover);
 	for (int i = 0; i < leftover_count; i++) {
-		for (int tries = 0; tries < 200; tries++) {
+		for (int tries = 0; tries < 500; tries++) {
 			cgroups_kill(leftovers[i]);
 			failure[0] = '\0';
 			if (cgroups_remove(leftovers[i]) == 0)
 				break;
-			nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+			nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
 		}
 	}
 	return leftover_count;

@@ -41,8 +41,8 @@ export interface CreateRequest {
  */
 export interface Launcher extends AsyncDisposable {
   readonly pid: number
-  /** Sandboxes of an earlier launcher that this one removed at its start. */
-  readonly reaped: number
+  /** Removes the sandboxes that earlier launchers of this directory left. Returns how many. */
+  reap(): Promise<number>
   /** Resolves when the agent of the sandbox listens. */
   create(request: CreateRequest): Promise<void>
   /** Resolves when nothing of the sandbox is left. One that is not there is destroyed already. */
@@ -86,7 +86,7 @@ interface Waiting {
   reject(error: Error): void
 }
 
-/** Starts a launcher; resolves when it has cleaned up after the last one and can take requests. */
+/** Starts a launcher; resolves when it can take requests. */
 export const openLauncher = async (
   options: LauncherOptions,
   events: { onEnded: (id: string, oomKills: number) => void },
@@ -114,7 +114,7 @@ export const openLauncher = async (
   })
   stdin.on('error', () => {})
   const { promise: closed, resolve: resolveClosed } = Promise.withResolvers<void>()
-  const open = Promise.withResolvers<number>()
+  const open = Promise.withResolvers<void>()
   const onEnd = (): void => {
     const error = new BrambleError('sandbox_failed', {
       detail: `the launcher ended: ${complaint.trim() || 'no reason given'}`,
@@ -132,7 +132,7 @@ export const openLauncher = async (
   readMessages(
     stdout,
     ([tag = '', kind, text = '', extra = '']) => {
-      if (tag === '' && kind === 'open') open.resolve(Number(text))
+      if (tag === '' && kind === 'open') open.resolve()
       else if (tag === '' && kind === 'fatal') complaint = text
       else if (tag === '' && kind === 'ended') events.onEnded(text, Number(extra) || 0)
       else {
@@ -159,10 +159,10 @@ export const openLauncher = async (
     stdin.end()
     return closed
   }
-  const reaped = await open.promise
+  await open.promise
   return {
     pid: child.pid ?? 0,
-    reaped,
+    reap: async () => Number(await request('reap')),
     closed,
     create: async ({ id, uidBase, diskBytes, lowers, config }) => {
       await request('create', id, String(uidBase), String(diskBytes), lowers.join('\n'), config)

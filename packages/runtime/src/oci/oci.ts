@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { mkdir, readFile, realpath, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
-import { agentBinaryPath } from '../agent/binary.ts'
+import { agentBinaryPath } from '../agent/agent-binary.ts'
 import type { Capabilities, Probe, Runtime } from '../runtime.ts'
 import { makeAgentLayer } from './agent-layer.ts'
 import { type Cgroups, findCgroups } from './cgroups.ts'
@@ -76,9 +76,9 @@ const open = async (
   const sandboxes = new Map<SandboxId, OciSandbox>()
   let launcher: Promise<Launcher> | undefined
   let closed = false
-  let reapedCount = 0
+  let launchers = 0
 
-  // A launcher that dies takes the bookkeeping of its sandboxes along; the next one removes them at its start.
+  // A launcher that dies takes the bookkeeping of its sandboxes along; the next one removes them first of all.
   const getLauncher = (): Promise<Launcher> => {
     if (closed) throw new BrambleError('shutting_down', { detail: 'the runtime is closed' })
     launcher ??= openLauncher(
@@ -93,8 +93,8 @@ const open = async (
       },
       { onEnded: (id, oomKills) => sandboxes.get(id as SandboxId)?.onEnded('its first process ended', oomKills) },
     ).then(
-      (opened) => {
-        reapedCount += opened.reaped
+      async (opened) => {
+        if (launchers++ > 0) await opened.reap()
         void opened.closed.then(() => {
           launcher = undefined
           for (const sandbox of sandboxes.values()) sandbox.onEnded('the launcher ended', 0)
@@ -149,13 +149,7 @@ const open = async (
     prepare: async () => {},
     create: (config, createOptions) => createSandbox(context, config, createOptions?.signal),
     list: async () => (await (await getLauncher()).list()) as SandboxId[],
-    reap: async () => {
-      // The launcher reaps before it opens, since it makes the disk anew.
-      await getLauncher()
-      const count = reapedCount
-      reapedCount = 0
-      return count
-    },
+    reap: async () => await (await getLauncher()).reap(),
     forget: async () => {},
     close,
     [Symbol.asyncDispose]: close,

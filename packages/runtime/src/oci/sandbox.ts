@@ -26,6 +26,8 @@ export interface OciContext {
 }
 
 export interface OciSandbox extends Sandbox {
+  /** Of its cgroups, below each hierarchy. */
+  readonly cgroupPath: string
   /** The launcher says that the sandbox is gone, and has released what it held. */
   onEnded(detail: string, oomKills: number): void
 }
@@ -38,7 +40,7 @@ const takeUidSlot = (context: OciContext): number => {
   return slot
 }
 
-const openAgent = async (context: OciContext, launcher: Launcher, id: SandboxId): Promise<Agent> => {
+const openAgent = async (launcher: Launcher, id: SandboxId): Promise<Agent> => {
   // The layer is mounted in the launcher's namespace only.
   const socket = await connectUnixSafely(`/proc/${launcher.pid}/root${LAUNCHER_DISK}/${id}/run/agent.sock`)
   return await connectAgent(socket)
@@ -74,7 +76,7 @@ export const createSandbox = async (
     })
     created = true
     signal?.throwIfAborted()
-    const agent = await openAgent(context, launcher, id)
+    const agent = await openAgent(launcher, id)
     signal?.throwIfAborted()
     return track(context, launcher, config, agent, slot, cgroupPath)
   } catch (error) {
@@ -121,6 +123,7 @@ const track = (
     runtime: context.name,
     config,
     agent,
+    cgroupPath,
     ended: ended.promise,
     stats: async () => {
       const [stats, diskBytes] = await Promise.all([

@@ -2,10 +2,12 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { newId } from '@bramble/protocol'
+import { SANDBOX_AGENT_PATH } from '../agent/agent-binary.ts'
+import { getFile } from '../agent/files.ts'
 import type { LocalImage } from '../images/image-store.ts'
 import type { Runtime } from '../runtime.ts'
 
-/** Runs the agent's own version in a sandbox of an empty image. Returns what went wrong, or undefined. */
+/** Makes a sandbox of an empty image and runs the one command that is there. Returns what went wrong, or undefined. */
 export const tryOnce = async (runtime: Runtime): Promise<string | undefined> => {
   const rootfs = await mkdtemp(join(tmpdir(), 'bramble-probe-'))
   const image: LocalImage = {
@@ -20,9 +22,8 @@ export const tryOnce = async (runtime: Runtime): Promise<string | undefined> => 
   try {
     const resources = { cpus: 1, memoryMb: 64, diskMb: 16, pids: 16 }
     await using sandbox = await runtime.create({ id: newId('sandbox'), image, resources })
-    for await (const event of sandbox.agent.exec({ argv: ['/.bramble/agent', '--version'] }))
-      if (event.type === 'exit' && (event.kind !== 'exited' || event.code !== 0))
-        return `the first command ${JSON.stringify(event)}`
+    const found = await getFile(sandbox.agent, { path: SANDBOX_AGENT_PATH, maxBytes: 16 * 1024 * 1024 })
+    if (!('content' in found)) return `the agent could not read its own file: ${JSON.stringify(found)}`
     return undefined
   } catch (error) {
     return error instanceof Error ? error.message : String(error)

@@ -1,0 +1,104 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { Agent, request } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const MAIN = fileURLToPath(new URL('../../packages/cli/src/main.ts', import.meta.url))
+
+/** A node in a process of its own, as users run it, with a fresh data directory and one kept-alive connection. */
+export interface NodeProcess extends AsyncDisposable {
+  readonly url: string
+  readonly key: string
+  readonly pid: number
+  readonly dataDirectory: string
+  /** Sends one request on the kept-alive connection and parses the JSON answer. */
+  call<T>(method: string, path: string, body?: unknown): Promise<T>
+  /** A further client with a connection of its own. */
+  client(): { call: NodeProcess['call']; close(): void }
+  rssBytes(): number
+  kill(signal: NodeJS.Signals): Promise<void>
+}
+
+const client = (url: string, key: string) => {
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  const { hostname, port } = new URL(url)
+  const call = <T>(method: string, path: string, body?: unknown): Promise<T> =>
+    new Promise((resolve, reject) => {
+      const payload = body === undefined ? undefined : JSON.stringify(body)
+      const headers = {
+        authorization: `Bearer ${key}`,
+        ...(payload !== undefined && {
+          'content-type': 'application/json',
+          'content-length': Buffer.byteLength(payload),
+        }),
+      }
+      const sent = request({ agent, hostname, port, method, path, headers }, (response) => {
+        const chunks: Buffer[] = []
+        response.on('data', (chunk) => chunks.push(chunk))
+        response.on('end', () => {
+          const text = Buffer.concat(chunks).toString()
+          if ((response.statusCode ?? 0) >= 400) reject(new Error(`${method} ${path}: ${response.statusCode} ${text}`))
+          else resolve((text === '' ? undefined : JSON.parse(text)) as T)
+        })
+        response.on('error', reject)
+      })
+      sent.on('error', reject)
+      sent.end(payload)
+    })
+  return { call, close: () => agent.destroy() }
+}
+
+export const startNodeProcess = async (env: Record<string, string> = {}): Promise<NodeProcess> => {
+  const dataDirectory = mkdtempSync(join(tmpdir(), 'bramble-bench-'))
+  const child: ChildProcess = spawn(
+    process.execPath,
+    [MAIN, 'up', '--json', '--port', '0', '--data-dir', dataDirectory],
+    { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } },
+  )
+  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+  const nodeFile = join(dataDirectory, 'node.json')
+  let text = ''
+  const ready = new Promise<void>((resolve, reject) => {
+    child.stdout?.on('data', (chunk) => {
+      text += chunk
+      if (text.includes('\n')) resolve()
+    })
+    void exited.then(() => reject(new Error(`the node ended at its start: ${text}`)))
+  })
+  await ready
+  const { url } = JSON.parse(readFileSync(nodeFile, 'utf8')) as { url: string }
+  const key = readFileSync(join(dataDirectory, 'admin.key'), 'utf8').trim()
+  const first = client(url, key)
+  const pid = child.pid ?? 0
+  const kill = async (signal: NodeJS.Signals): Promise<void> => {
+    first.close()
+    child.kill(signal)
+    await exited
+  }
+  return {
+    url,
+    key,
+    pid,
+    dataDirectory,
+    call: first.call,
+    client: () => client(url, key),
+    rssBytes: () => Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024,
+    kill,
+    [Symbol.asyncDispose]: async () => {
+      await kill('SIGTERM')
+      rmSync(dataDirectory, { recursive: true, force: true })
+    },
+  }
+}
+
+interface PoolView {
+  ready: number
+  image: string
+}
+
+/** Prewarms the base image and waits until `count` sandboxes are ready. */
+export const prewarm = async (node: NodeProcess, count: number): Promise<void> => {
+  await node.call<PoolView>('POST', '/api/v1/prewarm', { image: 'base', count })
+}
