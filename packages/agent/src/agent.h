@@ -2,19 +2,27 @@
 #ifndef AGENT_H
 #define AGENT_H
 
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum frame_type {
   EXEC = 0x01, STDIN, STDIN_EOF, CREDIT, SIGNAL, DISCARD, PING,
   HELLO = 0x80, STARTED, STDOUT, STDERR, STDIN_CREDIT, EXIT, FAILED, PONG, REFUSED,
 };
-
-enum refusal { UNKNOWN_TYPE = 1, BAD_LENGTH, BAD_FIELDS, CHANNEL_IN_USE, TOO_MANY_CHANNELS, CREDIT_OVERRUN = 7 };
-
+enum refusal { UNKNOWN_TYPE = 1, BAD_LENGTH, BAD_FIELDS, CHANNEL_IN_USE, TOO_MANY_CHANNELS, CREDIT_OVERRUN };
 enum step { STEP_FORK = 1, STEP_USER, STEP_WORKDIR, STEP_PIPES, STEP_EXEC };
 
 enum {
@@ -23,16 +31,16 @@ enum {
   PAYLOAD_BYTES_MAX = 1 << 20,
   PING_BYTES_MAX = 64,
   CHANNELS_MAX = 256,
-  STDIN_BYTES_MAX = 64 << 10,   /* what the host may have sent and the command not read, beside the pipe */
+  STDIN_BYTES_MAX = 64 << 10,      /* that the host may have sent and the command not taken */
   TX_BYTES_MAX = 512 << 10,
-  TX_OUTPUT_BYTES_MAX = 256 << 10, /* output waits in the pipe when more than this waits to be sent */
-  TX_CONTROL_BYTES = 64 << 10,  /* free before a frame of the host is looked at: room for every answer, see fits() */
-  CHUNK_BYTES_MAX = 64 << 10,   /* of output, in one frame */
-  TURN_BYTES_MAX = 256 << 10,   /* of one stream, before the other channels have their turn */
-  PIPE_BYTES = 256 << 10,       /* of a pipe that has shown that it carries much */
-  KEEP_BYTES = 32 << 10,        /* of each buffer, kept resident when idle */
+  TX_OUTPUT_BYTES_MAX = 256 << 10, /* output stays in its pipe while more than this waits to be sent */
+  TX_CONTROL_BYTES = 64 << 10,     /* free before a frame of the host is looked at, see connection_fits() */
+  CHUNK_BYTES_MAX = 64 << 10,      /* of output in one frame */
+  TURN_BYTES_MAX = 256 << 10,      /* of one stream before the others have their turn */
+  PIPE_BYTES = 256 << 10,          /* of a pipe that has shown that it carries much */
+  KEEP_BYTES = 32 << 10,           /* of each buffer that stay resident when idle */
   LINGER_MS = 100,
-  HOLD_MS = 1,                  /* STARTED waits this long for company */
+  HOLD_MS = 1,                     /* that STARTED waits for company */
   PATH_BYTES_MAX = 4095,
   USER_BYTES_MAX = 255,
   GROUPS_MAX = 256,
@@ -51,15 +59,15 @@ struct exec_request {
 /* What a child that could not become the command writes on its report pipe. */
 struct report { int32_t step, error; };
 
-/* Who an event of epoll is for; events of a closed descriptor are told by their serial. */
-enum source { FROM_SIGNALS = 1, FROM_LISTENER, FROM_CONNECTION_IN, FROM_CONNECTION_OUT, FROM_REPORT, FROM_STDOUT, FROM_STDERR,
-              FROM_STDIN };
+/* Whom an event is for. An event of a descriptor that was closed is told by its serial. */
+enum source { FROM_SIGNALS = 1, FROM_LISTENER, FROM_CONNECTION_IN, FROM_CONNECTION_OUT, FROM_REPORT, FROM_STDOUT,
+              FROM_STDERR, FROM_STDIN };
 
-/* connection.c: the frames. One connection at most; `over` asks for its end. */
+/* connection.c: frames in and out. One connection at most; `over` asks for its end, `urgent` for a flush. */
 extern struct connection {
   int in, out;
   uint32_t serial;
-  bool readable, writable, over, urgent;
+  bool readable, writable, over, urgent, starved;
   size_t rx_start, rx_end, rx_peak, tx_start, tx_end, tx_peak;
 } connection;
 bool connection_open(int in, int out);
@@ -73,35 +81,30 @@ void connection_commit(uint8_t type, uint32_t channel, uint32_t length);
 void connection_send(uint8_t type, uint32_t channel, const void *payload, uint32_t length);
 void connection_refuse(uint32_t channel, enum refusal reason);
 
-/* request.c: the fields of EXEC. */
-bool field_next(struct text *rest, uint8_t *tag, struct text *value);
-bool request_parse(const uint8_t *payload, uint32_t length, struct exec_request *request);
-uint32_t get32(const uint8_t *at);
-void put32(uint8_t *at, uint32_t value);
+/* loop.c; `loop_again`: work is left that no event will announce. */
+extern bool loop_again;
+bool loop_watch(int fd, uint32_t events, enum source source, uint32_t slot, uint32_t serial);
+void loop_turn(int timeout_ms, void (*other)(enum source source));
 
 /* channel.c: the commands. */
-struct channel;
 struct channel *channel_find(uint32_t id);
 void channel_exec(uint32_t id, const struct exec_request *request);
-void channel_stdin(struct channel *channel, const uint8_t *data, uint32_t length);
-void channel_stdin_eof(struct channel *channel);
-bool channel_credit(struct channel *channel, uint8_t stream, uint32_t bytes);
-bool channel_discard(struct channel *channel, uint8_t stream);
-void channel_signal(struct channel *channel, uint8_t signal);
+void channel_frame(struct channel *channel, uint8_t type, const uint8_t *payload, uint32_t length);
 void channel_event(uint32_t slot, uint32_t serial, enum source source, uint32_t events);
 void channel_ended(pid_t pid, int status, const struct rusage *usage);
 void channels_step(void);
 void channels_kill(void);
 int64_t channels_deadline(void);
 
-/* loop.c */
-extern bool loop_again; /* work is left that no event will announce */
-bool loop_watch(int fd, uint32_t events, enum source source, uint32_t slot, uint32_t serial);
-void loop_turn(int timeout_ms, void (*other)(enum source source));
+/* request.c */
+uint32_t get32(const uint8_t *at);
+void put32(uint8_t *at, uint32_t value);
+bool field_next(struct text *rest, uint8_t *tag, struct text *value);
+bool request_parse(const uint8_t *payload, uint32_t length, struct exec_request *request);
 
-/* spawn.c and users.c; the fuzzer has its own spawn_command, signal_group and now_ms. */
+/* spawn.c and users.c: processes. The fuzzer puts its own in their place. */
 pid_t spawn_command(const struct exec_request *request, int in, int out, int err, int report);
-void signal_group(pid_t pid, bool reaped, int signal);
+void signal_group(pid_t pid, bool reaped, int number);
 int64_t now_ms(void);
 int user_apply(const char *spec);
 

@@ -1,43 +1,33 @@
 /* The host's connection: frames in, frames out, both in buffers of a fixed size that are resident only while used. */
 #include "agent.h"
 
-#include <errno.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 struct connection connection = { .in = -1, .out = -1 };
 
 /* One byte more than a frame: the child ends the last field with a NUL. */
 static uint8_t rx[HEADER_BYTES + PAYLOAD_BYTES_MAX + 1] __attribute__((aligned(4096)));
 static uint8_t tx[TX_BYTES_MAX] __attribute__((aligned(4096)));
 
-/* The longest frame of each type the host may send; a type with no row is unknown. */
+/* How long a frame of the host may be, by type. */
 static const struct { bool known; uint32_t min, max; } lengths[] = {
   [EXEC] = { true, 0, PAYLOAD_BYTES_MAX }, [STDIN] = { true, 0, PAYLOAD_BYTES_MAX }, [STDIN_EOF] = { true, 0, 0 },
   [CREDIT] = { true, 5, 5 }, [SIGNAL] = { true, 1, 1 }, [DISCARD] = { true, 1, 1 }, [PING] = { true, 0, PING_BYTES_MAX },
 };
 
-bool connection_open(int in, int out)
-{
+bool connection_open(int in, int out) {
   connection = (struct connection){ .in = in, .out = out, .serial = connection.serial + 1, .readable = true,
-                                    .writable = true, .urgent = true, .rx_peak = connection.rx_peak,
-                                    .tx_peak = connection.tx_peak };
-  bool one = in == out;
-  if (!loop_watch(in, EPOLLIN | EPOLLRDHUP | (one ? EPOLLOUT : 0), FROM_CONNECTION_IN, 0, connection.serial)) return false;
+                                    .writable = true, .rx_peak = connection.rx_peak, .tx_peak = connection.tx_peak };
+  uint32_t one = in == out ? EPOLLOUT : 0;
+  if (!loop_watch(in, EPOLLIN | EPOLLRDHUP | one, FROM_CONNECTION_IN, 0, connection.serial)) return false;
   if (!one && !loop_watch(out, EPOLLOUT, FROM_CONNECTION_OUT, 0, connection.serial)) return false;
   uint8_t hello[8];
   put32(hello, PROTOCOL_VERSION);
   put32(hello + 4, PAYLOAD_BYTES_MAX);
   connection_send(HELLO, 0, hello, sizeof hello);
-  loop_again = true;
-  return true;
+  return loop_again = true;
 }
 
 /* Kills what the connection asked for, then forgets it. */
-void connection_close(void)
-{
+void connection_close(void) {
   channels_kill();
   if (connection.in >= 0) close(connection.in);
   if (connection.out >= 0 && connection.out != connection.in) close(connection.out);
@@ -48,8 +38,7 @@ void connection_close(void)
 }
 
 /* Gives the buffers' memory back when a burst is over. */
-void connection_shrink(void)
-{
+void connection_shrink(void) {
   if (connection.tx_end == 0 && connection.tx_peak > KEEP_BYTES) {
     madvise(tx + KEEP_BYTES, sizeof tx - KEEP_BYTES, MADV_DONTNEED);
     connection.tx_peak = 0;
@@ -60,29 +49,21 @@ void connection_shrink(void)
   }
 }
 
-static size_t waiting(void)
-{
+static size_t waiting(void) {
   return connection.tx_end - connection.tx_start;
 }
 
 /*
- * Whether output may be added now. Output stops at TX_OUTPUT_BYTES_MAX, the host's frames are looked at while
- * TX_CONTROL_BYTES are free, and between two of them every channel adds at most STARTED and EXIT (or FAILED): under
- * 128 bytes each, 32 KiB in all. So there is always room for those.
+ * Whether output may be added now. Output stops at TX_OUTPUT_BYTES_MAX; a frame of the host is looked at only while
+ * TX_CONTROL_BYTES are free, and after one each channel adds at most STARTED and EXIT, or FAILED: under 128 bytes each,
+ * 32 KiB in all. So there is always room for those.
  */
-bool connection_fits(size_t bytes)
-{
+bool connection_fits(size_t bytes) {
   return connection.out >= 0 && !connection.over && waiting() + HEADER_BYTES + bytes <= TX_OUTPUT_BYTES_MAX;
 }
 
-static bool answerable(void)
-{
-  return waiting() + TX_CONTROL_BYTES <= TX_BYTES_MAX;
-}
-
 /* Room for a payload, behind the room of its header; the caller knows that it fits. */
-uint8_t *connection_room(size_t bytes)
-{
+uint8_t *connection_room(size_t bytes) {
   if (connection.tx_end + HEADER_BYTES + bytes > sizeof tx) {
     memmove(tx, tx + connection.tx_start, waiting());
     connection.tx_end = waiting();
@@ -92,8 +73,7 @@ uint8_t *connection_room(size_t bytes)
   return tx + connection.tx_end + HEADER_BYTES;
 }
 
-void connection_commit(uint8_t type, uint32_t channel, uint32_t length)
-{
+void connection_commit(uint8_t type, uint32_t channel, uint32_t length) {
   uint8_t *header = tx + connection.tx_end;
   put32(header, length);
   put32(header + 4, type);
@@ -103,31 +83,29 @@ void connection_commit(uint8_t type, uint32_t channel, uint32_t length)
   if (type != STARTED) connection.urgent = true;
 }
 
-void connection_send(uint8_t type, uint32_t channel, const void *payload, uint32_t length)
-{
+void connection_send(uint8_t type, uint32_t channel, const void *payload, uint32_t length) {
   if (connection.out < 0 || connection.over) return;
   uint8_t *room = connection_room(length);
   if (length) memcpy(room, payload, length);
   connection_commit(type, channel, length);
 }
 
-void connection_flush(void)
-{
+void connection_flush(void) {
   while (connection.out >= 0 && connection.writable && waiting()) {
     ssize_t n = write(connection.out, tx + connection.tx_start, waiting());
-    if (n >= 0) connection.tx_start += (size_t)n;
-    else if (errno == EAGAIN) connection.writable = false;
-    else if (errno != EINTR) {
+    if (n > 0) connection.tx_start += (size_t)n;
+    else if (n < 0 && errno == EAGAIN) connection.writable = false;
+    else if (n == 0 || errno != EINTR) {
       connection.over = true;
-      break;
+      return;
     }
   }
-  if (!waiting()) connection.tx_start = connection.tx_end = 0;
-  connection.urgent = false;
+  connection.urgent = waiting() > 0;
+  if (!connection.urgent) connection.tx_start = connection.tx_end = 0;
 }
 
-void connection_refuse(uint32_t channel, enum refusal reason)
-{
+/* On channel 0 the stream cannot be trusted any more. */
+void connection_refuse(uint32_t channel, enum refusal reason) {
   static const char *const words[] = {
     [UNKNOWN_TYPE] = "unknown type of frame", [BAD_LENGTH] = "bad length", [BAD_FIELDS] = "bad fields",
     [CHANNEL_IN_USE] = "the channel is in use", [TOO_MANY_CHANNELS] = "too many channels",
@@ -143,39 +121,21 @@ void connection_refuse(uint32_t channel, enum refusal reason)
   connection.over = true;
 }
 
-static void exec_frame(uint32_t id, const uint8_t *payload, uint32_t length)
-{
+static void dispatch(uint8_t type, uint32_t id, const uint8_t *payload, uint32_t length) {
   struct exec_request request;
-  if (channel_find(id)) connection_refuse(id, CHANNEL_IN_USE);
+  struct channel *channel = channel_find(id);
+  if (length < lengths[type].min || length > lengths[type].max) connection_refuse(id, BAD_LENGTH);
+  else if ((type == PING) != (id == 0)) connection_refuse(id, BAD_FIELDS);
+  else if (type == PING) connection_send(PONG, 0, payload, length);
+  else if (type != EXEC && channel) channel_frame(channel, type, payload, length);
+  else if (type != EXEC) return; /* it crossed the channel's EXIT */
+  else if (channel) connection_refuse(id, CHANNEL_IN_USE);
   else if (!request_parse(payload, length, &request)) connection_refuse(id, BAD_FIELDS);
   else channel_exec(id, &request);
 }
 
-static void dispatch(uint8_t type, uint32_t id, const uint8_t *payload, uint32_t length)
-{
-  if (length < lengths[type].min || length > lengths[type].max) return connection_refuse(id, BAD_LENGTH);
-  if ((type == PING) != (id == 0)) return connection_refuse(id, BAD_FIELDS);
-  if (type == PING) return connection_send(PONG, 0, payload, length);
-  if (type == EXEC) return exec_frame(id, payload, length);
-  struct channel *channel = channel_find(id);
-  if (!channel) return; /* it crossed the channel's EXIT */
-  bool good = true;
-  switch (type) {
-  case STDIN: channel_stdin(channel, payload, length); break;
-  case STDIN_EOF: channel_stdin_eof(channel); break;
-  case CREDIT: good = channel_credit(channel, payload[0], get32(payload + 1)); break;
-  case DISCARD: good = channel_discard(channel, payload[0]); break;
-  case SIGNAL:
-    good = payload[0] >= 1 && payload[0] <= 64;
-    if (good) channel_signal(channel, payload[0]);
-    break;
-  }
-  if (!good) connection_refuse(id, BAD_FIELDS);
-}
-
-/* Handles one whole frame, if there is one. */
-static bool next_frame(void)
-{
+/* Handles one whole frame, if there is one. The type's three zero bytes are checked as a part of it. */
+static bool next_frame(void) {
   const uint8_t *frame = rx + connection.rx_start;
   size_t have = connection.rx_end - connection.rx_start;
   if (have < HEADER_BYTES || connection.over) return false;
@@ -188,25 +148,23 @@ static bool next_frame(void)
   return true;
 }
 
-void connection_receive(void)
-{
+/* Handles what there is, and reads more, while the answers have room. */
+void connection_receive(void) {
   size_t taken = 0;
   while (connection.in >= 0 && !connection.over) {
-    while (answerable() && next_frame());
-    if (connection.over || !answerable()) return;
+    do connection.starved = waiting() + TX_CONTROL_BYTES > TX_BYTES_MAX;
+    while (!connection.starved && next_frame());
     size_t rest = connection.rx_end - connection.rx_start;
+    if (connection.over || connection.starved) return;
     if (connection.rx_start && rest) memmove(rx, rx + connection.rx_start, rest);
     connection.rx_start = 0;
     connection.rx_end = rest;
-    if (!connection.readable) return;
-    if (taken >= TURN_BYTES_MAX) {
-      loop_again = true;
-      return;
-    }
+    if (taken >= TURN_BYTES_MAX) loop_again = true;
+    if (taken >= TURN_BYTES_MAX || !connection.readable) return;
     ssize_t n = read(connection.in, rx + rest, sizeof rx - 1 - rest);
     if (n > 0) {
-      connection.rx_end += (size_t)n;
       taken += (size_t)n;
+      connection.rx_end += (size_t)n;
       if (connection.rx_end > connection.rx_peak) connection.rx_peak = connection.rx_end;
     } else if (n < 0 && errno == EAGAIN) connection.readable = false;
     else if (n == 0 || errno != EINTR) connection.over = true;

@@ -1,131 +1,83 @@
-/* `user`, `uid`, `user:group`, `uid:gid`, by the sandbox's own files, which may hold anything. */
-#define _GNU_SOURCE
+/* `user`, `uid`, `user:group`, `uid:gid`, by the sandbox's own files, which may hold anything. Runs in the child. */
 #include "agent.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <grp.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-enum { DATABASE_BYTES_MAX = 4 << 20, LINE_BYTES_MAX = 16 << 10, NAME_BYTES_MAX = USER_BYTES_MAX + 1 };
+enum { DATABASE_BYTES_MAX = 1 << 20 };
 
-static bool number(const char *text, uint32_t *value)
-{
+static struct {
+  const char *user, *group;
+  char name[64]; /* as /etc/passwd has it */
+  uint32_t uid, gid;
+  gid_t groups[GROUPS_MAX];
+  size_t count;
+} who;
+static char database[DATABASE_BYTES_MAX + 1];
+
+/* A user or group id; (uid_t)-1 is none. */
+static bool number(const char *text, uint32_t *value) {
   uint64_t sum = 0;
-  if (!*text) return false;
-  for (; *text; text++) {
-    if (*text < '0' || *text > '9' || sum >= UINT32_MAX) return false;
-    sum = sum * 10 + (uint64_t)(*text - '0');
-  }
-  if (sum >= UINT32_MAX) return false; /* (uid_t)-1 means "leave it" to the kernel */
+  const char *at = text;
+  for (; *at >= '0' && *at <= '9' && sum < UINT32_MAX; at++) sum = sum * 10 + (uint64_t)(*at - '0');
+  if (at == text || *at || sum >= UINT32_MAX) return false;
   *value = (uint32_t)sum;
   return true;
 }
 
-/* Calls `line` with the first four fields of every line until it says true. Lines longer than LINE_BYTES_MAX are skipped. */
-static void scan(const char *path, bool (*line)(char **fields, void *context), void *context)
-{
-  char buffer[LINE_BYTES_MAX];
-  size_t have = 0, total = 0;
-  bool skip = false, stop = false;
+/* Hands each line's first four fields to `line` until it is content; of a larger file, the beginning. */
+static bool scan(const char *path, bool (*line)(char *const *fields)) {
   struct stat stat;
+  ssize_t length = 0, n = 1;
   int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  if (fd < 0 || fstat(fd, &stat) < 0 || !S_ISREG(stat.st_mode)) stop = true;
-  while (!stop && total < DATABASE_BYTES_MAX) {
-    ssize_t n = read(fd, buffer + have, sizeof buffer - 1 - have);
-    if (n < 0) break;
-    if (n == 0) {
-      if (!have) break;
-      buffer[have] = '\n';
-      n = 1;
-      total = DATABASE_BYTES_MAX;
-    }
-    have += (size_t)n;
-    total += (size_t)n;
-    char *at = buffer, *end;
-    while (!stop && (end = memchr(at, '\n', have - (size_t)(at - buffer)))) {
-      char *fields[4] = { at, NULL, NULL, NULL };
-      *end = 0;
-      for (int i = 1; i < 4 && fields[i - 1] && (fields[i] = strchr(fields[i - 1], ':')); i++) *fields[i]++ = 0;
-      char *rest = fields[3] ? strchr(fields[3], ':') : NULL;
-      if (rest) *rest = 0;
-      if (!skip && fields[3]) stop = line(fields, context);
-      skip = false;
-      at = end + 1;
-    }
-    have -= (size_t)(at - buffer);
-    memmove(buffer, at, have);
-    if (have == sizeof buffer - 1) {
-      have = 0;
-      skip = true;
-    }
+  if (fd < 0 || fstat(fd, &stat) < 0 || !S_ISREG(stat.st_mode)) return false;
+  for (; n > 0 && length < DATABASE_BYTES_MAX; length += n > 0 ? n : 0)
+    n = read(fd, database + length, (size_t)(DATABASE_BYTES_MAX - length));
+  close(fd);
+  database[length] = 0;
+  for (char *at = database, *text; (text = strsep(&at, "\n"));) {
+    char *fields[4];
+    int count = 0;
+    while (count < 4 && (fields[count] = strsep(&text, ":"))) count++;
+    if (count == 4 && line(fields)) return true;
   }
-  if (fd >= 0) close(fd);
-}
-
-struct who {
-  const char *user, *group;
-  bool user_numeric, group_numeric, found, group_found;
-  uint32_t uid, gid;
-  char name[NAME_BYTES_MAX];
-  gid_t groups[GROUPS_MAX];
-  size_t count;
-};
-
-static bool passwd_line(char **fields, void *context)
-{
-  struct who *who = context;
-  uint32_t uid, gid;
-  if (!number(fields[2], &uid) || !number(fields[3], &gid)) return false;
-  if (who->user_numeric ? uid != who->uid : strcmp(fields[0], who->user) != 0) return false;
-  who->found = true;
-  who->uid = uid;
-  who->gid = gid;
-  strncpy(who->name, fields[0], sizeof who->name - 1);
-  return true;
-}
-
-static bool group_line(char **fields, void *context)
-{
-  struct who *who = context;
-  uint32_t gid;
-  if (!number(fields[2], &gid)) return false;
-  if (who->group) {
-    if (strcmp(fields[0], who->group) != 0) return false;
-    who->gid = gid;
-    return who->group_found = true;
-  }
-  for (char *member = strtok(fields[3], ","); member; member = strtok(NULL, ","))
-    if (!strcmp(member, who->name) && who->count < GROUPS_MAX) {
-      who->groups[who->count++] = gid;
-      break;
-    }
   return false;
 }
 
-/* Makes this process the user's; 0, or the error. A uid without a passwd line has group 0, as in other runtimes. */
-int user_apply(const char *spec)
-{
-  static struct who who;
-  static char user[NAME_BYTES_MAX];
-  strncpy(user, spec, sizeof user - 1);
-  who.user = user;
-  char *colon = strchr(user, ':');
-  if (colon) {
-    *colon = 0;
-    who.group = colon + 1;
-  }
-  who.user_numeric = number(user, &who.uid);
-  scan("/etc/passwd", passwd_line, &who);
-  if (!who.found && !who.user_numeric) return ENOENT;
-  if (who.group && number(who.group, &who.gid)) who.group_found = who.group_numeric = true;
-  /* A group that was named is the only one. */
-  if (!who.group_numeric && (who.group || who.name[0])) scan("/etc/group", group_line, &who);
-  if (who.group && !who.group_found) return ENOENT;
+static bool passwd_line(char *const *fields) {
+  uint32_t wanted, uid, gid;
+  if (!number(fields[2], &uid) || !number(fields[3], &gid) || strlen(fields[0]) >= sizeof who.name) return false;
+  if (number(who.user, &wanted) ? uid != wanted : strcmp(fields[0], who.user) != 0) return false;
+  who.uid = uid;
+  who.gid = gid;
+  strcpy(who.name, fields[0]);
+  return true;
+}
+
+static bool named_group(char *const *fields) {
+  return !strcmp(fields[0], who.group) && number(fields[2], &who.gid);
+}
+
+static bool member_group(char *const *fields) {
+  char *members = fields[3], *member;
+  uint32_t gid;
+  while (who.count < GROUPS_MAX && number(fields[2], &gid) && (member = strsep(&members, ",")))
+    if (!strcmp(member, who.name)) who.groups[who.count++] = gid;
+  return false;
+}
+
+/*
+ * Makes this process the user's; 0, or the error. A uid that has no line in passwd gets group 0, as in other runtimes; a
+ * group that is named is the only one.
+ */
+int user_apply(const char *spec) {
+  static char copy[USER_BYTES_MAX + 1];
+  char *rest = strncpy(copy, spec, USER_BYTES_MAX);
+  who.user = strsep(&rest, ":");
+  who.group = rest;
+  if (!scan("/etc/passwd", passwd_line) && !number(who.user, &who.uid)) return ENOENT;
+  if (who.group && !number(who.group, &who.gid) && !scan("/etc/group", named_group)) return ENOENT;
+  if (!who.group && who.name[0]) scan("/etc/group", member_group);
   if (getuid() != 0 && who.uid == getuid() && who.gid == getgid()) return 0;
-  if (setgroups(who.count, who.groups) < 0 || setresgid(who.gid, who.gid, who.gid) < 0 ||
-      setresuid(who.uid, who.uid, who.uid) < 0) return errno;
-  return 0;
+  if (setgroups(who.count, who.groups) < 0 || setresgid(who.gid, who.gid, who.gid) < 0) return errno;
+  return setresuid(who.uid, who.uid, who.uid) < 0 ? errno : 0;
 }
