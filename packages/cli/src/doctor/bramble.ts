@@ -1,0 +1,82 @@
+import { existsSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { agentBinaryPath, docker, oci, openImageStore, type Probe, type Runtime } from '@bramble/runtime'
+import { imagesDirectory } from '../node/images-directory.ts'
+import { runCommand } from '../setup/run-command.ts'
+import type { Part, PartReport } from './part.ts'
+
+/** The group whose parts run sandboxes. */
+export const RUNTIMES = 'runtimes'
+
+const agent: Part = {
+  group: 'bramble',
+  name: 'agent',
+  examine: async (signal) => {
+    const path = agentBinaryPath()
+    if (!existsSync(path))
+      return { state: 'missing', detail: 'not built', hint: 'bramble setup, or: make -C packages/agent' }
+    const { code, lines } = await runCommand([path, '--version'], { signal })
+    if (code !== 0)
+      return { state: 'fails', detail: `ended with ${code}`, hint: 'make -C packages/agent clean, then bramble setup' }
+    return { state: 'works', detail: path, version: /[\d.]+/.exec(lines.join(' '))?.[0] ?? '' }
+  },
+}
+
+const images = (dataDirectory: string, nodeRuns: boolean): Part => ({
+  group: 'bramble',
+  name: 'images',
+  examine: async () => {
+    const directory = imagesDirectory(dataDirectory)
+    if (!existsSync(directory)) return { state: 'missing', detail: 'no images yet', hint: 'bramble setup' }
+    if (nodeRuns) return { state: 'works', detail: 'in use by the node that runs' }
+    const all = (await openImageStore({ directory })).list()
+    const whole = all.filter((image) => existsSync(image.rootfs))
+    const detail = `${whole.length} of ${all.length} readable: ${all.flatMap(({ names }) => names).join(', ') || 'none named'}`
+    if (whole.length < all.length) return { state: 'fails', detail, hint: 'Remove the others with bramble images rm.' }
+    if (!all.some(({ names }) => names.includes('base'))) return { state: 'missing', detail, hint: 'bramble setup' }
+    return { state: 'works', detail }
+  },
+})
+
+/** Opens a runtime on a directory of its own, which starts one sandbox for real, and closes it. */
+const runtime = (name: string, open: (dataDirectory: string) => Promise<Probe<Runtime>>): Part => ({
+  group: RUNTIMES,
+  name,
+  examine: async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'bramble-doctor-'))
+    try {
+      const probe = await open(directory)
+      if (!probe.available) return { state: 'fails', detail: probe.reason, hint: probe.hint }
+      await using running = probe.runtime
+      return describe(running)
+    } finally {
+      await rm(directory, { recursive: true, force: true })
+    }
+  },
+})
+
+const describe = ({ capabilities }: Runtime): Omit<PartReport, 'group' | 'name'> => {
+  const { limits, isolation, userNamespace, seccomp } = capabilities
+  const held = Object.entries(limits).flatMap(([name, enforced]) => (enforced ? [name] : []))
+  const lacking = Object.entries(limits).flatMap(([name, enforced]) => (enforced ? [] : [name]))
+  const extras = [userNamespace && 'user namespace', seccomp && 'seccomp'].filter(Boolean)
+  const detail = `a sandbox ran (${isolation}); limits: ${held.join(', ')}; ${extras.join(', ')}`
+  if (lacking.length === 0) return { state: 'works', detail }
+  return { state: 'limited', detail: `${detail}; not enforced: ${lacking.join(', ')}` }
+}
+
+export interface BrambleOptions {
+  readonly dataDirectory: string
+  readonly nodeRuns: boolean
+}
+
+/** Our own parts, and the runtimes: each starts a sandbox for real. */
+export const brambleParts = ({ dataDirectory, nodeRuns }: BrambleOptions): Part[] => [
+  agent,
+  images(dataDirectory, nodeRuns),
+  runtime('oci (crun)', (directory) => oci({ binary: 'crun' })({ dataDirectory: directory })),
+  runtime('oci (runc)', (directory) => oci({ binary: 'runc' })({ dataDirectory: directory })),
+  runtime('docker', (directory) => docker()({ dataDirectory: directory })),
+]
