@@ -6,7 +6,7 @@ import { testStreams } from './testing/streams.ts'
 import { type SubjectOptions, useSubject } from './testing/subject.ts'
 
 export { type CommandResult, collect, endOf, outputOf, runCommand } from './testing/run-command.ts'
-export { configOf, type Subject, type SubjectOptions } from './testing/subject.ts'
+export { configOf, type FreshRuntime, type Subject, type SubjectOptions } from './testing/subject.ts'
 export { makeTestImage, type TestImage } from './testing/test-image.ts'
 
 /**

@@ -13,12 +13,14 @@ const open = async (options: FakeOptions = {}, deps: Parameters<ReturnType<typeo
 
 testRuntime('fake', {
   open: async () => {
-    const host = makeFakeHost()
     const image = await makeTestImage()
     return {
-      runtime: await open({}, { host }),
+      runtime: await open(),
       image,
-      reopen: () => open({}, { host }),
+      openFresh: async () => {
+        const host = makeFakeHost()
+        return { runtime: await open({}, { host }), restart: () => open({}, { host }) }
+      },
       killAgent: async (sandbox) => {
         await runCommand(sandbox, ['fake-die']).catch(() => undefined)
       },

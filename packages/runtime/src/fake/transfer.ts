@@ -39,7 +39,10 @@ const get = async (process: FakeProcess, path: string, maxBytes: number): Promis
     return code
   }
   if (file.device) return 3
-  if (file.sizeBytes > maxBytes) return 4
+  if (file.sizeBytes > maxBytes) {
+    await process.print('stderr', `${file.sizeBytes}\n`)
+    return 4
+  }
   const source = fileSource(file)
   for (let chunk = await source.read(process.signal); chunk; chunk = await source.read(process.signal))
     await process.write('stdout', chunk)

@@ -135,33 +135,37 @@ export const testLifecycle = (subject: Fixture): void => {
 
   describe('what an earlier process left', () => {
     test('reap removes it, and leaves alone what this process made', async (context) => {
-      const { runtime, reopen, ...rest } = subject(context)
+      const { openFresh, ...rest } = subject(context)
+      const { runtime, restart } = await openFresh()
+      await runtime.prepare(rest.image)
       const left: Sandbox[] = await Promise.all([runtime.create(configOf(rest)), runtime.create(configOf(rest))])
       expect(await runtime.reap()).toBe(0)
       for (const sandbox of left) expect(await endOf(sandbox, ['true'])).toBe(0)
 
-      await using next = await reopen()
+      await using next = await restart()
       await next.prepare(rest.image)
       await using own = await next.create(configOf(rest))
-      expect(await next.list()).toEqual(expect.arrayContaining(left.map(({ id }) => id)))
       expect(await next.reap()).toBe(2)
       expect(await next.list()).toEqual([own.id])
       for (const sandbox of left) expect(await runCommand(sandbox, ['true']).catch(codeOf)).toBe('sandbox_died')
       expect(await endOf(own, ['true'])).toBe(0)
-      await Promise.all(left.map((sandbox) => sandbox.destroy()))
       expect(await next.reap()).toBe(0)
     })
 
     test('close destroys every sandbox of this process, and is safe twice', async (context) => {
-      const { runtime, reopen, ...rest } = subject(context)
-      const next = await reopen()
-      await next.prepare(rest.image)
-      const sandboxes = await Promise.all([next.create(configOf(rest)), next.create(configOf(rest))])
+      const { runtime, openFresh, ...rest } = subject(context)
+      const fresh = await openFresh()
+      await fresh.runtime.prepare(rest.image)
+      const made = [fresh.runtime.create(configOf(rest)), fresh.runtime.create(configOf(rest))]
+      const sandboxes = await Promise.all(made)
       await using mine = await runtime.create(configOf(rest))
-      await Promise.all([next.close(), next.close()])
+      await Promise.all([fresh.runtime.close(), fresh.runtime.close()])
       for (const sandbox of sandboxes) expect(await sandbox.ended).toEqual({ by: 'destroy' })
       expect(await runtime.list()).toEqual([mine.id])
       expect(await endOf(mine, ['true'])).toBe(0)
+      await using next = await fresh.restart()
+      expect(await next.list()).toEqual([])
+      expect(await next.reap()).toBe(0)
     })
   })
 }

@@ -25,7 +25,7 @@ export const testLimits = (subject: Fixture): void => {
       const { runtime, ...rest } = subject(context)
       await using sandbox = await runtime.create(configOf(rest))
       const before = await sandbox.stats()
-      await outputOf(sandbox, 'for i in $(seq 1 2000); do :; done; head -c 4M /dev/zero > four')
+      await outputOf(sandbox, 'for i in $(seq 1 2000); do :; done; head -c 4194304 /dev/zero > four')
       const after = await sandbox.stats()
       for (const value of [...Object.values(before), ...Object.values(after)]) {
         expect(Number.isFinite(value)).toBe(true)
@@ -94,14 +94,14 @@ export const testLimits = (subject: Fixture): void => {
       const diskMb = 16
       await using sandbox = await runtime.create(configOf(rest, { resources: { diskMb } }))
       await using neighbour = await runtime.create(configOf(rest, { resources: { diskMb } }))
-      const filled = await runCommand(sandbox, 'head -c 200M /dev/zero > big')
+      const filled = await runCommand(sandbox, 'head -c 209715200 /dev/zero > big')
       expect(filled.exit).not.toMatchObject({ kind: 'exited', code: 0 })
       expect(filled.stderr.toString()).toMatch(/No space left|quota exceeded/i)
       const writtenMb = Number(await outputOf(sandbox, 'wc -c < big')) / MIB
       expect(writtenMb).toBeGreaterThan(diskMb * 0.5)
       expect(writtenMb).toBeLessThan(diskMb * 1.25)
-      await outputOf(neighbour, 'head -c 4M /dev/zero > fits')
-      await outputOf(sandbox, 'rm big; head -c 4M /dev/zero > fits')
+      await outputOf(neighbour, 'head -c 4194304 /dev/zero > fits')
+      await outputOf(sandbox, 'rm big; head -c 4194304 /dev/zero > fits')
     })
   })
 }

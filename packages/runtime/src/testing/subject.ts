@@ -8,13 +8,19 @@ export interface Subject {
   readonly runtime: Runtime
   /** The image of `makeTestImage`. */
   readonly image: LocalImage
-  /** A second runtime on the same data directory, as a node has one that starts after a crash. */
-  reopen(): Promise<Runtime>
+  /** Another runtime, on a data directory that nothing else uses. */
+  openFresh(): Promise<FreshRuntime>
   /** Kills the sandbox's agent from outside, as a kernel may. */
   killAgent(sandbox: Sandbox): Promise<void>
   /** True: sandboxes see the host's files, users and processes (isolation `none`). */
   readonly sharesHost?: boolean
   close(): Promise<void>
+}
+
+export interface FreshRuntime {
+  readonly runtime: Runtime
+  /** Leaves the runtime as the crash of its node would, and opens the next one on the same data directory. */
+  restart(): Promise<Runtime>
 }
 
 export interface SubjectOptions {
