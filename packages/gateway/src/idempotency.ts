@@ -24,9 +24,19 @@ export interface IdempotencyRequest {
  * Errors: `idempotency_mismatch`.
  */
 export interface IdempotencyMemory {
-  run(request: IdempotencyRequest, work: () => Promise<Answer>): Promise<{ answer: Answer; repeated: boolean }>
+  run(request: IdempotencyRequest, work: (note: (text: string) => void) => Promise<Answer>): Promise<Outcome>
   readonly size: number
 }
+
+/** The first request's own answer; or the work of an earlier one, which may still be under way. */
+export type Outcome =
+  | { readonly repeated: false; readonly answer: Answer }
+  | {
+      readonly repeated: true
+      /** What the work noted about itself so far: the id of what it started. */
+      readonly note: string | undefined
+      readonly answer: () => Promise<Answer>
+    }
 
 export interface IdempotencyOptions {
   readonly maxEntries: number
@@ -38,6 +48,7 @@ export interface IdempotencyOptions {
 interface Entry {
   readonly fingerprint: string
   readonly answer: Promise<Answer>
+  note?: string
   /** Set once the answer is there: until then the entry is held whatever the bounds say. */
   settled?: { bytes: number; expiresAt: number }
 }
@@ -84,15 +95,22 @@ export const idempotencyMemory = (options: IdempotencyOptions): IdempotencyMemor
       if (known) {
         if (known.fingerprint !== request.fingerprint)
           throw new BrambleError('idempotency_mismatch', { detail: `\`${request.key}\` came first with another body` })
-        return { answer: await known.answer, repeated: true }
+        return { repeated: true, note: known.note, answer: () => known.answer }
       }
-      const entry: Entry = { fingerprint: request.fingerprint, answer: work() }
+      const first = Promise.withResolvers<Answer>()
+      // Whoever repeats the request may come or not.
+      first.promise.catch(() => {})
+      const entry: Entry = { fingerprint: request.fingerprint, answer: first.promise }
       entries.set(id, entry)
       try {
-        const answer = await entry.answer
+        const answer = await work((text) => {
+          entry.note = text
+        })
+        first.resolve(answer)
         settle(id, entry, answer)
-        return { answer, repeated: false }
+        return { repeated: false, answer }
       } catch (error) {
+        first.reject(error)
         if (entries.get(id) === entry) forget(id)
         throw error
       }

@@ -1,18 +1,22 @@
-import type { Engine } from '@bramble/engine'
-import type { ExecutionResult } from '@bramble/protocol'
+import type { Engine, EngineNotice } from '@bramble/engine'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 
-/** What the gateway counts, and what it asks the engine at each scrape. */
+/**
+ * What a node counts. It is made before the engine, which tells it what happens (`openEngine({ onNotice: metrics.notice })`),
+ * and before the gateway, which shows it.
+ */
 export interface Metrics {
+  /** Counts what the engine says happened. */
+  notice(notice: EngineNotice): void
   request(labels: { method: string; route: string; status: number; seconds: number }): void
-  execution(result: ExecutionResult): void
-  text(): Promise<string>
+  /** The text format of Prometheus; what an engine knows at this moment is asked of it. */
+  text(engine: Engine): Promise<string>
 }
 
 const REQUEST_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120]
-const START_SECONDS = [0.0005, 0.001, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 5]
+const PHASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 5, 30]
 
-/** The metrics of the process (CPU, memory, event loop, GC) are the same whichever gateway in it is asked. */
+/** The metrics of the process (CPU, memory, event loop, GC) are the same whichever node in it is asked. */
 let processRegistry: Registry | undefined
 const processMetrics = (): Registry => {
   if (!processRegistry) {
@@ -22,96 +26,120 @@ const processMetrics = (): Registry => {
   return processRegistry
 }
 
-export const gatewayMetrics = (engine: Engine, version: string): Metrics => {
+export const createMetrics = (options: { version: string }): Metrics => {
   const registry = new Registry()
   const registers = [registry]
+  const labelNames = ['method', 'route', 'status'] as const
   const requests = new Counter({
     name: 'http_requests_total',
     help: 'Requests by method, route and status',
-    labelNames: ['method', 'route', 'status'],
+    labelNames,
     registers,
   })
   const durations = new Histogram({
     name: 'http_request_duration_seconds',
     help: 'Time from the headers of a request to the end of its answer',
-    labelNames: ['method', 'route', 'status'],
+    labelNames,
     buckets: REQUEST_SECONDS,
     registers,
   })
-  const executions = new Counter({
-    name: 'executions_total',
-    help: 'Executions that ended, by status',
-    labelNames: ['status', 'runtime'],
-    registers,
-  })
-  const phase = (name: string, help: string) =>
-    new Histogram({ name, help, labelNames: ['runtime'], buckets: START_SECONDS, registers })
-  const starts = phase('execution_start_seconds', 'Getting a sandbox for an execution, from the pool or made')
-  const waits = phase('execution_queued_seconds', 'Waiting for a place on the node')
-  new Gauge({ name: 'bramble_info', help: 'The version that runs', labelNames: ['version'], registers }).set(
-    { version },
-    1,
-  )
-  engineMetrics(engine, registers)
+  const info = new Gauge({ name: 'bramble_info', help: 'The version that runs', labelNames: ['version'], registers })
+  info.set({ version: options.version }, 1)
+  const notice = noticeCounter(registers)
+  const state = stateGauges(registers)
+  processMetrics()
 
   return {
+    notice,
     request: ({ method, route, status, seconds }) => {
       const labels = { method, route, status }
       requests.inc(labels)
       durations.observe(labels, seconds)
     },
-    execution: ({ status, runtime, timings }) => {
-      executions.inc({ status, runtime })
-      starts.observe({ runtime }, timings.startMs / 1000)
-      waits.observe({ runtime }, timings.queuedMs / 1000)
+    text: async (engine) => {
+      state(engine)
+      return `${await registry.metrics()}${await processMetrics().metrics()}`
     },
-    text: async () => `${await registry.metrics()}${await processMetrics().metrics()}`,
   }
 }
 
-/** Read from the engine when someone asks, so that they cost nothing in between. */
-const engineMetrics = (engine: Engine, registers: Registry[]): void => {
-  const gauge = (name: string, help: string, read: () => number): void => {
-    new Gauge({
-      name,
-      help,
-      registers,
-      collect() {
-        this.set(read())
-      },
-    })
+const noticeCounter = (registers: Registry[]): ((notice: EngineNotice) => void) => {
+  const count = <const Label extends string>(name: string, help: string, ...labelNames: Label[]) =>
+    new Counter({ name, help, labelNames, registers })
+  const time = (name: string, help: string) =>
+    new Histogram({ name, help, labelNames: ['runtime'], buckets: PHASE_SECONDS, registers })
+
+  const executions = count('executions_total', 'Executions that ended, by status', 'status', 'runtime')
+  const refused = count('executions_refused_total', 'Executions that were not admitted', 'code')
+  const lost = count('executions_lost_total', 'Executions that ended without a result', 'code')
+  const hits = count('pool_hits_total', 'Executions that found a sandbox ready', 'image', 'runtime')
+  const misses = count('pool_misses_total', 'Executions that had to wait for theirs', 'image', 'runtime')
+  const failures = count('sandbox_failures_total', 'Sandboxes that could not be made or destroyed', 'what', 'runtime')
+  const flushFailures = count('history_flush_failures_total', 'Writes of the history that failed')
+  const queued = time('execution_queued_seconds', 'Waiting for a place on the node')
+  const starts = time('execution_start_seconds', 'Getting a sandbox for an execution, from the pool or made')
+  const runs = time('execution_run_seconds', 'Running the command')
+  const made = time('sandbox_create_duration_seconds', 'Making a sandbox, until its agent answers')
+  const destroyed = time('sandbox_destroy_duration_seconds', 'Destroying a sandbox')
+
+  return (notice) => {
+    switch (notice.type) {
+      case 'queued':
+      case 'historyFlushed':
+        return
+      case 'refused':
+        return refused.inc({ code: notice.code })
+      case 'lost':
+        return lost.inc({ code: notice.code })
+      case 'pool':
+        return (notice.hit ? hits : misses).inc({ image: notice.image, runtime: notice.runtime })
+      case 'started':
+        queued.observe({ runtime: notice.runtime }, notice.queuedMs / 1000)
+        return starts.observe({ runtime: notice.runtime }, notice.startMs / 1000)
+      case 'finished':
+        executions.inc({ status: notice.status, runtime: notice.runtime })
+        return runs.observe({ runtime: notice.runtime }, notice.timings.execMs / 1000)
+      case 'sandboxMade':
+        return made.observe({ runtime: notice.runtime }, notice.durationMs / 1000)
+      case 'sandboxDestroyed':
+        return destroyed.observe({ runtime: notice.runtime }, notice.durationMs / 1000)
+      case 'sandboxNotMade':
+        return failures.inc({ what: 'create', runtime: notice.runtime })
+      case 'sandboxNotDestroyed':
+        return failures.inc({ what: 'destroy', runtime: notice.runtime })
+      case 'historyNotFlushed':
+        return flushFailures.inc()
+      default:
+        notice satisfies never
+    }
   }
-  gauge('executions_running', 'Executions that run now', () => engine.status().running)
-  gauge('queue_length', 'Executions that wait for a place', () => engine.status().queued)
-  gauge('sandboxes_pooled', 'Sandboxes that wait in pools', () => engine.status().pooled)
-  gauge(
-    'reserved_memory_bytes',
-    'Memory that sandboxes may use by their limits',
-    () => engine.status().reservedMemoryMb * 1024 * 1024,
-  )
-  const labelNames = ['image', 'runtime'] as const
-  const perPool = (
-    kind: typeof Gauge | typeof Counter,
-    name: string,
-    help: string,
-    read: (pool: PoolRow) => number,
-  ) => {
-    new kind({
-      name,
-      help,
-      labelNames,
-      registers,
-      collect() {
-        this.reset()
-        for (const pool of engine.pools.list()) this.inc({ image: pool.image, runtime: pool.runtime }, read(pool))
-      },
-    })
-  }
-  perPool(Gauge, 'pool_ready', 'Sandboxes ready in a pool', (pool) => pool.ready)
-  perPool(Gauge, 'pool_starting', 'Sandboxes being made for a pool', (pool) => pool.starting)
-  perPool(Gauge, 'pool_target', 'Sandboxes a pool aims at', (pool) => pool.target)
-  perPool(Counter, 'pool_hits_total', 'Executions that found a sandbox ready', (pool) => pool.hits)
-  perPool(Counter, 'pool_misses_total', 'Executions that had to wait for theirs', (pool) => pool.misses)
 }
 
-type PoolRow = ReturnType<Engine['pools']['list']>[number]
+/** Set when someone asks, so that they cost nothing in between. */
+const stateGauges = (registers: Registry[]): ((engine: Engine) => void) => {
+  const gauge = (name: string, help: string) => new Gauge({ name, help, registers })
+  const running = gauge('executions_running', 'Executions that run now')
+  const queued = gauge('queue_length', 'Executions that wait for a place')
+  const pooled = gauge('sandboxes_pooled', 'Sandboxes that wait in pools')
+  const reserved = gauge('reserved_memory_bytes', 'Memory that sandboxes may use by their limits')
+  const perPool = (name: string, help: string) => new Gauge({ name, help, labelNames: ['image', 'runtime'], registers })
+  const ready = perPool('pool_ready', 'Sandboxes ready in a pool')
+  const starting = perPool('pool_starting', 'Sandboxes being made for a pool')
+  const target = perPool('pool_target', 'Sandboxes a pool aims at')
+
+  return (engine) => {
+    const status = engine.status()
+    running.set(status.running)
+    queued.set(status.queued)
+    pooled.set(status.pooled)
+    reserved.set(status.reservedMemoryMb * 1024 * 1024)
+    for (const perKind of [ready, starting, target]) perKind.reset()
+    for (const pool of engine.pools.list()) {
+      // Pools that differ in their resources only are counted together.
+      const labels = { image: pool.image, runtime: pool.runtime }
+      ready.inc(labels, pool.ready)
+      starting.inc(labels, pool.starting)
+      target.inc(labels, pool.target)
+    }
+  }
+}

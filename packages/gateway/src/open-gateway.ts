@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net'
 import { join, resolve } from 'node:path'
 import type { Engine } from '@bramble/engine'
 import { BrambleError } from '@bramble/protocol'
-import type { FastifyBaseLogger } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import { ensureAdminKey } from './admin-key.ts'
 import { keyAuthenticator, openAuthenticator } from './auth.ts'
 import { youngCollector } from './collect-young.ts'
@@ -12,7 +12,7 @@ import { idempotencyMemory } from './idempotency.ts'
 import { openKeyStore } from './key-store.ts'
 import { DEFAULT_LIMITS, type GatewayLimits } from './limits.ts'
 import { hostInUrl, isLoopback } from './loopback.ts'
-import { gatewayMetrics } from './metrics.ts'
+import { createMetrics, type Metrics } from './metrics.ts'
 import { createServer } from './server.ts'
 
 export interface GatewayOptions {
@@ -29,6 +29,8 @@ export interface GatewayOptions {
   readonly auth?: boolean
   /** Any logger of pino's shape; none by default. Keys, bodies and values of env are never logged. */
   readonly logger?: FastifyBaseLogger
+  /** The metrics that the engine tells of its work (`onNotice`); without them only requests and states are shown. */
+  readonly metrics?: Metrics
   readonly limits?: Partial<GatewayLimits>
   /** Origins whose pages may read answers. Default none. */
   readonly corsOrigins?: readonly string[]
@@ -76,7 +78,7 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
       maxBytes: limits.maxIdempotencyBytes,
       ttlMs: limits.idempotencyTtlMs,
     }),
-    metrics: gatewayMetrics(engine, version),
+    metrics: options.metrics ?? createMetrics({ version }),
     limits,
     version,
     startedAt: performance.now(),
@@ -86,7 +88,7 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
     shutdown: { closing: false },
   }
   const server = createServer(context, { logger: options.logger, corsOrigins: options.corsOrigins ?? [] })
-  undo.defer(() => server.close())
+  undo.defer(() => stopServer(server))
   await server.listen({ host, port: options.port ?? 8080 })
   const { port } = server.server.address() as AddressInfo
   const held = undo.move()
@@ -107,6 +109,19 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
     ...(adminKey !== undefined && { adminKey }),
     close,
     [Symbol.asyncDispose]: close,
+  }
+}
+
+/** How long an answer that is ready may take to reach a slow client. */
+const FLUSH_MS = 2_000
+
+/** Stops listening, closes what is idle, and cuts what has not taken its answer in time. */
+const stopServer = async (app: FastifyInstance): Promise<void> => {
+  const timer = setTimeout(() => app.server.closeAllConnections(), FLUSH_MS)
+  try {
+    await app.close()
+  } finally {
+    clearTimeout(timer)
   }
 }
 

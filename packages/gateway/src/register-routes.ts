@@ -4,6 +4,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { type Caller, requireScope } from './auth.ts'
 import type { GatewayContext } from './context.ts'
+import type { Answer } from './idempotency.ts'
 import { isLoopback } from './loopback.ts'
 import { problemOf } from './problems.ts'
 import { rateHeaders } from './rate-limit.ts'
@@ -94,7 +95,7 @@ const serve = async (
   const controller = new AbortController()
   const idempotencyKey = route.idempotent ? idempotencyKeyOf(request) : undefined
   let stream: EventStream | undefined
-  const call: Call<unknown, unknown, unknown> = {
+  const call: Call<unknown, unknown, unknown> & { note: (text: string) => void } = {
     params: route.params && parse(route.params, request.params),
     query: parse(route.query ?? NO_PARAMETERS, withoutToken(request)),
     body: bodyOf(route, request),
@@ -108,6 +109,7 @@ const serve = async (
       })
       return stream
     },
+    note: () => {},
     request,
     reply,
   }
@@ -118,24 +120,15 @@ const serve = async (
     })
   context.inFlight.add(controller)
   try {
-    const { answer, repeated } =
+    const answer =
       idempotencyKey === undefined
-        ? { answer: await route.handle(call, context), repeated: false }
-        : await context.idempotency.run(
-            {
-              tenant: call.caller.tenant,
-              route: `${route.method} ${request.url}`,
-              key: idempotencyKey,
-              fingerprint: createHash('sha256').update(bytesOf(request)).digest('base64'),
-            },
-            () => route.handle(call, context),
-          )
-    if (repeated) reply.header('idempotent-replayed', 'true')
-    if (repeated && call.streaming && route.replay) await route.replay(answer, call, context)
+        ? await route.handle(call, context)
+        : await once(context, route, call, reply, idempotencyKey)
     if (stream) return endStream(stream, reply)
     reply.code(answer.status)
     if (answer.text === undefined) return reply.send()
-    return reply.header('content-type', route.answer.mediaType ?? 'application/json').send(answer.text)
+    const mediaType = answer.status < 400 ? (route.answer.mediaType ?? 'application/json') : 'application/problem+json'
+    return reply.header('content-type', mediaType).send(answer.text)
   } catch (error) {
     if (!stream) throw error
     const problem = problemOf(error, request.id)
@@ -146,6 +139,34 @@ const serve = async (
     context.inFlight.delete(controller)
     if (context.inFlight.size === 0) context.shutdown.idle?.()
   }
+}
+
+/** Runs the handler, or gives again what an earlier request under the same key got or is getting. */
+const once = async (
+  context: GatewayContext,
+  route: Route,
+  call: Call<unknown, unknown, unknown> & { note: (text: string) => void },
+  reply: FastifyReply,
+  key: string,
+): Promise<Answer> => {
+  const { request } = call
+  const outcome = await context.idempotency.run(
+    {
+      tenant: call.caller.tenant,
+      route: `${route.method} ${request.url}`,
+      key,
+      fingerprint: createHash('sha256').update(bytesOf(request)).digest('base64'),
+    },
+    (note) => {
+      call.note = note
+      return route.handle(call, context)
+    },
+  )
+  if (!outcome.repeated) return outcome.answer
+  reply.header('idempotent-replayed', 'true')
+  if (!call.streaming || !route.replay) return outcome.answer()
+  await route.replay(outcome, call, context)
+  return { status: 200 }
 }
 
 const endStream = (stream: EventStream, reply: FastifyReply): FastifyReply => {

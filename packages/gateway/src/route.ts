@@ -21,6 +21,8 @@ export interface Call<Params, Query, Body> {
   readonly streaming: boolean
   /** Takes the reply over and streams; from here on errors are events. Once. */
   openStream(): EventStream
+  /** Tells whoever repeats this request under its `Idempotency-Key` what it started. */
+  note(text: string): void
   readonly request: FastifyRequest
   readonly reply: FastifyReply
 }
@@ -60,9 +62,12 @@ export interface Route<
   /** Whether `Idempotency-Key` is heeded. */
   readonly idempotent?: boolean
   handle(call: Call<z.output<Params>, z.output<Query>, z.output<Body>>, context: GatewayContext): Promise<Answer>
-  /** How a repeated request is streamed from the answer that is kept. */
+  /**
+   * How a repeated request is streamed: from what the first noted about itself (`call.note`), or from its answer, which
+   * may take until the first has ended.
+   */
   replay?(
-    answer: Answer,
+    first: { note: string | undefined; answer: () => Promise<Answer> },
     call: Call<z.output<Params>, z.output<Query>, z.output<Body>>,
     context: GatewayContext,
   ): Promise<void>

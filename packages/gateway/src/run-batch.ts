@@ -72,7 +72,6 @@ const runItem = async (
       if ('error' in end) return { index, error: end.error }
       result = end.result
     } else result = await execution.result
-    context.metrics.execution(result)
     // What was streamed has gone by: it is kept only for whoever may repeat the request.
     if (stream && !run.outliveClient) return { index, result: withoutOutput(result) }
     budget.outputBytes -= outputBytesOf(result)

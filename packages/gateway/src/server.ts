@@ -30,7 +30,7 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
     genReqId: (raw) => requestIdOf(raw.headers['x-request-id']),
     exposeHeadRoutes: false,
     return503OnClosing: false,
-    forceCloseConnections: true,
+    forceCloseConnections: 'idle',
     keepAliveTimeout: limits.keepAliveMs,
     requestTimeout: limits.requestTimeoutMs,
     routerOptions: { maxParamLength: 256 },
@@ -50,6 +50,7 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
 
   app.addHook('onRequest', (request, reply, done) => {
     observe(context, request, reply)
+    if (context.shutdown.closing) reply.header('connection', 'close')
     reply.headers({ 'x-request-id': request.id, 'x-content-type-options': 'nosniff', 'cache-control': 'no-store' })
     if (!applyCors(options.corsOrigins, request, reply)) done()
   })

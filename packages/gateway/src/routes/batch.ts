@@ -35,9 +35,10 @@ const batch = route({
     if (stream) await stream.send('batch', JSON.stringify(endOf(response)))
     return json(200, response)
   },
-  replay: async (answer, call) => {
-    const response = batchResponseSchema.parse(JSON.parse(answer.text ?? '{}'))
+  replay: async (first, call) => {
     const stream = call.openStream()
+    const { text = '{}' } = await first.answer()
+    const response = batchResponseSchema.parse(JSON.parse(text))
     for (const item of response.items) {
       const event = 'result' in item ? { type: 'result', result: item.result } : { type: 'error', error: item.error }
       await stream.send(event.type, JSON.stringify({ index: item.index, event }))

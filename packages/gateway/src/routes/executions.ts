@@ -1,8 +1,7 @@
 import type { ExecuteContext } from '@bramble/engine'
 import {
-  BrambleError,
-  type ExecutionResult,
   executionEventSchema,
+  executionIdSchema,
   executionParamsSchema,
   executionRecordSchema,
   executionResultSchema,
@@ -38,26 +37,20 @@ const execute = route({
   events: executionEventSchema,
   errors: ['image_not_found', 'unsupported', 'quota_exceeded', 'queue_full', 'sandbox_failed', 'sandbox_died'],
   idempotent: true,
-  handle: async (call, { engine, metrics }) => {
+  handle: async (call, { engine }) => {
     const execution = engine.execute(call.body, executeContext(call.caller, call.signal, call.streaming))
-    if (!call.streaming) {
-      const result = await execution.result
-      metrics.execution(result)
-      return json(200, result)
-    }
+    call.note(execution.id)
+    if (!call.streaming) return json(200, await execution.result)
     // Its rejection is told as the stream's last event.
     execution.result.catch(() => {})
     const end = await pumpEvents(execution, call.openStream(), {
       requestId: call.request.id,
       outliveClient: call.request.headers['idempotency-key'] !== undefined,
     })
-    if ('error' in end) return json(end.error.status, end.error)
-    metrics.execution(end.result)
-    return json(200, end.result)
+    return 'error' in end ? json(end.error.status, end.error) : json(200, end.result)
   },
-  replay: async (answer, call, { engine }) => {
-    const { id } = JSON.parse(answer.text ?? '{}') as Partial<ExecutionResult>
-    if (id === undefined) throw new BrambleError('conflict', { detail: 'the first request had no result to repeat' })
+  replay: async (first, call, { engine }) => {
+    const id = executionIdSchema.parse(first.note)
     const events = engine.executions.logs(id, call.caller.tenant, { signal: call.signal })
     await pumpEvents(events, call.openStream(), { requestId: call.request.id })
   },

@@ -95,8 +95,10 @@ const add = route({
     await stream?.send('image', JSON.stringify({ type: 'image', image }))
     return json(201, image)
   },
-  replay: async (answer, call) => {
-    await call.openStream().send('image', `{"type":"image","image":${answer.text}}`)
+  replay: async (first, call) => {
+    const stream = call.openStream()
+    const { text } = await first.answer()
+    await stream.send('image', `{"type":"image","image":${text}}`)
   },
 })
 
