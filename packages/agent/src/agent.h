@@ -26,11 +26,7 @@ enum refusal { UNKNOWN_TYPE = 1, BAD_LENGTH, BAD_FIELDS, CHANNEL_IN_USE, TOO_MAN
 enum step { STEP_FORK = 1, STEP_USER, STEP_WORKDIR, STEP_PIPES, STEP_EXEC };
 
 enum {
-  PROTOCOL_VERSION = 1,
-  HEADER_BYTES = 12,
-  PAYLOAD_BYTES_MAX = 1 << 20,
-  PING_BYTES_MAX = 64,
-  CHANNELS_MAX = 256,
+  PROTOCOL_VERSION = 1, HEADER_BYTES = 12, PAYLOAD_BYTES_MAX = 1 << 20, PING_BYTES_MAX = 64, CHANNELS_MAX = 256,
   STDIN_BYTES_MAX = 64 << 10,      /* that the host may have sent and the command not taken */
   TX_BYTES_MAX = 512 << 10,
   TX_OUTPUT_BYTES_MAX = 256 << 10, /* output stays in its pipe while more than this waits to be sent */
@@ -41,12 +37,18 @@ enum {
   KEEP_BYTES = 32 << 10,           /* of each buffer that stay resident when idle */
   LINGER_MS = 100,
   HOLD_MS = 1,                     /* that STARTED waits for company */
-  PATH_BYTES_MAX = 4095,
-  USER_BYTES_MAX = 255,
-  GROUPS_MAX = 256,
+  PATH_BYTES_MAX = 4095, USER_BYTES_MAX = 255, GROUPS_MAX = 256,
 };
 
 struct text { const uint8_t *at; uint32_t length; };
+
+static inline uint32_t get32(const uint8_t *at) {
+  return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+static inline void put32(uint8_t *at, uint32_t value) {
+  for (int i = 0; i < 4; i++) at[i] = (uint8_t)(value >> 8 * i);
+}
 
 /* What an EXEC asks for, checked. Arguments and environment stay in `fields`, where the child finds them. */
 struct exec_request {
@@ -80,27 +82,22 @@ uint8_t *connection_room(size_t bytes);
 void connection_commit(uint8_t type, uint32_t channel, uint32_t length);
 void connection_send(uint8_t type, uint32_t channel, const void *payload, uint32_t length);
 void connection_refuse(uint32_t channel, enum refusal reason);
+bool field_next(struct text *rest, uint8_t *tag, struct text *value);
 
-/* loop.c; `loop_again`: work is left that no event will announce. */
+/* main.c; `loop_again`: work is left that no event will announce. */
 extern bool loop_again;
 bool loop_watch(int fd, uint32_t events, enum source source, uint32_t slot, uint32_t serial);
-void loop_turn(int timeout_ms, void (*other)(enum source source));
+void loop_turn(int timeout_ms);
 
 /* channel.c: the commands. */
 struct channel *channel_find(uint32_t id);
 void channel_exec(uint32_t id, const struct exec_request *request);
 void channel_frame(struct channel *channel, uint8_t type, const uint8_t *payload, uint32_t length);
-void channel_event(uint32_t slot, uint32_t serial, enum source source, uint32_t events);
+void channel_event(uint32_t slot, uint32_t serial, enum source source);
 void channel_ended(pid_t pid, int status, const struct rusage *usage);
 void channels_step(void);
 void channels_kill(void);
 int64_t channels_deadline(void);
-
-/* request.c */
-uint32_t get32(const uint8_t *at);
-void put32(uint8_t *at, uint32_t value);
-bool field_next(struct text *rest, uint8_t *tag, struct text *value);
-bool request_parse(const uint8_t *payload, uint32_t length, struct exec_request *request);
 
 /* spawn.c and users.c: processes. The fuzzer puts its own in their place. */
 pid_t spawn_command(const struct exec_request *request, int in, int out, int err, int report);

@@ -5,7 +5,7 @@
 
 struct stream {
   int fd;
-  bool ready, hung_up, discard, last, wide; /* `last`: only `left` bytes more */
+  bool ready, discard, last, wide; /* `last`: only `left` bytes more */
   uint32_t credit, left;
 };
 
@@ -22,11 +22,9 @@ static struct channel {
   struct rusage usage;
 } channels[CHANNELS_MAX];
 
-/* Standard input that a command is behind with, and output that nobody wants: resident only while in use. */
+/* Standard input that a command is behind with: resident only while there is some. */
 static uint8_t inputs[CHANNELS_MAX][STDIN_BYTES_MAX] __attribute__((aligned(4096)));
-static uint8_t scratch[CHUNK_BYTES_MAX] __attribute__((aligned(4096)));
 static uint32_t serials;
-static bool scratched;
 
 static uint32_t slot_of(const struct channel *channel) {
   return (uint32_t)(channel - channels);
@@ -79,32 +77,25 @@ static void failed(struct channel *channel, enum step step, int error) {
   release(channel);
 }
 
-/* A pipe whose end `ours` (0 reads, 1 writes) does not block and is watched. */
-static bool make_pipe(struct channel *channel, int ends[2], int ours, enum source source) {
-  if (pipe2(ends, O_CLOEXEC) < 0) return false;
-  return fcntl(ends[ours], F_SETFL, O_NONBLOCK) == 0 &&
-         loop_watch(ends[ours], ours ? EPOLLOUT : EPOLLIN, source, slot_of(channel), channel->serial);
-}
-
 void channel_exec(uint32_t id, const struct exec_request *request) {
+  static const enum source sources[] = { FROM_STDOUT, FROM_STDERR, FROM_REPORT, FROM_STDIN };
   struct channel *channel = take();
   if (!channel) return connection_refuse(id, TOO_MANY_CHANNELS);
   *channel = (struct channel){ .state = STARTING, .id = id, .serial = ++serials, .linger = request->linger,
                                .deadline = -1, .in_ready = true, .in_credit = request->stdin_pipe ? STDIN_BYTES_MAX : 0 };
-  int out[2] = { -1, -1 }, err[2] = { -1, -1 }, report[2] = { -1, -1 }, in[2] = { -1, -1 };
-  bool piped = make_pipe(channel, out, 0, FROM_STDOUT) && make_pipe(channel, err, 0, FROM_STDERR) &&
-               make_pipe(channel, report, 0, FROM_REPORT) &&
-               (!request->stdin_pipe || make_pipe(channel, in, 1, FROM_STDIN));
-  channel->streams[0] = (struct stream){ .fd = out[0], .credit = request->credit[0] };
-  channel->streams[1] = (struct stream){ .fd = err[0], .credit = request->credit[1] };
-  channel->report = report[0];
-  channel->in = in[1];
-  if (piped) channel->pid = spawn_command(request, in[0], out[1], err[1], report[1]);
+  int pipes[4][2] = { { -1, -1 }, { -1, -1 }, { -1, -1 }, { -1, -1 } };
+  bool piped = true;
+  for (int i = 0; i < (request->stdin_pipe ? 4 : 3) && piped; i++) {
+    int ours = i == 3; /* 0 reads, 1 writes: it does not block and is watched */
+    piped = pipe2(pipes[i], O_CLOEXEC) == 0 && fcntl(pipes[i][ours], F_SETFL, O_NONBLOCK) == 0 &&
+            loop_watch(pipes[i][ours], ours ? EPOLLOUT : EPOLLIN, sources[i], slot_of(channel), channel->serial);
+  }
+  for (int i = 0; i < 2; i++) channel->streams[i] = (struct stream){ .fd = pipes[i][0], .credit = request->credit[i] };
+  channel->report = pipes[2][0];
+  channel->in = pipes[3][1];
+  if (piped) channel->pid = spawn_command(request, pipes[3][0], pipes[0][1], pipes[1][1], pipes[2][1]);
   int error = errno;
-  close_fd(&in[0]);
-  close_fd(&out[1]);
-  close_fd(&err[1]);
-  close_fd(&report[1]);
+  for (int i = 0; i < 4; i++) close_fd(&pipes[i][i < 3]);
   if (channel->pid <= 0) failed(channel, piped ? STEP_FORK : STEP_PIPES, error);
 }
 
@@ -166,9 +157,10 @@ void channel_frame(struct channel *channel, uint8_t type, const uint8_t *payload
 
 /* Reads while there is output, credit and room, and hands it on. */
 static void pump_stream(struct channel *channel, struct stream *stream) {
+  static uint8_t scratch[16 << 10];
   size_t taken = 0;
   while (stream->fd >= 0 && (stream->ready || stream->last)) {
-    size_t want = CHUNK_BYTES_MAX;
+    size_t want = stream->discard ? sizeof scratch : CHUNK_BYTES_MAX;
     if (stream->last && stream->left < want) want = stream->left;
     if (!stream->discard && stream->credit < want) want = stream->credit;
     if (!want || (!stream->discard && !connection_fits(want))) return;
@@ -182,14 +174,11 @@ static void pump_stream(struct channel *channel, struct stream *stream) {
     else {
       taken += (size_t)n;
       if (stream->last) stream->left -= (uint32_t)n;
-      if (stream->discard) scratched = true;
-      else {
-        stream->credit -= (uint32_t)n;
-        connection_commit(stream == channel->streams ? STDOUT : STDERR, channel->id, (uint32_t)n);
-        connection_flush();
-      }
-      if ((size_t)n < want && !stream->hung_up) stream->ready = false; /* the pipe is empty; more is a new event */
       if (n == CHUNK_BYTES_MAX && !stream->wide) stream->wide = fcntl(stream->fd, F_SETPIPE_SZ, PIPE_BYTES) != 0;
+      if (stream->discard) continue;
+      stream->credit -= (uint32_t)n;
+      connection_commit(stream == channel->streams ? STDOUT : STDERR, channel->id, (uint32_t)n);
+      connection_flush();
     }
   }
 }
@@ -261,20 +250,14 @@ void channels_step(void) {
     if (channel->state != FREE) step(channel);
     busy |= channel->state != FREE && channel->state != DETACHED;
   }
-  if (busy) return;
-  connection_shrink();
-  if (scratched) madvise(scratch, sizeof scratch, MADV_DONTNEED);
-  scratched = false;
+  if (!busy) connection_shrink();
 }
 
-void channel_event(uint32_t slot, uint32_t serial, enum source source, uint32_t events) {
+void channel_event(uint32_t slot, uint32_t serial, enum source source) {
   struct channel *channel = &channels[slot];
   if (slot >= CHANNELS_MAX || channel->state == FREE || channel->serial != serial) return;
   if (source == FROM_STDIN) channel->in_ready = true;
-  if (source != FROM_STDOUT && source != FROM_STDERR) return;
-  struct stream *stream = &channel->streams[source == FROM_STDERR];
-  stream->ready = true;
-  if (events & (EPOLLHUP | EPOLLERR)) stream->hung_up = true;
+  if (source == FROM_STDOUT || source == FROM_STDERR) channel->streams[source == FROM_STDERR].ready = true;
 }
 
 void channel_ended(pid_t pid, int status, const struct rusage *usage) {

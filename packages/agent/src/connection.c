@@ -8,9 +8,9 @@ static uint8_t rx[HEADER_BYTES + PAYLOAD_BYTES_MAX + 1] __attribute__((aligned(4
 static uint8_t tx[TX_BYTES_MAX] __attribute__((aligned(4096)));
 
 /* How long a frame of the host may be, by type. */
-static const struct { bool known; uint32_t min, max; } lengths[] = {
-  [EXEC] = { true, 0, PAYLOAD_BYTES_MAX }, [STDIN] = { true, 0, PAYLOAD_BYTES_MAX }, [STDIN_EOF] = { true, 0, 0 },
-  [CREDIT] = { true, 5, 5 }, [SIGNAL] = { true, 1, 1 }, [DISCARD] = { true, 1, 1 }, [PING] = { true, 0, PING_BYTES_MAX },
+static const struct { uint32_t min, max; } lengths[] = {
+  [EXEC] = { 0, PAYLOAD_BYTES_MAX }, [STDIN] = { 0, PAYLOAD_BYTES_MAX }, [STDIN_EOF] = { 0, 0 },
+  [CREDIT] = { 5, 5 }, [SIGNAL] = { 1, 1 }, [DISCARD] = { 1, 1 }, [PING] = { 0, PING_BYTES_MAX },
 };
 
 bool connection_open(int in, int out) {
@@ -37,16 +37,16 @@ void connection_close(void) {
   connection_shrink();
 }
 
+static void shrink(uint8_t *buffer, size_t bytes, size_t used, size_t *peak) {
+  if (used || *peak <= KEEP_BYTES) return;
+  madvise(buffer + KEEP_BYTES, bytes - KEEP_BYTES, MADV_DONTNEED);
+  *peak = 0;
+}
+
 /* Gives the buffers' memory back when a burst is over. */
 void connection_shrink(void) {
-  if (connection.tx_end == 0 && connection.tx_peak > KEEP_BYTES) {
-    madvise(tx + KEEP_BYTES, sizeof tx - KEEP_BYTES, MADV_DONTNEED);
-    connection.tx_peak = 0;
-  }
-  if (connection.rx_end == 0 && connection.rx_peak > KEEP_BYTES) {
-    madvise(rx + KEEP_BYTES, sizeof rx - KEEP_BYTES, MADV_DONTNEED);
-    connection.rx_peak = 0;
-  }
+  shrink(rx, sizeof rx, connection.rx_end, &connection.rx_peak);
+  shrink(tx, sizeof tx, connection.tx_end, &connection.tx_peak);
 }
 
 static size_t waiting(void) {
@@ -121,6 +121,55 @@ void connection_refuse(uint32_t channel, enum refusal reason) {
   connection.over = true;
 }
 
+/* Takes one field off `rest`; false at its end, and where the rest is no field (then `rest` is not empty). */
+bool field_next(struct text *rest, uint8_t *tag, struct text *value) {
+  if (rest->length < 5) return false;
+  uint32_t length = get32(rest->at + 1);
+  if (length > rest->length - 5) return false;
+  *tag = rest->at[0];
+  *value = (struct text){ rest->at + 5, length };
+  *rest = (struct text){ value->at + length, rest->length - 5 - length };
+  return true;
+}
+
+static bool is_text(struct text value, uint32_t min, uint32_t max) {
+  return value.length >= min && value.length <= max && !memchr(value.at, 0, value.length);
+}
+
+static bool is_flag(struct text value, bool *flag) {
+  *flag = value.length == 1 && value.at[0] == 1;
+  return value.length == 1 && value.at[0] <= 1;
+}
+
+static bool take_field(struct exec_request *request, uint8_t tag, struct text value) {
+  uint32_t low = value.length == 8 ? get32(value.at) : 0, high = value.length == 8 ? get32(value.at + 4) : 0;
+  switch (tag) {
+  case 1: return ++request->argc && is_text(value, 0, PAYLOAD_BYTES_MAX);
+  case 2: return ++request->envc && is_text(value, 1, PAYLOAD_BYTES_MAX) && memchr(value.at, '=', value.length);
+  case 3: return is_text(request->workdir = value, 1, PATH_BYTES_MAX);
+  case 4: return is_text(request->user = value, 1, USER_BYTES_MAX);
+  case 5: return is_flag(value, &request->stdin_pipe);
+  case 6:
+    request->credit[0] = low;
+    request->credit[1] = high;
+    return value.length == 8;
+  case 7: return is_flag(value, &request->linger);
+  case 8: case 9: case 10:
+    request->limit[tag - 8] = low | (uint64_t)high << 32;
+    return request->limited[tag - 8] = value.length == 8;
+  default: return false;
+  }
+}
+
+static bool request_parse(const uint8_t *payload, uint32_t length, struct exec_request *request) {
+  struct text rest = { payload, length }, value;
+  uint8_t tag;
+  *request = (struct exec_request){ .fields = rest, .limited = { [2] = true } };
+  while (field_next(&rest, &tag, &value))
+    if (!take_field(request, tag, value)) return false;
+  return rest.length == 0 && request->argc > 0;
+}
+
 static void dispatch(uint8_t type, uint32_t id, const uint8_t *payload, uint32_t length) {
   struct exec_request request;
   struct channel *channel = channel_find(id);
@@ -140,7 +189,7 @@ static bool next_frame(void) {
   size_t have = connection.rx_end - connection.rx_start;
   if (have < HEADER_BYTES || connection.over) return false;
   uint32_t length = get32(frame), type = get32(frame + 4);
-  if (type >= sizeof lengths / sizeof *lengths || !lengths[type].known) connection_refuse(0, UNKNOWN_TYPE);
+  if (type < EXEC || type > PING) connection_refuse(0, UNKNOWN_TYPE);
   else if (length > PAYLOAD_BYTES_MAX) connection_refuse(0, BAD_LENGTH);
   if (connection.over || have < HEADER_BYTES + length) return false;
   connection.rx_start += HEADER_BYTES + length;

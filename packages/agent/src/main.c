@@ -10,9 +10,9 @@
 #include <termios.h>
 
 enum { REAP_MAX = 256, DEVICE_POLL_MS = 50, KILL_ROUNDS_MAX = 5000 };
-
-static int signals = -1, listener = -1;
-static bool init, stop;
+static int poller = -1, signals = -1, listener = -1;
+static bool init, once, stop; /* `init`: this is PID 1; `once`: it ends with its connection */
+bool loop_again;
 
 static _Noreturn void die(const char *what, int error) {
   const char *words[] = { "bramble-agent: ", what, ": ", error ? strerrordesc_np(error) : "see its README.md", "\n" };
@@ -45,12 +45,53 @@ static void accept_one(void) {
   }
 }
 
-static void other(enum source source) {
+static void take_signals(void) {
   struct signalfd_siginfo info;
-  if (source == FROM_LISTENER) return accept_one();
   while (read(signals, &info, sizeof info) == sizeof info)
-    if (info.ssi_signo != SIGCHLD) stop = true;
+    if (info.ssi_signo != SIGCHLD && !init) stop = true;
   reap();
+}
+
+bool loop_watch(int fd, uint32_t events, enum source source, uint32_t slot, uint32_t serial) {
+  if (poller < 0) poller = epoll_create1(EPOLL_CLOEXEC);
+  struct epoll_event event = { .events = events | EPOLLET };
+  event.data.u64 = (uint64_t)serial << 32 | slot << 8 | source;
+  return epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+static int wait_ms(int timeout_ms) {
+  int64_t wait = timeout_ms < 0 ? INT32_MAX : timeout_ms, deadline = channels_deadline();
+  if (loop_again) return 0;
+  if (connection.tx_end > 0 && connection.writable && wait > HOLD_MS) wait = HOLD_MS;
+  if (deadline >= 0 && deadline - now_ms() < wait) wait = deadline - now_ms();
+  return wait == INT32_MAX ? -1 : wait < 0 ? 0 : (int)wait;
+}
+
+void loop_turn(int timeout_ms) {
+  struct epoll_event events[64];
+  bool signalled = false;
+  int n = epoll_wait(poller, events, 64, wait_ms(timeout_ms));
+  if (n <= 0) connection.urgent = true; /* nobody else came: what was held back goes alone */
+  loop_again = n == 64;
+  for (int i = 0; i < n; i++) {
+    enum source source = (enum source)(events[i].data.u64 & 0xff);
+    uint32_t slot = events[i].data.u64 >> 8 & 0xffffff, serial = (uint32_t)(events[i].data.u64 >> 32);
+    if (source == FROM_SIGNALS) signalled = true;
+    else if (source >= FROM_REPORT) channel_event(slot, serial, source);
+    else if (serial == connection.serial) {
+      if (source == FROM_CONNECTION_IN && events[i].events & ~(uint32_t)EPOLLOUT) connection.readable = true;
+      if (events[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) connection.writable = true;
+    }
+  }
+  if (signalled) take_signals(); /* after the output: what a command wrote last is known to be there before its end is */
+  if (connection.urgent) connection_flush();
+  connection_receive();
+  channels_step();
+  if (connection.urgent) connection_flush();
+  if (connection.starved && connection.writable) loop_again = true; /* the answers have room now */
+  if (connection.over) stop |= once;
+  if (connection.over) connection_close();
+  if (connection.in < 0 && !stop) accept_one();
 }
 
 /* Without a process namespace nobody else ends what the commands left: children, and whoever becomes one by that. */
@@ -63,8 +104,7 @@ static void kill_descendants(void) {
     buffer[n > 0 ? n : 0] = 0;
     for (rest = buffer; (word = strsep(&rest, " "));) {
       pid_t pid = atoi(word);
-      if (pid > 1) signal_group(pid, getpgid(pid) != pid, SIGKILL);
-      if (pid > 1) kill(pid, SIGKILL);
+      if (pid > 1) kill(-pid, SIGKILL), kill(pid, SIGKILL);
     }
     while (waitpid(-1, NULL, WNOHANG) > 0);
     poll(NULL, 0, 1);
@@ -78,13 +118,9 @@ static void set_up_process(void) {
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, NULL);
   sigemptyset(&taken);
-  sigaddset(&taken, SIGCHLD);
-  if (!init) {
-    sigaddset(&taken, SIGTERM);
-    sigaddset(&taken, SIGINT);
-    sigaddset(&taken, SIGHUP);
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
-  }
+  static const int wanted[] = { SIGCHLD, SIGTERM, SIGINT, SIGHUP };
+  for (int i = 0; i < 4; i++) sigaddset(&taken, wanted[i]);
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
   prctl(PR_SET_DUMPABLE, 0);
   umask(022);
   signals = signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -93,11 +129,7 @@ static void set_up_process(void) {
 
 /* Standard streams that lead nowhere, so that no command inherits one that leads somewhere. */
 static void close_standard(int last) {
-  int ends[2], fd = open("/dev/null", O_RDWR);
-  if (fd < 0 && pipe(ends) == 0) {
-    close(ends[1]);
-    fd = ends[0];
-  }
+  int fd = open("/dev/null", O_RDWR);
   if (fd < 0) die("/dev/null", errno);
   for (int i = 0; i <= last; i++)
     if (i != fd) dup2(fd, i);
@@ -136,8 +168,8 @@ static void use_device(const char *path) {
     cfmakeraw(&terminal);
     tcsetattr(port.fd, TCSANOW, &terminal);
   }
-  while (!stop && port.fd >= 0 && poll(&port, 1, 0) >= 0 && port.revents & POLLHUP) loop_turn(DEVICE_POLL_MS, other);
-  if (port.fd < 0) loop_turn(DEVICE_POLL_MS, other);
+  while (!stop && port.fd >= 0 && poll(&port, 1, 0) >= 0 && port.revents & POLLHUP) loop_turn(DEVICE_POLL_MS);
+  if (port.fd < 0) loop_turn(DEVICE_POLL_MS);
   else if (!connection_open(port.fd, port.fd)) connection_close();
 }
 
@@ -160,17 +192,14 @@ int main(int argc, char **argv) {
   if (stdio + !!path + !!device != 1) die("one of --stdio, --listen PATH, --open PATH", 0);
   syscall(SYS_close_range, 3, ~0U, 1U << 2 /* CLOSE_RANGE_CLOEXEC */);
   set_up_process();
+  once = stdio || (!init && !keep);
   if (path) listen_at(path, ready);
   else if (stdio) use_stdio();
   else close_standard(1);
   if (chdir("/") < 0) die("/", errno);
   while (!stop) {
     if (device && connection.in < 0) use_device(device);
-    bool served = connection.in >= 0;
-    loop_turn(-1, other);
-    if (connection.in >= 0) continue;
-    if (served && (stdio || (!init && !keep))) break;
-    accept_one();
+    loop_turn(-1);
   }
   connection_close();
   if (!init) kill_descendants();
