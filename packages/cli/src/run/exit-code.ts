@@ -1,0 +1,32 @@
+import type { ExecutionResult } from '@bramble/protocol'
+import { EXIT, ExitError } from '../exit.ts'
+
+/** As timeout(1) of coreutils says it. */
+const TIMED_OUT = 124
+const KILLED = 137
+
+/**
+ * The exit code of a run: the command's own, where it has one that tells. What ended it otherwise gets a code and a line
+ * on stderr.
+ */
+export const exitCodeOf = (result: ExecutionResult, options: { timeoutMs: number; cancelledCode: number }): number => {
+  switch (result.status) {
+    case 'succeeded':
+    case 'failed':
+      return result.exitCode ?? EXIT.failure
+    case 'timeout':
+      throw new ExitError(
+        TIMED_OUT,
+        `the command ran longer than ${options.timeoutMs} ms and was ended`,
+        'Allow more with --timeout.',
+      )
+    case 'oom':
+      throw new ExitError(KILLED, 'the command ran out of memory and was ended', 'Allow more with --memory.')
+    case 'cancelled':
+      return options.cancelledCode
+    case 'error':
+      throw new ExitError(EXIT.failure, result.message ?? 'the command could not be run')
+    default:
+      return result.status satisfies never
+  }
+}

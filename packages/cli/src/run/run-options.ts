@@ -1,0 +1,122 @@
+import { readFile } from 'node:fs/promises'
+import { basename } from 'node:path'
+import type { ExecutionSpecInput } from '@bramble/protocol'
+import type { Command } from 'commander'
+import { EXIT, ExitError } from '../exit.ts'
+import {
+  collect,
+  collectLabels,
+  collectPairs,
+  parseDuration,
+  parseInteger,
+  parseMegabytes,
+  parseNumber,
+} from '../parse-value.ts'
+
+/** The options of `bramble run` that describe the execution. */
+export interface SpecOptions {
+  readonly image?: string
+  readonly env?: Record<string, string>
+  readonly cpus?: number
+  readonly memory?: number
+  readonly disk?: number
+  readonly pids?: number
+  readonly timeout?: number
+  readonly stdin?: boolean
+  readonly file?: string[]
+  readonly workdir?: string
+  readonly user?: string
+  readonly label?: Record<string, string>
+  readonly mode?: string
+  readonly runtime?: string
+  readonly network?: string
+}
+
+export const addSpecOptions = (command: Command): Command =>
+  command
+    .option('--image <name>', 'the image, by name or digest (default: base)')
+    .option('-e, --env <name=value>', 'an environment variable; may be given many times', collectPairs)
+    .option('--cpus <number>', 'processors, also fractions', parseNumber)
+    .option('--memory <size>', 'memory: 512 (MiB), 512m, 2g', parseMegabytes)
+    .option('--disk <size>', 'what it may write: 512 (MiB), 512m, 2g', parseMegabytes)
+    .option('--pids <number>', 'processes at once', parseInteger)
+    .option('--timeout <time>', 'how long it may run: 500ms, 30s, 5m, 2h (default: 1m)', parseDuration)
+    .option('-i, --stdin', 'read standard input to its end and give it to the command')
+    .option('--file <path[:path]>', 'put a file of this host into the sandbox, there at the second path', collect)
+    .option('-w, --workdir <path>', 'the directory that it runs in')
+    .option('-u, --user <user>', 'user, uid, user:group or uid:gid')
+    .option('-l, --label <name=value>', 'a label to find it by; may be given many times', collectLabels)
+    .option('--network <kind>', 'none or egress (default: none)')
+    .option('--mode <mode>', 'ephemeral (default), or another that the node has')
+    .option('--runtime <name>', 'auto (default), oci, docker')
+
+/** One word with white space or shell syntax in it is a line for `sh -c`; anything else is an argv as it stands. */
+export const commandOf = (words: readonly string[]): string | string[] => {
+  const [only = ''] = words
+  return words.length === 1 && /[\s;&|<>$`*?(){}"'\\#~]/.test(only) ? only : [...words]
+}
+
+/** The execution that the words and options ask for; reads the files they name, and standard input if asked to. */
+export const specOf = async (words: readonly string[], options: SpecOptions): Promise<ExecutionSpecInput> => {
+  const { image, env, workdir, user, label, mode, runtime, network } = options
+  const resources = {
+    cpus: options.cpus,
+    memoryMb: options.memory,
+    diskMb: options.disk,
+    pids: options.pids,
+    timeoutMs: options.timeout,
+  }
+  const spec = {
+    command: commandOf(words),
+    ...defined({ image, env, workdir, user, labels: label, mode, runtime, network }),
+    resources: defined(resources),
+    ...(options.file !== undefined && { files: await filesOf(options.file) }),
+    ...(options.stdin === true && { stdin: contentOf(await readAll(process.stdin)) }),
+  }
+  // Enumerations arrive as text: whoever runs it parses the spec and names the field that cannot be.
+  return spec as ExecutionSpecInput
+}
+
+const defined = <T extends object>(values: T): Partial<T> =>
+  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Partial<T>
+
+const readAll = async (stream: AsyncIterable<Buffer>): Promise<Buffer> => {
+  const { LIMITS } = await import('@bramble/protocol')
+  const maxBytes = LIMITS.maxStdinBytes.value
+  const chunks: Buffer[] = []
+  let bytes = 0
+  for await (const chunk of stream) {
+    chunks.push(chunk)
+    bytes += chunk.length
+    if (bytes > maxBytes)
+      throw new ExitError(
+        EXIT.failure,
+        `standard input is longer than ${maxBytes} bytes`,
+        'Put large inputs into an image, or give them with --file.',
+      )
+  }
+  return Buffer.concat(chunks)
+}
+
+const contentOf = (bytes: Buffer): string | { base64: string } => {
+  const text = bytes.toString('utf8')
+  return Buffer.from(text, 'utf8').equals(bytes) ? text : { base64: bytes.toString('base64') }
+}
+
+/** `path` becomes `/path`'s last name in the working directory; `path:there` goes there. Permissions come along. */
+const filesOf = async (given: readonly string[]): Promise<NonNullable<ExecutionSpecInput['files']>> => {
+  const { stat } = await import('node:fs/promises')
+  const files: Record<string, { base64: string; mode: number }> = {}
+  for (const text of given) {
+    const colon = text.lastIndexOf(':')
+    const here = colon > 0 ? text.slice(0, colon) : text
+    const there = colon > 0 ? text.slice(colon + 1) : basename(text)
+    try {
+      const { mode } = await stat(here)
+      files[there] = { base64: (await readFile(here)).toString('base64'), mode: mode & 0o777 }
+    } catch (error) {
+      throw new ExitError(EXIT.failure, `--file ${text}: ${error instanceof Error ? error.message : String(error)}`)
+    }
+  }
+  return files
+}
