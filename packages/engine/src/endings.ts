@@ -7,7 +7,7 @@ import type { Quiet } from './quiet.ts'
 export interface Endings {
   /** Takes the sandbox over. `now`: its command still runs, do not wait for a quiet moment. */
   bury(sandbox: Sandbox, options?: { now?: boolean }): void
-  /** Resolves when everything given up so far is gone; nothing waits for a quiet moment any more. */
+  /** Resolves when everything given up so far is gone; does not wait for a quiet moment. */
   drain(): Promise<void>
 }
 
@@ -22,14 +22,18 @@ export interface EndingsDeps {
   readonly onGone: () => void
 }
 
+interface Burial {
+  readonly sandbox: Sandbox
+  readonly gone: () => void
+}
+
 export const createEndings = (deps: EndingsDeps): Endings => {
   const { load, quiet, clock, log, notice } = deps
-  const waiting: Sandbox[] = []
+  const waiting: Burial[] = []
+  const all = new Set<Promise<void>>()
   let destroying = 0
-  let draining = false
-  let drained: (() => void)[] = []
 
-  const destroy = async (sandbox: Sandbox): Promise<void> => {
+  const destroy = async ({ sandbox, gone }: Burial): Promise<void> => {
     destroying++
     const startedMs = clock.monotonicMs()
     try {
@@ -43,19 +47,16 @@ export const createEndings = (deps: EndingsDeps): Endings => {
     load.ending--
     load.endingMb -= sandbox.config.resources.memoryMb
     load.boxesMb -= sandbox.config.resources.memoryMb
+    gone()
     pump()
     deps.onGone()
-    if (load.ending === 0) {
-      for (const resolve of drained) resolve()
-      drained = []
-    }
   }
 
   const pump = (): void => {
     while (destroying < deps.maxDestroying) {
-      const sandbox = waiting.shift()
-      if (!sandbox) return
-      void destroy(sandbox)
+      const burial = waiting.shift()
+      if (!burial) return
+      void destroy(burial)
     }
   }
 
@@ -63,18 +64,20 @@ export const createEndings = (deps: EndingsDeps): Endings => {
     bury(sandbox, options) {
       load.ending++
       load.endingMb += sandbox.config.resources.memoryMb
+      const { promise, resolve: gone } = Promise.withResolvers<void>()
+      all.add(promise)
+      void promise.then(() => all.delete(promise))
+      const burial = { sandbox, gone }
       if (options?.now) {
-        void destroy(sandbox)
+        void destroy(burial)
         return
       }
-      waiting.push(sandbox)
-      if (draining) pump()
-      else quiet.whenQuiet(pump)
+      waiting.push(burial)
+      quiet.whenQuiet(pump)
     },
-    drain() {
-      draining = true
+    async drain() {
       pump()
-      return load.ending === 0 ? Promise.resolve() : new Promise((resolve) => drained.push(resolve))
+      await Promise.all(all)
     },
   }
 }

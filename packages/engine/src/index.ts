@@ -1,3 +1,6 @@
+export * from './batch.ts'
 export * from './engine.ts'
 export * from './limits.ts'
+export * from './open-engine.ts'
 export * from './options.ts'
+export * from './store/index.ts'

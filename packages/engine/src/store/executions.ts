@@ -144,12 +144,13 @@ export const pruneExecutions = async (
 ): Promise<{ records: number; sizeBytes: number }> => {
   const gone = { records: 0, sizeBytes: 0 }
   while (gone.records < excess.records || gone.sizeBytes < excess.sizeBytes) {
+    const wanted = excess.sizeBytes > gone.sizeBytes ? IDS_A_STATEMENT : excess.records - gone.records
     const oldest = await db
       .selectFrom('executions')
       .select(['id', 'size_bytes'])
       .where('status', 'not in', ['queued', 'running'])
       .orderBy('id')
-      .limit(IDS_A_STATEMENT)
+      .limit(Math.min(wanted, IDS_A_STATEMENT))
       .execute()
     const ids: string[] = []
     for (const { id, size_bytes } of oldest) {

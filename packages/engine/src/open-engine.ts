@@ -1,0 +1,270 @@
+import { join } from 'node:path'
+import {
+  BrambleError,
+  type ExecutionId,
+  type ExecutionResult,
+  type ExecutionSpec,
+  newId,
+  type Resources,
+  resourcesSchema,
+  toBrambleError,
+} from '@bramble/protocol'
+import type { ImageStore, LocalImage, SandboxResources } from '@bramble/runtime'
+import { createAdmission, isWaiting, type Place, type Waiting } from './admission.ts'
+import { chooseRuntime, type Wanted } from './choose-runtime.ts'
+import { createEndings } from './endings.ts'
+import type { Engine, EngineEvent, ExecuteContext, Execution } from './engine.ts'
+import { openHistory } from './history.ts'
+import { defaultEngineLimits } from './limits.ts'
+import { LiveExecution } from './live.ts'
+import { emptyLoad } from './load.ts'
+import { type OpenEngineOptions, silentLog, systemClock } from './options.ts'
+import type { Kind } from './pool.ts'
+import { createPools } from './pools.ts'
+import { createQuiet } from './quiet.ts'
+import { replay } from './replay.ts'
+import { run } from './run.ts'
+import { openDatabase } from './store/open-database.ts'
+import { ENGINE_MIGRATIONS, type EngineTables } from './store/tables.ts'
+import { assertSupported } from './support.ts'
+import { usageBetween } from './usage.ts'
+
+/** The image of specs that name none. */
+const DEFAULT_IMAGE = 'base'
+const SHRINK_EVERY_MS = 5000
+const DEFAULT_GRACE_MS = 10_000
+
+const sandboxResources = ({ cpus, memoryMb, diskMb, pids }: Resources): SandboxResources => ({
+  cpus,
+  memoryMb,
+  diskMb,
+  pids,
+})
+
+const findImage = (images: ImageStore, name: string): LocalImage | undefined => {
+  try {
+    return images.resolve(name)
+  } catch (error) {
+    if (toBrambleError(error).code === 'image_not_found') return undefined
+    throw error
+  }
+}
+
+/**
+ * Opens the engine of a data directory: takes its lock, removes what a crash left behind, and serves. The runtimes stay
+ * the caller's: closing the engine destroys its sandboxes, not them. Throws `conflict` when another engine has it open.
+ */
+export const openEngine = async (options: OpenEngineOptions): Promise<Engine> => {
+  const {
+    runtimes,
+    images,
+    unavailable = [],
+    clock = systemClock,
+    log = silentLog,
+    onNotice: notice = () => {},
+  } = options
+  const overcommit = options.memoryOvercommit === undefined ? {} : { memoryOvercommit: options.memoryOvercommit }
+  const limits = { ...defaultEngineLimits(overcommit), ...options.limits }
+  const db = await openDatabase<EngineTables>({
+    path: join(options.dataDirectory, 'engine.db'),
+    owner: 'engine',
+    migrations: ENGINE_MIGRATIONS,
+    durability: 'normal',
+    exclusive: true,
+  })
+  await using undo = new AsyncDisposableStack()
+  undo.defer(() => db.destroy())
+  for (const runtime of runtimes) {
+    const reaped = await runtime.reap()
+    if (reaped > 0) log.warn({ runtime: runtime.name, sandboxes: reaped }, 'sandboxes of an earlier node were removed')
+  }
+  const history = await openHistory({ db, limits, clock, log, notice })
+  undo.move()
+
+  const load = emptyLoad()
+  const quiet = createQuiet({ clock })
+  const admission = createAdmission({ limits, load, clock })
+  const onGone = (): void => {
+    admission.wake()
+    pools.pump()
+  }
+  const endings = createEndings({ load, maxDestroying: limits.maxDestroying, quiet, clock, log, notice, onGone })
+  const pools = createPools({ limits, load, endings, quiet, clock, log, notice })
+  const lives = new Map<ExecutionId, LiveExecution>()
+  const uses = new Map<string, number>()
+  let closing: Promise<void> | undefined
+
+  const kindOf = (image: LocalImage, wanted: Wanted, resources: Resources): Kind => ({
+    image,
+    runtime: chooseRuntime(runtimes, unavailable, wanted),
+    choice: wanted.runtime,
+    isolation: wanted.isolation,
+    resources: sandboxResources(resources),
+  })
+
+  const keepDefault = (): void => {
+    const image = findImage(images, DEFAULT_IMAGE)
+    if (image && runtimes.length > 0) pools.keep(kindOf(image, { runtime: 'auto' }, resourcesSchema.parse({})))
+  }
+  keepDefault()
+  const shrinking = setInterval(() => {
+    keepDefault()
+    pools.shrink()
+  }, SHRINK_EVERY_MS).unref()
+
+  const use = (digest: string, by: 1 | -1): void => {
+    const count = (uses.get(digest) ?? 0) + by
+    if (count === 0) uses.delete(digest)
+    else uses.set(digest, count)
+  }
+
+  const admit = (spec: ExecutionSpec, context: ExecuteContext): { kind: Kind; entered: Place | Waiting } => {
+    if (closing) throw new BrambleError('shutting_down', { detail: 'the engine is closing' })
+    assertSupported(spec)
+    const kind = kindOf(images.resolve(spec.image), spec, spec.resources)
+    const { cpus, memoryMb } = spec.resources
+    const { tenant, keyId, quota } = context
+    return { kind, entered: admission.enter({ tenant, keyId, cpus, memoryMb, quota }) }
+  }
+
+  const carry = async (live: LiveExecution, kind: Kind, entered: Place | Waiting): Promise<ExecutionResult> => {
+    const { signal } = live.context
+    const onAbort = (): void => live.stop('cancelled')
+    signal?.addEventListener('abort', onAbort, { once: true })
+    if (signal?.aborted) onAbort()
+    const finishedAt = (): string => new Date(clock.now()).toISOString()
+    try {
+      const result = await run({ pools, endings, limits, clock, notice }, live, kind, entered)
+      live.conclude({ result }, result.finishedAt)
+      const { status, runtime, timings, usage } = result
+      notice({ type: 'finished', status, runtime, timings, cpuMs: usage.cpuMs })
+      return result
+    } catch (thrown) {
+      const error = toBrambleError(thrown)
+      if (error.code === 'internal') log.error({ err: thrown, execution: live.id }, 'an execution broke')
+      live.conclude({ error: error.toProblem() }, finishedAt())
+      notice({ type: 'lost', code: error.code })
+      throw error
+    } finally {
+      signal?.removeEventListener('abort', onAbort)
+      use(kind.image.digest, -1)
+      lives.delete(live.id)
+      history.changed(live)
+      live.recorded()
+    }
+  }
+
+  const execute = (spec: ExecutionSpec, context: ExecuteContext): Execution => {
+    let admitted: { kind: Kind; entered: Place | Waiting }
+    try {
+      admitted = admit(spec, context)
+    } catch (error) {
+      notice({ type: 'refused', code: toBrambleError(error).code })
+      throw error
+    }
+    const { kind, entered } = admitted
+    const now = clock.now()
+    const live = new LiveExecution(newId('execution', { now: () => now }), spec, context, new Date(now).toISOString())
+    lives.set(live.id, live)
+    use(kind.image.digest, 1)
+    if (isWaiting(entered)) notice({ type: 'queued' })
+    history.changed(live)
+    const result = carry(live, kind, entered)
+    // Who streams may never look at the promise; the stream's last event says the same.
+    result.catch(() => {})
+    return {
+      id: live.id,
+      result,
+      cancel: () => live.stop('cancelled'),
+      [Symbol.asyncIterator]: () => (live.channel ?? live.watch())[Symbol.asyncIterator](),
+    }
+  }
+
+  const ofTenant = (id: ExecutionId, tenant: string): LiveExecution | undefined => {
+    const live = lives.get(id)
+    return live?.context.tenant === tenant ? live : undefined
+  }
+
+  const logs = async function* (id: ExecutionId, tenant: string, signal?: AbortSignal): AsyncGenerator<EngineEvent> {
+    const live = ofTenant(id, tenant)
+    if (live) yield* live.watch(signal)
+    else yield* replay(await history.find(id, tenant))
+  }
+
+  const removeImage: ImageStore['remove'] = async (digest, { inUse }) => {
+    const image = images.resolve(digest)
+    const used = (candidate: string): boolean => uses.has(candidate) || inUse(candidate)
+    if (!used(image.digest) && pools.dropImage(image.digest)) await endings.drain()
+    await images.remove(image.digest, { inUse: used })
+    for (const runtime of runtimes) await runtime.forget(image.digest)
+  }
+
+  const shutDown = async (graceMs: number): Promise<void> => {
+    clearInterval(shrinking)
+    admission.close()
+    const ends = Promise.all([...lives.values()].map((live) => live.done))
+    const late = Promise.withResolvers<void>()
+    const timer = setTimeout(late.resolve, graceMs)
+    await Promise.race([ends, late.promise])
+    clearTimeout(timer)
+    for (const live of lives.values()) live.stop('cancelled')
+    await ends
+    await pools.close()
+    await endings.drain()
+    quiet.close()
+    await history.close()
+  }
+
+  const close: Engine['close'] = ({ graceMs = DEFAULT_GRACE_MS } = {}) => {
+    closing ??= shutDown(graceMs)
+    return closing
+  }
+
+  return {
+    execute,
+    executions: {
+      get: (id, tenant) => history.find(id, tenant),
+      list: (query) => history.list(query),
+      async cancel(id, tenant) {
+        const live = ofTenant(id, tenant)
+        live?.stop('cancelled')
+        await live?.done
+        return history.find(id, tenant)
+      },
+      logs: (id, tenant, { signal } = {}) => logs(id, tenant, signal),
+    },
+    images: {
+      resolve: (name) => images.resolve(name),
+      list: () => images.list(),
+      async import(source, importOptions) {
+        const image = await images.import(source, importOptions)
+        keepDefault()
+        return image
+      },
+      remove: removeImage,
+    },
+    pools: {
+      list: () => pools.list(),
+      async prewarm({ image, count, runtime, resources }, { signal } = {}) {
+        if (closing) throw new BrambleError('shutting_down', { detail: 'the engine is closing' })
+        return await pools.prewarm(kindOf(images.resolve(image), { runtime }, resources), count, signal)
+      },
+    },
+    async usage(query) {
+      await history.flush()
+      return await usageBetween(db, query)
+    },
+    status: () => ({
+      queued: admission.queued,
+      running: admission.running,
+      pooled: pools.pooled,
+      reservedMemoryMb: load.boxesMb,
+      runtimes: [
+        ...runtimes.map(({ name }) => ({ name, available: true })),
+        ...unavailable.map(({ name, reason }) => ({ name, available: false, reason })),
+      ],
+    }),
+    close,
+    [Symbol.asyncDispose]: () => close({ graceMs: 0 }),
+  }
+}

@@ -1,0 +1,193 @@
+import { setTimeout as after } from 'node:timers/promises'
+import type { ExecutionResult, OutputFile, Usage } from '@bramble/protocol'
+import type { Sandbox, SandboxStats } from '@bramble/runtime'
+import { type Place as Admitted, isWaiting, type Waiting } from './admission.ts'
+import { execRequestOf, type Place, placeOf } from './command.ts'
+import type { Endings } from './endings.ts'
+import type { EngineLimits } from './engine.ts'
+import type { LiveExecution } from './live.ts'
+import type { Clock, EngineNotice } from './options.ts'
+import { type Ending, endingOfExit, NO_USAGE, OUT_OF_MEMORY, usageOf } from './outcome.ts'
+import type { Fresh, Kind } from './pool.ts'
+import { type Coming, isComing, type Pools } from './pools.ts'
+import { resultOf, type Times } from './result.ts'
+import { type CommandEnd, runCommand } from './run-command.ts'
+import { getOutputs, putFiles } from './transfer.ts'
+
+export interface RunDeps {
+  readonly pools: Pools
+  readonly endings: Endings
+  readonly limits: Pick<EngineLimits, 'killGraceMs' | 'filesTimeoutMs'>
+  readonly clock: Clock
+  readonly notice: (notice: EngineNotice) => void
+}
+
+/** How long a runtime may take to say why a sandbox ended whose agent fell silent. */
+const LAST_WORDS_MS = 1000
+
+const stopped = (live: LiveExecution): Ending => ({
+  status: live.stopReason ?? 'cancelled',
+  exitCode: null,
+  message:
+    live.stopReason === 'timeout'
+      ? `the command ran longer than ${live.spec.resources.timeoutMs} ms (\`resources.timeoutMs\`)`
+      : 'the execution was cancelled',
+})
+
+/**
+ * Carries one execution from the queue to its result. Rejects only where there is none: no sandbox could be made, its
+ * files could not be written, it died before the command began, the engine closed.
+ */
+export const run = async (
+  deps: RunDeps,
+  live: LiveExecution,
+  kind: Kind,
+  entered: Admitted | Waiting,
+): Promise<ExecutionResult> => {
+  const { clock } = deps
+  const enteredMs = clock.monotonicMs()
+  const times: Times = {
+    enteredMs,
+    admittedMs: enteredMs,
+    execMs: undefined,
+    endedMs: undefined,
+    startedAt: clock.now(),
+  }
+  const place = isWaiting(entered) ? await admitted(live, entered) : entered
+  times.admittedMs = clock.monotonicMs()
+  times.startedAt = clock.now()
+  try {
+    if (!place || live.stopReason) return resultOf(live, kind, clock, times, { ending: stopped(live) })
+    const taken = deps.pools.take(kind)
+    try {
+      const fresh = isComing(taken) ? await arrived(live, taken) : taken
+      if (!fresh) return resultOf(live, kind, clock, times, { ending: stopped(live) })
+      return await runIn(deps, live, kind, fresh, times)
+    } finally {
+      deps.pools.returned(kind)
+    }
+  } finally {
+    place?.release()
+  }
+}
+
+const admitted = async (live: LiveExecution, waiting: Waiting): Promise<Admitted | undefined> => {
+  live.onStop = () => waiting.leave()
+  if (live.stopReason) waiting.leave()
+  try {
+    return await waiting.granted
+  } finally {
+    live.onStop = undefined
+  }
+}
+
+const arrived = async (live: LiveExecution, coming: Coming): Promise<Fresh | undefined> => {
+  live.onStop = () => coming.leave()
+  if (live.stopReason) coming.leave()
+  try {
+    return await coming.ready
+  } finally {
+    live.onStop = undefined
+  }
+}
+
+/** Runs `work` with a signal that aborts when the execution is stopped, or after `timeoutMs`. */
+const stoppable = async <T>(
+  live: LiveExecution,
+  timeoutMs: number,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> => {
+  const controller = new AbortController()
+  live.onStop = () => controller.abort()
+  try {
+    return await work(AbortSignal.any([controller.signal, AbortSignal.timeout(timeoutMs)]))
+  } finally {
+    live.onStop = undefined
+  }
+}
+
+/** Runs the command in a sandbox of its own, and gives the sandbox up. */
+const runIn = async (
+  deps: RunDeps,
+  live: LiveExecution,
+  kind: Kind,
+  fresh: Fresh,
+  times: Times,
+): Promise<ExecutionResult> => {
+  const { clock, endings, limits, notice } = deps
+  const { sandbox } = fresh
+  const { files, outputs } = live.spec
+  let buried = false
+  const bury = (now: boolean): void => {
+    if (!buried) endings.bury(sandbox, { now })
+    buried = true
+  }
+  try {
+    const where = placeOf(live.spec, kind.image)
+    if (files && !live.stopReason) await writeFiles(live, sandbox, files, where, limits.filesTimeoutMs)
+    if (live.stopReason) return resultOf(live, kind, clock, times, { ending: stopped(live) })
+
+    times.execMs = clock.monotonicMs()
+    live.started(sandbox.runtime)
+    const queuedMs = times.admittedMs - times.enteredMs
+    notice({ type: 'started', runtime: sandbox.runtime, queuedMs, startMs: times.execMs - times.admittedMs })
+    const request = execRequestOf(live.spec, kind.image, where)
+    const end = await runCommand(live, sandbox, { request, killGraceMs: limits.killGraceMs, destroy: () => bury(true) })
+    times.endedMs = clock.monotonicMs()
+
+    const stats = await sandbox.stats().catch(() => undefined)
+    const ending = await judge(live, fresh, end, stats)
+    live.exited(ending.exitCode, ending.signal)
+    const usage: Usage = stats ? usageOf(stats, fresh.baseline) : NO_USAGE
+    const read: Record<string, OutputFile> = outputs?.length
+      ? await stoppable(live, limits.filesTimeoutMs, (signal) => getOutputs(sandbox.agent, outputs, where, signal))
+      : {}
+    return resultOf(live, kind, clock, times, { ending, usage, outputs: read })
+  } finally {
+    bury(live.stopReason !== undefined)
+  }
+}
+
+/** A stop ends the writing without an error; everything else that does is one. */
+const writeFiles = async (
+  live: LiveExecution,
+  sandbox: Sandbox,
+  files: NonNullable<LiveExecution['spec']['files']>,
+  where: Place,
+  timeoutMs: number,
+): Promise<void> => {
+  try {
+    await stoppable(live, timeoutMs, (signal) => putFiles(sandbox.agent, files, where, signal))
+  } catch (error) {
+    if (!live.stopReason) throw error
+  }
+}
+
+/** What the end of the command means for the execution. Throws where the sandbox broke before the command began. */
+const judge = async (
+  live: LiveExecution,
+  fresh: Fresh,
+  end: CommandEnd,
+  stats: SandboxStats | undefined,
+): Promise<Ending> => {
+  if (live.stopReason) return stopped(live)
+  const oomKills = (stats?.oomKills ?? 0) - fresh.baseline.oomKills
+  if (end.kind === 'exit') return endingOfExit(end.exit, oomKills)
+  if (!end.started) throw end.error
+  if (oomKills > 0) return OUT_OF_MEMORY
+  const why = end.error.code === 'sandbox_died' ? await lastWords(fresh.sandbox) : undefined
+  if (why && why.oomKills > fresh.baseline.oomKills) return OUT_OF_MEMORY
+  return {
+    status: 'error',
+    exitCode: null,
+    message: why ? `the sandbox ended by itself: ${why.detail}` : end.error.message,
+  }
+}
+
+const lastWords = async (sandbox: Sandbox): Promise<{ detail: string; oomKills: number } | undefined> => {
+  const patience = new AbortController()
+  const late = after(LAST_WORDS_MS, undefined, { signal: patience.signal }).catch(() => undefined)
+  const end = await Promise.race([sandbox.ended, late])
+  patience.abort()
+  return end?.by === 'itself' ? end : undefined
+}
