@@ -1,7 +1,5 @@
 import { resolve } from 'node:path'
-import { styleText } from 'node:util'
 import type { CliCommand } from '../command.ts'
-import { readConfig } from '../config.ts'
 import { dataDirectory } from '../data-directory.ts'
 import { brambleParts, RUNTIMES } from '../doctor/bramble.ts'
 import { hostParts } from '../doctor/host.ts'
@@ -10,6 +8,7 @@ import { toolParts } from '../doctor/tools.ts'
 import { interrupt } from '../node/interrupt.ts'
 import { readNodeConfig } from '../node/node-config.ts'
 import { runningNode } from '../node/node-file.ts'
+import { hasColor, paint as painted } from '../terminal.ts'
 
 export default {
   name: 'doctor',
@@ -50,10 +49,8 @@ const MARKS = {
 } as const satisfies Record<PartReport['state'], readonly [string, string]>
 
 const table = (reports: readonly PartReport[], isolates: boolean): string[] => {
-  const { noColor, dumbTerminal } = readConfig()
-  const color = process.stdout.isTTY === true && !noColor && !dumbTerminal
-  const paint = (style: Parameters<typeof styleText>[0], text: string): string =>
-    color ? styleText(style, text, { validateStream: false }) : text
+  const color = hasColor(process.stdout)
+  const paint = (style: Parameters<typeof painted>[0], text: string): string => painted(style, text, color)
   const nameWidth = Math.max(...reports.map(({ name }) => name.length))
   const versionWidth = Math.max(...reports.map(({ version = '' }) => version.length))
   const lines: string[] = []

@@ -1,13 +1,14 @@
 import { BrambleError } from '@bramble/protocol'
 import type { CliCommand } from '../command.ts'
-import { readConfig } from '../config.ts'
 import { dataDirectory } from '../data-directory.ts'
+import { EXIT, ExitError } from '../exit.ts'
 import { startInBackground, tellStarter } from '../node/detach.ts'
 import { interrupt } from '../node/interrupt.ts'
 import { type NodeConfig, readNodeConfig } from '../node/node-config.ts'
 import { runningNode } from '../node/node-file.ts'
 import { describeSummary, type Summary } from '../node/summary.ts'
 import { showSetup } from '../setup/show-setup.ts'
+import { hasColor } from '../terminal.ts'
 
 interface UpOptions {
   port?: string
@@ -79,9 +80,8 @@ const show = (summary: Summary, options: UpOptions): void => {
   const plain = isPlain(options)
   if (plain) console.log(JSON.stringify(summary))
   if (options.json) return
-  const { noColor, dumbTerminal } = readConfig()
   const stream = plain ? process.stderr : process.stdout
-  stream.write(`${describeSummary(summary, stream.isTTY === true && !noColor && !dumbTerminal)}\n`)
+  stream.write(`${describeSummary(summary, hasColor(stream))}\n`)
 }
 
 const detach = async (config: NodeConfig, options: UpOptions, signal: AbortSignal): Promise<void> => {
@@ -89,7 +89,7 @@ const detach = async (config: NodeConfig, options: UpOptions, signal: AbortSigna
   args.push('--port', String(config.port), '--runtime', config.runtime, '--log-level', config.logLevel)
   if (config.noIsolation) args.push('--no-isolation')
   const said = await startInBackground(args, config.dataDirectory, signal)
-  if (said.type === 'failed') throw new BrambleError(said.code, { detail: said.detail })
+  if (said.type === 'failed') throw new ExitError(EXIT.failure, said.message, said.hint)
   show(said, options)
 }
 
@@ -99,12 +99,12 @@ const background = async (config: NodeConfig): Promise<void> => {
   try {
     await serve({ config, logTo: 'stdout', signal: interrupted.signal, onReady: (summary) => tellStarter(summary) })
   } catch (error) {
-    tellStarter({ type: 'failed', ...codeAndDetail(error) })
+    tellStarter({ type: 'failed', ...messageAndHint(error) })
     throw error
   }
 }
 
-const codeAndDetail = (error: unknown): { code: BrambleError['code']; detail: string } => {
-  if (error instanceof BrambleError) return { code: error.code, detail: error.detail }
-  return { code: 'internal', detail: error instanceof Error ? error.message : String(error) }
-}
+const messageAndHint = (error: unknown): { message: string; hint: string | undefined } => ({
+  message: error instanceof Error ? error.message : String(error),
+  hint: error instanceof BrambleError || error instanceof ExitError ? error.hint : undefined,
+})

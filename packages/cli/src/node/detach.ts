@@ -1,11 +1,12 @@
 import { spawn } from 'node:child_process'
 import { closeSync, mkdirSync, openSync } from 'node:fs'
-import type { ErrorCode } from '@bramble/protocol'
 import { logFileOf } from './log-file.ts'
 import type { Summary } from './summary.ts'
 
 /** What a node in the background tells the process that started it. */
-export type FromBackground = Summary | { readonly type: 'failed'; readonly code: ErrorCode; readonly detail: string }
+export type FromBackground =
+  | Summary
+  | { readonly type: 'failed'; readonly message: string; readonly hint: string | undefined }
 
 /**
  * Starts this program again with `args` in a session of its own, its output in the node's log, and gives its first
@@ -32,8 +33,8 @@ export const startInBackground = (
   child.once('exit', (code, by) =>
     resolve({
       type: 'failed',
-      code: 'internal',
-      detail: `the node ended at its start (${by ?? code}): see ${logFileOf(dataDirectory)}`,
+      message: `the node ended at its start (${by ?? code})`,
+      hint: `Its last words are in ${logFileOf(dataDirectory)}.`,
     }),
   )
   return promise.finally(() => {

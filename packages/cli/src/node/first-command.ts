@@ -9,7 +9,7 @@ export interface FirstCommand {
   readonly runtime: string
 }
 
-const COMMAND = ['echo', 'hello from a sandbox']
+const COMMAND = ['echo', 'hello']
 const prewarmTimeoutMs = 20_000
 
 /**

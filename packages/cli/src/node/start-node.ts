@@ -1,10 +1,11 @@
 import { readFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { type Engine, openEngine } from '@bramble/engine'
-import { type Gateway, openGateway } from '@bramble/gateway'
+import { type Gateway, type GatewayOptions, openGateway } from '@bramble/gateway'
 import { openImageStore } from '@bramble/runtime'
 import type { Logger } from 'pino'
 import { adminKeyFile } from '../data-directory.ts'
+import { EXIT, ExitError } from '../exit.ts'
 import { version } from '../version.ts'
 import { lockDataDirectory } from './data-directory-lock.ts'
 import { imagesDirectory } from './images-directory.ts'
@@ -45,17 +46,12 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
   const { runtimes, unavailable } = await openRuntimes(config)
   for (const runtime of runtimes) undo.use(runtime)
   if (config.noIsolation) log.warn({ runtime: 'process' }, 'nothing isolates the commands: run your own code only')
-  for (const runtime of runtimes) {
-    const reaped = await runtime.reap()
-    if (reaped > 0) log.info({ runtime: runtime.name, sandboxes: reaped }, 'removed what an earlier node left')
-  }
   const images = await openImageStore({ directory: imagesDirectory(dataDirectory) })
   const engine = await openEngine({ dataDirectory, runtimes, unavailable, images, log })
   undo.defer(() => engine.close({ graceMs: 0 }))
   let gateway: Gateway | undefined
   if (listen) {
-    const { host, port } = config
-    gateway = undo.use(await openGateway({ engine, dataDirectory, host, port, version: version(), logger: log }))
+    gateway = undo.use(await listenOn(config, { engine, dataDirectory, version: version(), logger: log }))
     undo.defer(() => removeNodeFile(dataDirectory))
     writeNodeFile(dataDirectory, { url: gateway.url, startedAt: new Date().toISOString() })
   }
@@ -80,6 +76,32 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
     close,
     [Symbol.asyncDispose]: close,
   }
+}
+
+/** `openGateway`, with what a person can do about an address that cannot be had. */
+const listenOn = async (
+  { host, port }: NodeConfig,
+  options: Omit<GatewayOptions, 'host' | 'port'>,
+): Promise<Gateway> => {
+  try {
+    return await openGateway({ ...options, host, port })
+  } catch (error) {
+    const reason = NOT_LISTENING[(error as NodeJS.ErrnoException).code ?? '']
+    if (reason === undefined) throw error
+    throw new ExitError(
+      EXIT.failure,
+      `cannot listen on ${host} port ${port}: ${reason}`,
+      'Choose with --port and --host.',
+    )
+  }
+}
+
+/** Of bind(2). */
+const NOT_LISTENING: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'another program does',
+  EADDRNOTAVAIL: 'this host has no such address',
+  EACCES: 'only root may',
+  ENOTFOUND: 'there is no such name',
 }
 
 const readAdminKey = (dataDirectory: string): string | undefined => {

@@ -1,4 +1,4 @@
-import { styleText } from 'node:util'
+import { paint as painted } from '../terminal.ts'
 import type { FirstCommand } from './first-command.ts'
 
 /** What `bramble up` has to say once the node takes requests. */
@@ -21,18 +21,18 @@ const ms = (value: number): string => (value < 100 ? `${value.toFixed(1)} ms` : 
 
 /** The summary for a person. */
 export const describeSummary = (summary: Summary, color: boolean): string => {
-  const paint = (style: Parameters<typeof styleText>[0], text: string): string =>
-    color ? styleText(style, text, { validateStream: false }) : text
+  const paint = (style: Parameters<typeof painted>[0], text: string): string => painted(style, text, color)
   const row = (name: string, value: string): string => `  ${paint('dim', name.padEnd(9))} ${value}`
   const { firstCommand, apiKey, url } = summary
-  const lines = ['', paint('bold', `Bramble is up, in ${(summary.startedInMs / 1000).toFixed(1)} s`), '']
+  const lines = ['', paint('bold', `Bramble is up, in ${ms(summary.startedInMs)}`), '']
   if (!summary.isolated)
     lines.push(paint('red', '  NOTHING ISOLATES THE COMMANDS (--no-isolation): run your own code only'), '')
   if (firstCommand) {
+    const where = summary.isolated ? `in a fresh sandbox (${firstCommand.runtime})` : 'as a plain process'
     lines.push(
       `  ${paint('cyan', `$ bramble run -- ${quote(firstCommand.command)}`)}`,
       `  ${firstCommand.stdout.trimEnd()}`,
-      `  ${paint('dim', `exit ${firstCommand.exitCode}, ${ms(firstCommand.tookMs)} in a fresh sandbox (${firstCommand.runtime})`)}`,
+      `  ${paint('dim', `exit ${firstCommand.exitCode}, ${ms(firstCommand.tookMs)} ${where}`)}`,
       '',
     )
   }

@@ -1,5 +1,5 @@
 import type { WriteStream } from 'node:tty'
-import { styleText } from 'node:util'
+import { paint } from '../terminal.ts'
 import type { Plan, StepObserver, StepOutcome, StepProgress } from './step.ts'
 
 const FRAMES = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏']
@@ -16,8 +16,6 @@ export interface ProgressOptions {
 /** Shows steps as they run: on a terminal one line with a spinner and a percentage, elsewhere plain lines. */
 export const stepProgress = (options: ProgressOptions): StepObserver & Disposable => {
   const write = (text: string): void => void options.stream.write(text)
-  const paint = (style: Parameters<typeof styleText>[0], text: string): string =>
-    options.color ? styleText(style, text, { validateStream: false }) : text
   let timer: NodeJS.Timeout | undefined
   let line = ''
   let frame = 0
@@ -25,7 +23,7 @@ export const stepProgress = (options: ProgressOptions): StepObserver & Disposabl
   const draw = (): void => {
     const width = ('columns' in options.stream && options.stream.columns) || 80
     frame = (frame + 1) % FRAMES.length
-    write(`\r\x1b[K${paint('cyan', FRAMES[frame] ?? '')} ${line.slice(0, width - 3)}`)
+    write(`\r\x1b[K${paint('cyan', FRAMES[frame] ?? '', options.color)} ${line.slice(0, width - 3)}`)
   }
   const stop = (): void => {
     if (timer === undefined) return
@@ -47,28 +45,25 @@ export const stepProgress = (options: ProgressOptions): StepObserver & Disposabl
     },
     ended(outcome: StepOutcome) {
       stop()
-      write(`${describe(outcome, paint)}\n`)
+      write(`${describe(outcome, options.color)}\n`)
     },
     [Symbol.dispose]: stop,
   }
 }
 
-const describe = (
-  outcome: StepOutcome,
-  paint: (style: Parameters<typeof styleText>[0], text: string) => string,
-): string => {
+const describe = (outcome: StepOutcome, color: boolean): string => {
   const title = outcome.title.padEnd(titleChars)
   switch (outcome.state) {
     case 'in place':
-      return `${paint('green', '✓')} ${title} ${paint('dim', 'in place')}`
+      return `${paint('green', '✓', color)} ${title} ${paint('dim', 'in place', color)}`
     case 'done':
-      return `${paint('green', '✓')} ${title} ${paint('dim', `done in ${(outcome.tookMs / 1000).toFixed(1)} s`)}`
+      return `${paint('green', '✓', color)} ${title} ${paint('dim', `done in ${(outcome.tookMs / 1000).toFixed(1)} s`, color)}`
     case 'would run':
-      return `${paint('yellow', '·')} ${title} would: ${outcome.does}`
+      return `${paint('yellow', '·', color)} ${title} would: ${outcome.does}`
     case 'blocked':
-      return [`${paint('red', '✗')} ${title} cannot: ${outcome.does}`, ...indent(outcome.reasons)].join('\n')
+      return [`${paint('red', '✗', color)} ${title} cannot: ${outcome.does}`, ...indent(outcome.reasons)].join('\n')
     case 'failed':
-      return [`${paint('red', '✗')} ${title} failed`, ...indent(outcome.reasons)].join('\n')
+      return [`${paint('red', '✗', color)} ${title} failed`, ...indent(outcome.reasons)].join('\n')
     default:
       return outcome.state satisfies never
   }

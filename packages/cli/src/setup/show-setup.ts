@@ -1,5 +1,6 @@
 import { readConfig } from '../config.ts'
 import { dataDirectory as defaultDataDirectory } from '../data-directory.ts'
+import { hasColor, isLive } from '../terminal.ts'
 import { checkoutRoot } from './checkout.ts'
 import { stepProgress } from './progress.ts'
 import { setup } from './setup.ts'
@@ -19,8 +20,7 @@ export interface ShowSetupOptions {
 export const showSetup = async (options: ShowSetupOptions): Promise<StepOutcome[]> => {
   const config = readConfig()
   const { stream } = options
-  const live = stream.isTTY === true && !config.dumbTerminal
-  using progress = stepProgress({ stream, live, color: live && !config.noColor })
+  using progress = stepProgress({ stream, live: isLive(stream, config), color: hasColor(stream, config) })
   const observer: StepObserver = {
     ...progress,
     ended: (outcome) => {
