@@ -53,8 +53,6 @@ export const buildDebianImage = async (store: ImageStore, options: BuildDebianOp
       '--variant=minbase',
       '--format=tar',
       ...(packages.length > 0 ? [`--include=${packages.join(',')}`] : []),
-      // dpkg on a terminal of its own would be outside the process group that an abort kills.
-      '--aptopt=Dpkg::Use-Pty "false"',
       ...exclude,
       '--dpkgopt=path-include=/usr/share/doc/*/copyright',
       `--customize-hook=${finish(suite)}`,
@@ -80,7 +78,7 @@ const build = async (
     if (line.startsWith('E: ') && errors.length < MAX_ERRORS) errors.push(line.slice(3, 500))
     onProgressLine(line)
   }
-  const running = startTool(mmdebstrap, args, {
+  const running = startTool('unshare', [...IN_NAMESPACES, mmdebstrap, ...args], {
     signal,
     env: { TMPDIR: work, DEBIAN_FRONTEND: 'noninteractive' },
     onLine,
@@ -92,6 +90,11 @@ const build = async (
 }
 
 const MAX_ERRORS = 3
+/**
+ * mmdebstrap mounts /proc, /sys and device nodes into the tree. In a mount and pid namespace of its own nothing of that
+ * is ever seen on the host, and all of it, with every process, is gone when it is killed (unshare(1)).
+ */
+const IN_NAMESPACES = ['--mount', '--propagation=private', '--pid', '--fork', '--kill-child', '--mount-proc', '--']
 
 /** A shell script on the finished tree, `$1`: public sources, nothing of this host, and the user `app` of every image. */
 const finish = (suite: string): string => {

@@ -48,8 +48,8 @@ export const locateRootfsDirectory = async (
   context.progress({ phase: 'copy', message: 'reading the directory' })
   const format = ['--format=gnu', '--sort=name', '--numeric-owner', '--one-file-system']
   const args = ['--create', ...format, '--file=-', '--directory', source.path, '.']
-  const tar = startTool(context.tools.tar, args, { signal: context.signal })
   async function* output() {
+    const tar = startTool(context.tools.tar, args, { signal: context.signal })
     try {
       yield* tar.stdout as AsyncIterable<Buffer>
       const { exitCode, message } = await tar.ended

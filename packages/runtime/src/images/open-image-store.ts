@@ -82,10 +82,11 @@ export const openImageStore = async (options: ImageStoreOptions): Promise<ImageS
     try {
       const located = await locate(source, contextOf(signal, onProgress))
       if (!index.get(located.digest)) {
-        await jobs.run(located.digest, { signal, onProgress }, (jobSignal, report) => {
+        const start = (jobSignal: AbortSignal, report: ImportContext['progress']) => {
           ownsWork = false
           return bringIn(located, contextOf(jobSignal, report)).finally(() => removeTree(work))
-        })
+        }
+        await jobs.run(located.digest, { signal, onProgress }, start, () => removeTree(work))
       }
       const given = name ?? usableName(located.defaultName)
       if (given !== undefined) await setName(given, located.digest)

@@ -70,6 +70,7 @@ export const runTool = async (
 }
 
 export interface RunningTool {
+  /** Begin to read it in the same turn: what a program that has ended wrote is thrown away where nobody reads. */
   readonly stdout: Readable
   readonly stdin: NonNullable<ChildProcess['stdin']>
   /** Settles when the program is gone: rejects with the signal's reason, or `unsupported` where it is not installed. */

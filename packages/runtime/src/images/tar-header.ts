@@ -39,7 +39,7 @@ const number = (block: Buffer, start: number, length: number, what: string): num
 }
 
 const hasChecksum = (block: Buffer): boolean => {
-  const written = number(block, 148, 8, 'checksum')
+  const written = Number.parseInt(text(block, 148, 8).trim(), 8)
   let unsigned = 0
   let signed = 0
   for (let i = 0; i < BLOCK_BYTES; i++) {
