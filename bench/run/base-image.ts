@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { NodeProcess } from './node-process.ts'
+import type { NodeProcess } from '../../test/node-process.ts'
 
 /** Where the node unpacked its base image: both sides of a comparison run the same files. */
 export const baseRootfs = (node: NodeProcess): string => {

@@ -2,9 +2,9 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { findCgroups } from '../../packages/runtime/src/oci/cgroups.ts'
+import { startNodeProcess } from '../../test/node-process.ts'
 import { baseRootfs } from './base-image.ts'
 import { figuresOf, quantile, type Row, round } from './measure.ts'
-import { startNodeProcess } from './node-process.ts'
 
 const BARE = fileURLToPath(new URL('./bare-crun-process.ts', import.meta.url))
 

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { findCgroups } from '../../packages/runtime/src/oci/cgroups.ts'
+import { prewarm, startNodeProcess } from '../../test/node-process.ts'
 import { type Row, round } from './measure.ts'
-import { prewarm, startNodeProcess } from './node-process.ts'
 
 const COUNT = 100
 

@@ -1,7 +1,7 @@
 import { request } from 'node:http'
 import { Bramble } from '../../packages/sdk/src/index.ts'
+import { type NodeProcess, startNodeProcess } from '../../test/node-process.ts'
 import { type Row, round } from './measure.ts'
-import { type NodeProcess, startNodeProcess } from './node-process.ts'
 
 const MIB = 1024 * 1024
 

@@ -1,8 +1,8 @@
 import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { findCgroups } from '../../packages/runtime/src/oci/cgroups.ts'
+import { type NodeProcess, startNodeProcess } from '../../test/node-process.ts'
 import { figuresOf, type Row, round } from './measure.ts'
-import { type NodeProcess, startNodeProcess } from './node-process.ts'
 
 const CLIENTS = 8
 

@@ -1,8 +1,8 @@
 import { startDockerd } from '../../packages/runtime/src/testing/dockerd.ts'
+import { prewarm, startNodeProcess } from '../../test/node-process.ts'
 import { baseRootfs } from './base-image.ts'
 import { dockerRun, loadIntoDocker } from './competitors.ts'
 import { figuresOf, quantile, type Row, round, timed } from './measure.ts'
-import { prewarm, startNodeProcess } from './node-process.ts'
 
 const POOL = 32
 const SPEC = { command: ['true'], image: 'base' }

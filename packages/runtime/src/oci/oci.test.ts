@@ -20,28 +20,29 @@ const agentPid = async (sandbox: Sandbox): Promise<number> => {
 for (const binary of ['crun', 'runc'])
   testRuntime(binary === 'crun' ? 'oci' : `oci with ${binary}`, {
     open: async () => {
-      const dataDirectory = await mkdtemp(join(tmpdir(), 'bramble-oci-'))
-      const open = async (): Promise<Runtime | { skip: string }> => {
-        const probe = await oci({ binary, diskBytes: 4 * 1024 ** 3 })({ dataDirectory })
-        return probe.available ? probe.runtime : { skip: probe.reason }
+      const base = await mkdtemp(join(tmpdir(), 'bramble-oci-'))
+      const probe = (dataDirectory: string) => oci({ binary, diskBytes: 4 * 1024 ** 3 })({ dataDirectory })
+      const open = async (dataDirectory: string): Promise<Runtime> => {
+        const probed = await probe(dataDirectory)
+        if (!probed.available) throw new Error(probed.reason)
+        return probed.runtime
       }
-      const runtime = await open()
-      if ('skip' in runtime) return runtime
+      const first = await probe(join(base, 'main'))
+      if (!first.available) return { skip: first.reason }
       const image = await makeTestImage()
       return {
-        runtime,
+        runtime: first.runtime,
         image,
-        reopen: async () => {
-          const again = await open()
-          if ('skip' in again) throw new Error(again.skip)
-          return again
+        openFresh: async () => {
+          const directory = await mkdtemp(join(base, 'fresh-'))
+          return { runtime: await open(directory), restart: () => open(directory) }
         },
         killAgent: async (sandbox) => {
           process.kill(await agentPid(sandbox), 'SIGKILL')
         },
         close: async () => {
           await image[Symbol.asyncDispose]()
-          await rm(dataDirectory, { recursive: true, force: true })
+          await rm(base, { recursive: true, force: true })
         },
       }
     },

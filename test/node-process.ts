@@ -4,8 +4,9 @@ import { Agent, request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { Probe, Runtime } from '../packages/runtime/src/runtime.ts'
 
-const MAIN = fileURLToPath(new URL('../../packages/cli/src/main.ts', import.meta.url))
+const MAIN = fileURLToPath(new URL('../packages/cli/src/main.ts', import.meta.url))
 
 /** A node in a process of its own, as users run it, with a fresh data directory and one kept-alive connection. */
 export interface NodeProcess extends AsyncDisposable {
@@ -50,8 +51,24 @@ const client = (url: string, key: string) => {
   return { call, close: () => agent.destroy() }
 }
 
-export const startNodeProcess = async (env: Record<string, string> = {}): Promise<NodeProcess> => {
-  const dataDirectory = mkdtempSync(join(tmpdir(), 'bramble-bench-'))
+/** Why no node can run here, or undefined. */
+export const canRunNode = async (
+  open: (deps: { dataDirectory: string }) => Promise<Probe<Runtime>>,
+): Promise<string | undefined> => {
+  const dataDirectory = mkdtempSync(join(tmpdir(), 'bramble-probe-'))
+  try {
+    const probe = await open({ dataDirectory })
+    if (!probe.available) return probe.reason
+    await probe.runtime.close()
+    return undefined
+  } finally {
+    rmSync(dataDirectory, { recursive: true, force: true })
+  }
+}
+
+/** Starts a node on a data directory, a fresh one unless one is given, and waits until it serves. */
+export const startNodeProcess = async (env: Record<string, string> = {}, directory?: string): Promise<NodeProcess> => {
+  const dataDirectory = directory ?? mkdtempSync(join(tmpdir(), 'bramble-node-'))
   const child: ChildProcess = spawn(
     process.execPath,
     [MAIN, 'up', '--json', '--port', '0', '--data-dir', dataDirectory],
