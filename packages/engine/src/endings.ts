@@ -14,6 +14,8 @@ export interface Endings {
 export interface EndingsDeps {
   readonly load: Load
   readonly maxDestroying: number
+  /** More than this many do not wait for a quiet moment. */
+  readonly maxPatient: number
   readonly quiet: Quiet
   readonly clock: Clock
   readonly log: Log
@@ -21,6 +23,9 @@ export interface EndingsDeps {
   /** A sandbox is gone: there is room for another. */
   readonly onGone: () => void
 }
+
+/** What a command left running in its sandbox runs on so long, at most, before its turn comes. */
+const DESTROY_WITHIN_MS = 250
 
 interface Burial {
   readonly sandbox: Sandbox
@@ -73,7 +78,7 @@ export const createEndings = (deps: EndingsDeps): Endings => {
         return
       }
       waiting.push(burial)
-      quiet.whenQuiet(pump)
+      quiet.whenQuiet(pump, load.ending > deps.maxPatient ? 0 : DESTROY_WITHIN_MS)
     },
     async drain() {
       pump()

@@ -88,7 +88,9 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     admission.wake()
     pools.pump()
   }
-  const endings = createEndings({ load, maxDestroying: limits.maxDestroying, quiet, clock, log, notice, onGone })
+  const { maxDestroying, maxEnding } = limits
+  const maxPatient = Math.floor(maxEnding / 4)
+  const endings = createEndings({ load, maxDestroying, maxPatient, quiet, clock, log, notice, onGone })
   const pools = createPools({ limits, load, endings, quiet, clock, log, notice })
   const lives = new Map<ExecutionId, LiveExecution>()
   const uses = new Map<string, number>()

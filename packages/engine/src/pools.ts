@@ -60,6 +60,9 @@ export interface PoolsDeps {
 
 export const isComing = (taken: Fresh | Coming): taken is Coming => 'ready' in taken
 
+/** How long filling a pool may wait for a quiet moment: while it has half of what it should, and when it has less. */
+const FILL_WITHIN_MS = 1000
+const FILL_SCARCE_WITHIN_MS = 2
 /** How much one duration moves the mean. */
 const CREATE_WEIGHT = 0.2
 
@@ -76,7 +79,7 @@ export const createPools = (deps: PoolsDeps): Pools => {
   const memoryOf = (pool: Pool): number => pool.kind.resources.memoryMb
   const minOf = (pool: Pool): number => Math.max(pool.floor, pool.name === kept ? limits.minReady : 0)
   const targetOf = (pool: Pool): number => {
-    if (pool.retired) return 0
+    if (pool.retired || memoryOf(pool) > limits.maxPooledMemoryMb) return 0
     const wanted = pool.demand.wanted(clock.monotonicMs(), pool.createMs) + (pool.name === kept ? limits.minReady : 0)
     return Math.min(limits.maxPooled, Math.max(pool.floor, wanted))
   }
@@ -233,25 +236,30 @@ export const createPools = (deps: PoolsDeps): Pools => {
     retryTimer = { timer: setTimeout(retry, atMs - clock.monotonicMs()).unref(), atMs }
   }
 
-  /** The pools that have less than their target, the one that lacks most of it first. */
+  const isBelowMin = (pool: Pool): boolean => spareOf(pool) < minOf(pool)
+
+  /**
+   * The pools that have less than their target: those below what they must keep first, then by how lately they were in
+   * demand. Eviction follows the same order, so what was given up for another is not made again in its place.
+   */
   const lacking = (): Pool[] => {
     const nowMs = clock.monotonicMs()
-    const found: { pool: Pool; lack: number }[] = []
+    const found: Pool[] = []
     for (const pool of pools.values()) {
-      const target = targetOf(pool)
-      const lack = target === 0 ? 0 : (target - spareOf(pool)) / target
-      if (lack <= 0) continue
+      if (spareOf(pool) >= targetOf(pool)) continue
       if (pool.retryAtMs > nowMs) retryAt(pool.retryAtMs)
-      else found.push({ pool, lack })
+      else found.push(pool)
     }
-    return found.sort((a, b) => b.lack - a.lack).map(({ pool }) => pool)
+    const later = (a: Pool, b: Pool): number =>
+      a.demand.lastMs === b.demand.lastMs ? 0 : b.demand.lastMs > a.demand.lastMs ? 1 : -1
+    return found.sort((a, b) => Number(isBelowMin(b)) - Number(isBelowMin(a)) || later(a, b))
   }
 
   /** The pool to make a sandbox for ahead of demand; room is made for what is in demand by what is less so. */
   const nextToFill = (): Pool | undefined => {
     const sum = pooled()
     for (const pool of lacking()) {
-      const evictBeforeMs = spareOf(pool) < minOf(pool) ? Number.MAX_VALUE : pool.demand.lastMs
+      const evictBeforeMs = isBelowMin(pool) ? Number.MAX_VALUE : pool.demand.lastMs
       const fits = sum.count < limits.maxPooled && sum.memoryMb + memoryOf(pool) <= limits.maxPooledMemoryMb
       if (fits) {
         if (hasMemory(pool, evictBeforeMs)) return pool
@@ -268,6 +276,13 @@ export const createPools = (deps: PoolsDeps): Pools => {
     }
   }
 
+  const isScarce = (pool: Pool): boolean => pool.ready.length * 2 < targetOf(pool)
+  const fillSoon = (): void => {
+    let scarce = false
+    for (const pool of pools.values()) scarce ||= isScarce(pool)
+    quiet.whenQuiet(refill, scarce ? FILL_SCARCE_WITHIN_MS : FILL_WITHIN_MS)
+  }
+
   const pump = (): void => {
     if (closed) return
     for (let pool = mostOwed(); pool && starting < limits.maxStarting; pool = mostOwed()) {
@@ -275,7 +290,7 @@ export const createPools = (deps: PoolsDeps): Pools => {
       if (!hasMemory(pool, Number.POSITIVE_INFINITY)) return
       start(pool)
     }
-    quiet.whenQuiet(refill)
+    fillSoon()
   }
 
   const viewOf = (pool: Pool): PoolView => ({
@@ -334,7 +349,7 @@ export const createPools = (deps: PoolsDeps): Pools => {
       if (fresh) {
         pool.hits++
         pool.failures = 0
-        quiet.whenQuiet(refill)
+        quiet.whenQuiet(refill, isScarce(pool) ? FILL_SCARCE_WITHIN_MS : FILL_WITHIN_MS)
         return fresh
       }
       pool.misses++
@@ -368,7 +383,7 @@ export const createPools = (deps: PoolsDeps): Pools => {
     },
     keep(kind) {
       kept = poolOf(kind).name
-      quiet.whenQuiet(refill)
+      fillSoon()
     },
     pump,
     shrink() {

@@ -2,13 +2,13 @@ import type { Clock } from './options.ts'
 
 /**
  * Background work (making and destroying sandboxes) costs processor time that a command just begun would feel. It waits
- * for a moment in which nothing began or ended, but never long.
+ * for a moment in which nothing began or ended, but only as long as whoever asks for it can afford.
  */
 export interface Quiet {
   /** Something that a caller waits for began or ended. */
   touch(): void
-  /** Runs `work` once it is quiet. The same function asked for twice runs once. */
-  whenQuiet(work: () => void): void
+  /** Runs `work` once it is quiet, after `withinMs` in any case. The same function asked for twice runs once. */
+  whenQuiet(work: () => void, withinMs: number): void
   close(): void
 }
 
@@ -16,42 +16,49 @@ export interface QuietOptions {
   readonly clock: Clock
   /** How long nothing must have happened. */
   readonly quietMs?: number
-  /** After this long the work runs anyway. */
-  readonly maxDelayMs?: number
 }
 
-export const createQuiet = ({ clock, quietMs = 4, maxDelayMs = 60 }: QuietOptions): Quiet => {
-  const pending = new Set<() => void>()
-  let timer: NodeJS.Timeout | undefined
+export const createQuiet = ({ clock, quietMs = 4 }: QuietOptions): Quiet => {
+  const deadlines = new Map<() => void, number>()
+  let timer: { timer: NodeJS.Timeout; atMs: number } | undefined
   let touchedMs = Number.NEGATIVE_INFINITY
-  let askedMs = 0
+
+  const arm = (): void => {
+    let atMs = Number.POSITIVE_INFINITY
+    for (const deadlineMs of deadlines.values()) atMs = Math.min(atMs, deadlineMs)
+    if (atMs === Number.POSITIVE_INFINITY) return
+    const nowMs = clock.monotonicMs()
+    atMs = Math.min(atMs, Math.max(touchedMs, nowMs) + quietMs)
+    if (timer && timer.atMs <= atMs) return
+    clearTimeout(timer?.timer)
+    timer = { timer: setTimeout(run, Math.max(0, Math.ceil(atMs - nowMs))), atMs }
+  }
 
   const run = (): void => {
     timer = undefined
-    const now = clock.monotonicMs()
-    const waitMs = Math.min(touchedMs + quietMs - now, askedMs + maxDelayMs - now)
-    if (waitMs > 0) {
-      timer = setTimeout(run, Math.ceil(waitMs))
-      return
-    }
-    const due = [...pending]
-    pending.clear()
-    for (const work of due) work()
+    const nowMs = clock.monotonicMs()
+    const isQuiet = nowMs >= touchedMs + quietMs
+    const due = [...deadlines].filter(([, deadlineMs]) => isQuiet || deadlineMs <= nowMs)
+    for (const [work] of due) deadlines.delete(work)
+    for (const [work] of due) work()
+    arm()
   }
 
   return {
     touch() {
       touchedMs = clock.monotonicMs()
     },
-    whenQuiet(work) {
-      if (pending.size === 0) askedMs = clock.monotonicMs()
-      pending.add(work)
-      timer ??= setTimeout(run, quietMs)
+    whenQuiet(work, withinMs) {
+      const deadlineMs = clock.monotonicMs() + withinMs
+      const earlier = deadlines.get(work)
+      if (earlier !== undefined && earlier <= deadlineMs) return
+      deadlines.set(work, deadlineMs)
+      arm()
     },
     close() {
-      clearTimeout(timer)
+      clearTimeout(timer?.timer)
       timer = undefined
-      pending.clear()
+      deadlines.clear()
     },
   }
 }
