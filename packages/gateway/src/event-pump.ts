@@ -3,66 +3,54 @@ import { BrambleError, type ExecutionResult, type Problem } from '@bramble/proto
 import { outputCutter } from './output-pieces.ts'
 import type { EventStream, Wrap } from './sse.ts'
 
+/** Writes the events of one execution onto a stream. Wait for each, and the execution goes at the client's pace. */
+export type EventSender = (event: EngineEvent) => Promise<void>
+
+const UNWRAPPED: Wrap = ['', '']
+
+/** `wrap` stands around each event's JSON, for streams of several executions. */
+export const eventSender = (stream: EventStream, wrap: Wrap = UNWRAPPED): EventSender => {
+  const cutters = { stdout: outputCutter(), stderr: outputCutter() }
+  return async (event) => {
+    if (event.type === 'stdout' || event.type === 'stderr') {
+      for (const piece of cutters[event.type].cut(event.data)) {
+        const wait = stream.sendOutput(event.type, piece, wrap)
+        if (wait) await wait
+      }
+      return
+    }
+    // What follows the output: half a character will not become a whole one any more.
+    if (event.type === 'exit' || event.type === 'result')
+      for (const type of ['stdout', 'stderr'] as const) {
+        const rest = cutters[type].rest()
+        if (rest) await stream.sendOutput(type, rest, wrap)
+      }
+    await stream.send(event.type, wrap[0] + JSON.stringify(event) + wrap[1])
+  }
+}
+
 export interface PumpOptions {
   readonly requestId: string
-  /** Text around each event's JSON: ASCII. */
-  readonly wrap?: Wrap
   /** True: when the client goes, the events are still taken, so that the execution reaches its end. */
   readonly outliveClient?: boolean
 }
 
-const UNWRAPPED: Wrap = ['', '']
-
-/**
- * Carries the events of one execution onto a stream, at the client's pace, and returns how it ended. Throws `cancelled`
- * when the client goes away.
- */
+/** Carries the events of one execution onto a stream, and returns how it ended. Throws `cancelled` when the client goes. */
 export const pumpEvents = async (
   events: AsyncIterable<EngineEvent>,
   stream: EventStream,
-  options: PumpOptions,
+  { requestId, outliveClient }: PumpOptions,
 ): Promise<{ result: ExecutionResult } | { error: Problem }> => {
-  const wrap = options.wrap ?? UNWRAPPED
-  const cutters = { stdout: outputCutter(), stderr: outputCutter() }
-  const send = (event: EngineEvent) => stream.send(event.type, wrap[0] + JSON.stringify(event) + wrap[1])
-  const sendRest = async () => {
-    for (const type of ['stdout', 'stderr'] as const) {
-      const rest = cutters[type].rest()
-      if (rest) await stream.sendOutput(type, rest, wrap)
-    }
-  }
-
+  const send = eventSender(stream)
   for await (const event of events) {
-    if (stream.closed && !options.outliveClient)
-      throw new BrambleError('cancelled', { detail: 'the client closed the stream' })
-    switch (event.type) {
-      case 'stdout':
-      case 'stderr':
-        for (const piece of cutters[event.type].cut(event.data)) {
-          const wait = stream.sendOutput(event.type, piece, wrap)
-          if (wait) await wait
-        }
-        break
-      case 'queued':
-      case 'started':
-        await send(event)
-        break
-      case 'exit':
-        await sendRest()
-        await send(event)
-        break
-      case 'result':
-        await sendRest()
-        await send(event)
-        return { result: event.result }
-      case 'error': {
-        const error = { ...event.error, requestId: options.requestId }
-        await send({ type: 'error', error })
-        return { error }
-      }
-      default:
-        event satisfies never
+    if (stream.closed && !outliveClient) throw new BrambleError('cancelled', { detail: 'the client closed the stream' })
+    if (event.type === 'error') {
+      const error = { ...event.error, requestId }
+      await send({ type: 'error', error })
+      return { error }
     }
+    await send(event)
+    if (event.type === 'result') return { result: event.result }
   }
   throw new BrambleError('internal', { detail: 'the events of the execution ended before its result' })
 }

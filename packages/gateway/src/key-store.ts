@@ -1,6 +1,6 @@
 import { hash, randomBytes } from 'node:crypto'
-import { chmodSync } from 'node:fs'
-import { DatabaseSync } from 'node:sqlite'
+import { chmod } from 'node:fs/promises'
+import { type Migration, openDatabase } from '@bramble/engine'
 import {
   type ApiKey,
   BrambleError,
@@ -34,68 +34,81 @@ interface Entry extends Caller {
   readonly hash: string
   readonly key: ApiKey
   lastUsedMs: number | undefined
-  dirty: boolean
+  /** What the disk has of it. */
+  writtenMs: number | undefined
 }
 
 const FLUSH_MS = 60_000
 
-const SCHEMA = `
-  CREATE TABLE IF NOT EXISTS keys (
-    id TEXT PRIMARY KEY,
-    hash TEXT NOT NULL UNIQUE,
-    name TEXT NOT NULL,
-    tenant TEXT NOT NULL,
-    scopes TEXT NOT NULL,
-    quota TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    last_used_at TEXT
-  ) STRICT`
+interface KeyRow {
+  id: string
+  hash: string
+  name: string
+  tenant: string
+  /** JSON, like the quota. */
+  scopes: string
+  quota: string
+  created_at: string
+  last_used_at: string | null
+}
+
+const MIGRATIONS: readonly Migration[] = [
+  {
+    name: '1-keys',
+    up: async (db) => {
+      await db.schema
+        .createTable('keys')
+        .addColumn('id', 'text', (column) => column.primaryKey())
+        .addColumn('hash', 'text', (column) => column.notNull().unique())
+        .addColumn('name', 'text', (column) => column.notNull())
+        .addColumn('tenant', 'text', (column) => column.notNull())
+        .addColumn('scopes', 'text', (column) => column.notNull())
+        .addColumn('quota', 'text', (column) => column.notNull())
+        .addColumn('created_at', 'text', (column) => column.notNull())
+        .addColumn('last_used_at', 'text')
+        .execute()
+    },
+  },
+]
 
 export const newKeyText = (): string => `bramble_${randomBytes(32).toString('base64url')}`
 
 const hashOf = (key: string): string => hash('sha256', key, 'hex')
 
 export const openKeyStore = async (path: string): Promise<KeyStore> => {
-  const database = new DatabaseSync(path)
-  chmodSync(path, 0o600)
-  database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000')
-  database.exec(SCHEMA)
-  const insert = database.prepare('INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?)')
-  const remove = database.prepare('DELETE FROM keys WHERE id = ?')
-  const touch = database.prepare('UPDATE keys SET last_used_at = ? WHERE id = ?')
-
+  const db = await openDatabase<{ keys: KeyRow }>({ path, owner: 'gateway', migrations: MIGRATIONS })
+  await chmod(path, 0o600)
   const byHash = new Map<string, Entry>()
-  for (const row of database.prepare('SELECT * FROM keys ORDER BY id').all()) {
-    const entry = entryOf(String(row.hash), keyOfRow(row))
-    byHash.set(entry.hash, entry)
-  }
+  for (const row of await db.selectFrom('keys').selectAll().orderBy('id').execute())
+    byHash.set(row.hash, entryOf(row.hash, keyOfRow(row)))
   const entryOfId = (id: string): Entry | undefined => byHash.values().find((entry) => entry.key.id === id)
 
-  const flush = (): void => {
+  const flush = async (): Promise<void> => {
     for (const entry of byHash.values()) {
-      if (!entry.dirty || entry.lastUsedMs === undefined) continue
-      entry.dirty = false
-      touch.run(new Date(entry.lastUsedMs).toISOString(), entry.key.id)
+      const { lastUsedMs } = entry
+      if (lastUsedMs === undefined || lastUsedMs === entry.writtenMs) continue
+      const last_used_at = new Date(lastUsedMs).toISOString()
+      await db.updateTable('keys').set({ last_used_at }).where('id', '=', entry.key.id).execute()
+      entry.writtenMs = lastUsedMs
     }
   }
-  const timer = setInterval(flush, FLUSH_MS)
+  // When a key was last used is good to know, and no reason to fail: what is not written is tried again at `close`.
+  const timer = setInterval(() => void flush().catch(() => {}), FLUSH_MS)
   timer.unref()
-  let open = true
-  const close = async (): Promise<void> => {
-    if (!open) return
-    open = false
+  let closed: Promise<void> | undefined
+  const closeOnce = async (): Promise<void> => {
     clearInterval(timer)
-    flush()
-    database.close()
+    await flush().finally(() => db.destroy())
+  }
+  const close = (): Promise<void> => {
+    closed ??= closeOnce()
+    return closed
   }
 
   return {
     find: (key) => {
       const entry = byHash.get(hashOf(key))
-      if (entry) {
-        entry.lastUsedMs = Date.now()
-        entry.dirty = true
-      }
+      if (entry) entry.lastUsedMs = Date.now()
       return entry
     },
     list: () => [...byHash.values()].map(shown),
@@ -107,8 +120,7 @@ export const openKeyStore = async (path: string): Promise<KeyStore> => {
         lastUsedAt: null,
       }
       const entry = entryOf(hashOf(text), key)
-      const { id, name, tenant, scopes, quota, createdAt } = key
-      insert.run(id, entry.hash, name, tenant, JSON.stringify(scopes), JSON.stringify(quota), createdAt, null)
+      await db.insertInto('keys').values(rowOf(entry)).execute()
       byHash.set(entry.hash, entry)
       return { ...key, key: text }
     },
@@ -118,24 +130,41 @@ export const openKeyStore = async (path: string): Promise<KeyStore> => {
       const admins = [...byHash.values()].filter(({ scopes }) => scopes.includes('admin'))
       if (admins.length === 1 && admins[0] === entry)
         throw new BrambleError('conflict', { detail: 'this is the last key with the scope `admin`' })
-      remove.run(id)
+      // First, so that it takes effect at once; back where the disk says no.
       byHash.delete(entry.hash)
+      try {
+        await db.deleteFrom('keys').where('id', '=', id).execute()
+      } catch (error) {
+        byHash.set(entry.hash, entry)
+        throw error
+      }
     },
     close,
     [Symbol.asyncDispose]: close,
   }
 }
 
-const keyOfRow = (row: Record<string, unknown>): ApiKey =>
+const keyOfRow = (row: KeyRow): ApiKey =>
   keySchema.parse({
     id: row.id,
     name: row.name,
     tenant: row.tenant,
-    scopes: JSON.parse(String(row.scopes)),
-    quota: JSON.parse(String(row.quota)),
+    scopes: JSON.parse(row.scopes),
+    quota: JSON.parse(row.quota),
     createdAt: row.created_at,
     lastUsedAt: row.last_used_at,
   })
+
+const rowOf = ({ hash, key }: Entry): KeyRow => ({
+  id: key.id,
+  hash,
+  name: key.name,
+  tenant: key.tenant,
+  scopes: JSON.stringify(key.scopes),
+  quota: JSON.stringify(key.quota),
+  created_at: key.createdAt,
+  last_used_at: key.lastUsedAt,
+})
 
 const entryOf = (keyHash: string, key: ApiKey): Entry => ({
   hash: keyHash,
@@ -146,7 +175,7 @@ const entryOf = (keyHash: string, key: ApiKey): Entry => ({
   quota: key.quota,
   bucket: key.quota.requestsPerSecond === undefined ? undefined : tokenBucket(key.quota.requestsPerSecond),
   lastUsedMs: undefined,
-  dirty: false,
+  writtenMs: undefined,
 })
 
 const shown = ({ key, lastUsedMs }: Entry): ApiKey =>

@@ -1,6 +1,12 @@
 import type { Socket } from 'node:net'
 import { newId } from '@bramble/protocol'
-import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from 'fastify'
 import type { GatewayContext } from './context.ts'
 import { applyCors } from './cors.ts'
 import { registerDocsAssets } from './docs-page.ts'
@@ -25,7 +31,8 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
   const { limits } = context
   const app = fastify({
     ...(options.logger && { loggerInstance: options.logger }),
-    disableRequestLogging: true,
+    // `observe` writes one line for each request.
+    logController: new LogController({ disableRequestLogging: true }),
     requestIdHeader: false,
     genReqId: (raw) => requestIdOf(raw.headers['x-request-id']),
     exposeHeadRoutes: false,
