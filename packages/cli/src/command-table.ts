@@ -17,7 +17,10 @@ export const COMMANDS = {
   prewarm: { summary: 'Keep sandboxes ready', load: () => import('./commands/prewarm.ts') },
   pools: { summary: 'List the warm pools', load: () => import('./commands/pools.ts') },
   usage: { summary: 'Show what was used, by tenant and key', load: () => import('./commands/usage.ts') },
-  doctor: { summary: 'Say what this host offers, really tried', load: () => import('./commands/doctor.ts') },
+  doctor: {
+    summary: 'Try every part of this host, and say what is missing and what to do',
+    load: () => import('./commands/doctor.ts'),
+  },
   setup: {
     summary: 'Make this host ready: packages, agent, launcher, base image',
     load: () => import('./commands/setup.ts'),

@@ -23,7 +23,7 @@ export default {
             `no completion for ${JSON.stringify(shell)}`,
             `There are: ${SHELLS.join(', ')}.`,
           )
-        const root = new Command('bramble')
+        const root = new Command('bramble').enablePositionalOptions()
         for (const name of Object.keys(COMMANDS) as CommandName[]) {
           const child = root.command(name).description(COMMANDS[name].summary)
           const loaded = await loadCommand(name)
