@@ -95,8 +95,8 @@ const detach = async (config: NodeConfig, options: UpOptions, signal: AbortSigna
 
 const background = async (config: NodeConfig): Promise<void> => {
   using interrupted = interrupt()
-  const { serve } = await import('../node/serve.ts')
   try {
+    const { serve } = await import('../node/serve.ts')
     await serve({ config, logTo: 'stdout', signal: interrupted.signal, onReady: (summary) => tellStarter(summary) })
   } catch (error) {
     tellStarter({ type: 'failed', ...messageAndHint(error) })

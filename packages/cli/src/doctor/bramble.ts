@@ -1,10 +1,12 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { agentBinaryPath, docker, oci, openImageStore, type Probe, type Runtime } from '@bramble/runtime'
+import { Duplex } from 'node:stream'
+import { agentBinaryPath, connectAgent, docker, oci, openImageStore, type Probe, type Runtime } from '@bramble/runtime'
 import { imagesDirectory } from '../node/images-directory.ts'
-import { runCommand } from '../setup/run-command.ts'
 import type { Part, PartReport } from './part.ts'
 
 /** The group whose parts run sandboxes. */
@@ -17,10 +19,23 @@ const agent: Part = {
     const path = agentBinaryPath()
     if (!existsSync(path))
       return { state: 'missing', detail: 'not built', hint: 'bramble setup, or: make -C packages/agent' }
-    const { code, lines } = await runCommand([path, '--version'], { signal })
-    if (code !== 0)
-      return { state: 'fails', detail: `ended with ${code}`, hint: 'make -C packages/agent clean, then bramble setup' }
-    return { state: 'works', detail: path, version: /[\d.]+/.exec(lines.join(' '))?.[0] ?? '' }
+    const child = spawn(path, ['--stdio'], { stdio: ['pipe', 'pipe', 'ignore'], signal })
+    const failed = once(child, 'error').then(([error]) => Promise.reject(error))
+    const works = async (): Promise<void> => {
+      await using connection = await connectAgent(Duplex.from({ writable: child.stdin, readable: child.stdout }), {
+        signal,
+      })
+      await connection.ping({ signal })
+    }
+    try {
+      await Promise.race([works(), failed])
+      return { state: 'works', detail: `answers: ${path}` }
+    } catch (error) {
+      const hint = 'make -C packages/agent clean, then bramble setup'
+      return { state: 'fails', detail: error instanceof Error ? error.message : String(error), hint }
+    } finally {
+      child.kill()
+    }
   },
 }
 

@@ -67,7 +67,13 @@ export const HOST_PARTS: readonly HostPart[] = [
     found: command('mkfs.btrfs'),
     packages: same('btrfs-progs'),
   },
-  { name: 'util-linux', use: 'loop devices, namespaces', found: command('losetup'), packages: same('util-linux') },
+  { name: 'util-linux', use: 'namespaces', found: command('unshare'), packages: same('util-linux') },
+  {
+    name: 'mount',
+    use: 'file systems, loop devices',
+    found: command('losetup'),
+    packages: { apt: ['mount'], dnf: ['util-linux'], apk: ['losetup'] },
+  },
   { name: 'mmdebstrap', use: 'builds Debian images', found: command('mmdebstrap'), packages: { apt: ['mmdebstrap'] } },
   {
     name: 'ca-certificates',
