@@ -126,9 +126,10 @@ const RULES: Record<string, { rule: Rule; good: Record<string, string>[]; bad: [
   },
   noForbiddenWords: {
     rule: noForbiddenWords,
-    good: [{ 'a.md': 'a hackle and the agent' }],
+    good: [{ 'a.md': 'a hackle, a todo list, xxx and the agent' }],
     bad: [
       [{ 'a.c': join('/* TO', 'DO */') }, /does not belong/],
+      [{ 'a.md': join('Blaz', 'ing fast') }, /does not belong/],
       [{ 'a.json': join('https://registry.npm', 'js.org/x') }, /does not belong/],
     ],
   },

@@ -2,7 +2,12 @@ import { posix } from 'node:path'
 import { isTest, isTypeScript, type Repository, type Rule } from './repository.ts'
 
 /** Files that something outside the import graph starts: a person, npm, vitest, or the CLI's table of commands. */
-const ENTRIES = [/^packages\/cli\/src\/(main|commands\/[a-z-]+)\.ts$/, /^scripts\/[a-z-]+\.ts$/, /^[a-z.]+\.ts$/]
+const ENTRIES = [
+  /^packages\/cli\/src\/(main|commands\/[a-z-]+)\.ts$/,
+  /^scripts\/[a-z-]+\.ts$/,
+  /^bench\/([a-z-]+\/main|[a-z-]+)\.ts$/,
+  /^[a-z.]+\.ts$/,
+]
 
 /** Every TypeScript file is reached from an entry, an export of a package, a test, or a script of package.json. */
 export const noDeadFiles: Rule = (repository) => {

@@ -113,7 +113,7 @@ const faultOf = (repository: Repository, asked: Asked): string | undefined => {
 
 /** Tests, and the contract suites that packages export for them, use the root's development dependencies. */
 const isTestOnly = (path: string, dependency: string, root: Manifest): boolean =>
-  (isTest(path) || /\/src\/testing(\/|\.ts$)/.test(path)) && root.dependencies.has(dependency)
+  (isTest(path) || /\/src\/(.+\/)?testing(\/|\.ts$)/.test(path)) && root.dependencies.has(dependency)
 
 /** `bramble --help` and `bramble run` against a node that runs must not wait for what only a node needs. */
 const HEAVY = ['@bramble/runtime', '@bramble/engine', '@bramble/gateway']
