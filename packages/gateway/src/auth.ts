@@ -48,8 +48,18 @@ const EVERYONE: Caller = { tenant: 'default', keyId: 'none', scopes: ['admin'], 
  * point here (DNS rebinding) could run commands.
  */
 export const openAuthenticator: Authenticator = (request) => {
-  const host = (request.headers.host ?? '').replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
+  const host = hostOf(request)
   if (!isLoopback(host))
     throw new BrambleError('forbidden', { detail: `without keys only loopback names are served, not \`${host}\`` })
   return EVERYONE
 }
+
+/** From this machine, to it by a name of its own, and through no proxy that says so. */
+export const isDirectLoopback = (request: IncomingMessage): boolean =>
+  isLoopback(request.socket.remoteAddress ?? '') &&
+  isLoopback(hostOf(request)) &&
+  request.headers['x-forwarded-for'] === undefined &&
+  request.headers.forwarded === undefined
+
+const hostOf = (request: IncomingMessage): string =>
+  (request.headers.host ?? '').replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')

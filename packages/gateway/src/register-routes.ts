@@ -2,10 +2,9 @@ import { createHash } from 'node:crypto'
 import { BrambleError, parse } from '@bramble/protocol'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
-import { type Caller, requireScope } from './auth.ts'
+import { type Caller, isDirectLoopback, requireScope } from './auth.ts'
 import type { GatewayContext } from './context.ts'
 import type { Answer } from './idempotency.ts'
-import { isLoopback } from './loopback.ts'
 import { problemOf } from './problems.ts'
 import { rateHeaders } from './rate-limit.ts'
 import { parseJson, readBody } from './read-body.ts'
@@ -61,7 +60,7 @@ const tokenOf = (request: FastifyRequest): string | undefined => {
 /** Who calls, may they, how often, and is the node open: before a byte of the body is read. */
 const admit = (context: GatewayContext, route: Route, request: FastifyRequest, reply: FastifyReply): void => {
   if (route.scope === 'public') return
-  if (route.scope === 'metrics' && isDirectLoopback(request)) return
+  if (route.scope === 'metrics' && isDirectLoopback(request.raw)) return
   const caller = context.authenticate(request.raw, tokenOf(request))
   request.caller = caller
   requireScope(caller, route.scope === 'metrics' ? 'read' : route.scope)
@@ -77,12 +76,6 @@ const admit = (context: GatewayContext, route: Route, request: FastifyRequest, r
   if (context.shutdown.closing)
     throw new BrambleError('shutting_down', { detail: 'the gateway takes no new requests', retryAfterMs: 1000 })
 }
-
-/** From this machine and through no proxy that says so. */
-const isDirectLoopback = (request: FastifyRequest): boolean =>
-  isLoopback(request.raw.socket.remoteAddress ?? '') &&
-  request.headers['x-forwarded-for'] === undefined &&
-  request.headers.forwarded === undefined
 
 const ANONYMOUS: Caller = { tenant: 'default', keyId: 'none', scopes: [], quota: {} }
 
