@@ -1,9 +1,12 @@
-import { describe } from 'vitest'
+import { beforeAll, describe } from 'vitest'
+import { type OpenArena, testAttacks } from './testing/attacks.ts'
 import { testCommands } from './testing/commands.ts'
+import { buildHostile, putHostile } from './testing/hostile-program.ts'
 import { testLifecycle } from './testing/lifecycle.ts'
 import { testLimits } from './testing/limits.ts'
 import { testStreams } from './testing/streams.ts'
-import { type SubjectOptions, useSubject } from './testing/subject.ts'
+import { configOf, type SubjectOptions, skip, useSubject } from './testing/subject.ts'
+import { testWalls } from './testing/walls.ts'
 
 export { type CommandResult, collect, endOf, outputOf, runCommand } from './testing/run-command.ts'
 export { configOf, type FreshRuntime, type Subject, type SubjectOptions } from './testing/subject.ts'
@@ -21,5 +24,33 @@ export const testRuntime = (name: string, options: SubjectOptions): void => {
     testCommands(subject)
     testStreams(subject)
     testLimits(subject)
+  })
+}
+
+/** What hostile code tries, for drivers that isolate: each attempt fails, and neither neighbour nor host is harmed. */
+export const testRuntimeIsolation = (name: string, options: SubjectOptions): void => {
+  describe(`isolation of ${name}`, () => {
+    const subject = useSubject(name, options)
+    let program: Awaited<ReturnType<typeof buildHostile>> | undefined
+    beforeAll(async () => {
+      program = await buildHostile()
+    })
+    const arena: OpenArena = async (context) => {
+      const opened = subject(context)
+      if (opened.runtime.capabilities.isolation === 'none') skip(context, 'the driver isolates nothing')
+      if (!program) throw new Error('the hostile program was not built')
+      if ('skip' in program) return skip(context, program.skip)
+      const binary = program
+      return {
+        subject: opened,
+        open: async (resources = {}) => {
+          const sandbox = await opened.runtime.create(configOf(opened, { resources }))
+          await putHostile(sandbox, binary)
+          return sandbox
+        },
+      }
+    }
+    testAttacks(arena)
+    testWalls(arena)
   })
 }

@@ -1,9 +1,9 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Runtime } from '../runtime.ts'
+import type { Runtime, Sandbox } from '../runtime.ts'
 import { startDockerd } from '../testing/dockerd.ts'
-import { makeTestImage, testRuntime } from '../testing.ts'
+import { makeTestImage, type SubjectOptions, testRuntime, testRuntimeIsolation } from '../testing.ts'
 import { docker } from './docker.ts'
 import { connectEngine } from './engine.ts'
 
@@ -13,7 +13,7 @@ const open = async (socketPath: string, dataDirectory: string): Promise<Runtime>
   return probe.runtime
 }
 
-testRuntime('docker', {
+const subject = {
   open: async () => {
     const dockerd = await startDockerd().catch((error: Error) => ({ skip: error.message }))
     if ('skip' in dockerd) return dockerd
@@ -28,7 +28,7 @@ testRuntime('docker', {
         const directory = await mkdtemp(join(base, 'fresh-'))
         return { runtime: await open(socketPath, directory), restart: () => open(socketPath, directory) }
       },
-      killAgent: async ({ id }) => {
+      killAgent: async ({ id }: Sandbox) => {
         await engine.getContainer(`bramble-${id}`).kill()
       },
       close: async () => {
@@ -38,4 +38,7 @@ testRuntime('docker', {
       },
     }
   },
-})
+} satisfies SubjectOptions
+
+testRuntime('docker', subject)
+testRuntimeIsolation('docker', subject)

@@ -3,23 +3,26 @@ import type { Agent } from '../agent/agent.ts'
 import { getFile } from '../agent/files.ts'
 import type { SandboxStats } from '../runtime.ts'
 
-/** The part of the engine's answer that counts here; version 1 and 2 of cgroups differ in what is there. */
+type Usage = Omit<SandboxStats, 'diskBytes'>
+
+/** The part of the engine's answer that counts here. */
 interface EngineStats {
   cpu_stats?: { cpu_usage?: { total_usage?: number } }
-  memory_stats?: { usage?: number; max_usage?: number; stats?: Record<string, number> }
+  memory_stats?: { usage?: number; max_usage?: number }
 }
 
-/** Without `one-shot` the engine waits a second for a second sample. */
 const ONE_SHOT = { stream: false, 'one-shot': true } as const
 /** The type of the library lacks the option. */
 const WITH_SIZE: object = { size: true }
 const maxFileBytes = 4096
 const fileTimeoutMs = 2000
-const OOM_FILES = ['/sys/fs/cgroup/memory/memory.oom_control', '/sys/fs/cgroup/memory.events']
+/** The agent's own program even where somebody replaced the file it was started from. */
+const RUNNING_AGENT = '/proc/self/exe'
 
 /**
- * What the engine accounts. Kills for want of memory come as events, which may be late by the time that a command's end is
- * known; the sandbox's own view of its cgroup is not, and a sandbox that falsifies it only misinforms its own user.
+ * What the kernel accounted. The engine answers with its sample of up to a second ago, and only when it takes the next; so
+ * the sandbox's own cgroup files are read, by the agent, and the engine is asked only when that fails. They are mounted
+ * read-only, and a sandbox that interferes with its agent's reading of them misinforms about nobody else.
  */
 export const readStats = async (
   container: Docker.Container,
@@ -27,25 +30,53 @@ export const readStats = async (
   cgroupVersion: 1 | 2,
   seenOomKills: () => number,
 ): Promise<SandboxStats> => {
-  const [usage, { SizeRw }, inside] = await Promise.all([
-    container.stats(ONE_SHOT) as Promise<EngineStats>,
+  const [usage, { SizeRw }] = await Promise.all([
+    usageInside(agent, cgroupVersion).then((inside) => inside ?? usageByEngine(container)),
     container.inspect(WITH_SIZE) as Promise<{ SizeRw?: number }>,
-    oomKillsInside(agent, OOM_FILES[cgroupVersion - 1] ?? ''),
   ])
-  const memory = usage.memory_stats ?? {}
-  const memoryBytes = memory.usage ?? 0
   return {
-    cpuMs: (usage.cpu_stats?.cpu_usage?.total_usage ?? 0) / 1e6,
-    memoryBytes,
-    peakMemoryBytes: Math.max(memory.max_usage ?? 0, memoryBytes),
-    oomKills: Math.max(seenOomKills(), inside),
+    ...usage,
+    peakMemoryBytes: Math.max(usage.peakMemoryBytes, usage.memoryBytes),
+    oomKills: Math.max(usage.oomKills, seenOomKills()),
     diskBytes: SizeRw ?? 0,
   }
 }
 
-const oomKillsInside = async (agent: Agent, path: string): Promise<number> => {
-  const signal = AbortSignal.timeout(fileTimeoutMs)
-  const file = await getFile(agent, { path, maxBytes: maxFileBytes, signal }).catch(() => undefined)
-  if (!file || !('content' in file)) return 0
-  return Number(/^oom_kill (\d+)$/m.exec(file.content.toString('latin1'))?.[1] ?? 0)
+const usageByEngine = async (container: Docker.Container): Promise<Usage> => {
+  const { cpu_stats, memory_stats } = (await container.stats(ONE_SHOT)) as EngineStats
+  return {
+    cpuMs: (cpu_stats?.cpu_usage?.total_usage ?? 0) / 1e6,
+    memoryBytes: memory_stats?.usage ?? 0,
+    peakMemoryBytes: memory_stats?.max_usage ?? 0,
+    oomKills: 0,
+  }
 }
+
+const FILES = {
+  1: [
+    'cpuacct/cpuacct.usage',
+    'memory/memory.usage_in_bytes',
+    'memory/memory.max_usage_in_bytes',
+    'memory/memory.oom_control',
+  ],
+  2: ['cpu.stat', 'memory.current', 'memory.peak', 'memory.events'],
+} as const
+
+const usageInside = async (agent: Agent, version: 1 | 2): Promise<Usage | undefined> => {
+  const signal = AbortSignal.timeout(fileTimeoutMs)
+  const read = async (file: string): Promise<string> => {
+    const options = { path: `/sys/fs/cgroup/${file}`, maxBytes: maxFileBytes, signal, agentPath: RUNNING_AGENT }
+    const got = await getFile(agent, options)
+    return 'content' in got ? got.content.toString('latin1') : ''
+  }
+  const texts = await Promise.all(FILES[version].map(read)).catch(() => undefined)
+  if (!texts) return undefined
+  const [cpu = '', now = '', peak = '', events = ''] = texts
+  const cpuMs = version === 2 ? field(cpu, 'usage_usec') / 1e3 : Number(cpu) / 1e6
+  const memoryBytes = Number(now)
+  if (cpu === '' || now === '' || !Number.isFinite(cpuMs + memoryBytes)) return undefined
+  // memory.peak came with Linux 5.19.
+  return { cpuMs, memoryBytes, peakMemoryBytes: Number(peak) || memoryBytes, oomKills: field(events, 'oom_kill') }
+}
+
+const field = (text: string, name: string): number => Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(text)?.[1] ?? 0)

@@ -1,4 +1,4 @@
-import { readFile, writeFile } from 'node:fs/promises'
+import { readdir, readFile, readlink, writeFile } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 
 const POLL_MS = 10
@@ -54,5 +54,17 @@ export const kill = (pid: number, signal: NodeJS.Signals): void => {
     process.kill(pid, signal)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+/**
+ * Kills every process that works in `directory` or below it: what an agent that was itself killed left behind. One that
+ * went to another directory is not found; without isolation there is nothing that would tell whose it is.
+ */
+export const killThoseIn = async (directory: string): Promise<void> => {
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name) || Number(name) === process.pid) continue
+    const workdir = await readlink(`/proc/${name}/cwd`).catch(() => '')
+    if (`${workdir}/`.startsWith(`${directory}/`)) kill(Number(name), 'SIGKILL')
   }
 }

@@ -3,10 +3,11 @@ import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Duplex } from 'node:stream'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
+import type { Agent } from '../agent/agent.ts'
 import { connectAgent } from '../agent/connect-agent.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
-import { type LocalAgent, localAgent } from './local-agent.ts'
-import { endProcess, identify, kill, type ProcessIdentity, readPidFile, writePidFile } from './pid-file.ts'
+import { localAgent } from './local-agent.ts'
+import { endProcess, identify, killThoseIn, type ProcessIdentity, readPidFile, writePidFile } from './pid-file.ts'
 import { readStats } from './process-stats.ts'
 
 export interface ProcessContext {
@@ -79,7 +80,7 @@ const makeSandbox = (
   { own, ids }: ProcessContext,
   config: SandboxConfig,
   directory: string,
-  agent: LocalAgent,
+  agent: Agent,
   { child, identity, exited }: Started,
 ): Sandbox => {
   const ended = Promise.withResolvers<SandboxEnd>()
@@ -89,11 +90,10 @@ const makeSandbox = (
 
   const release = () => {
     released ??= (async () => {
-      // The agent ends what its commands left. One that was killed could not: then their groups are what is known.
-      const groups = [...agent.groups]
       if (child.exitCode === null && child.signalCode === null) await endProcess(identity)
       await exited
-      for (const group of groups) kill(-group, 'SIGKILL')
+      // The agent ends what its commands left, unless it was killed before it could.
+      if (child.signalCode !== null) await killThoseIn(directory)
       await agent.close()
       await rm(directory, { recursive: true, force: true, maxRetries: 3 })
       own.delete(config.id)
@@ -135,5 +135,6 @@ const makeSandbox = (
 export const removeLeft = async (directory: string): Promise<void> => {
   const identity = await readPidFile(pidFileOf(directory))
   if (identity) await endProcess(identity)
+  await killThoseIn(directory)
   await rm(directory, { recursive: true, force: true, maxRetries: 3 })
 }

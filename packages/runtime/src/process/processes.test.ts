@@ -56,6 +56,19 @@ test('commands begin and have their home in a directory that goes with the sandb
   await rm(base, { recursive: true, force: true })
 })
 
+test('what the commands of a killed agent left is killed with its directory', async () => {
+  const base = await mkdtemp(join(tmpdir(), 'bramble-process-'))
+  await using runtime = await open(base)
+  const sandbox = await runtime.create(configOf({ image: {} as never }))
+  const left = Number(await outputOf(sandbox, 'sleep 100000 >/dev/null 2>&1 & echo $!'))
+  process.kill(await agentPidOf(base, sandbox), 'SIGKILL')
+  await sandbox.ended
+  // Killed means on its way out: the kernel needs a moment, and the time limit of the test bounds it.
+  while (await identify(left)) await new Promise((resolve) => setImmediate(resolve))
+  expect(await runtime.list()).toEqual([])
+  await rm(base, { recursive: true, force: true })
+})
+
 test('a pid file names a process only while that very process runs', async () => {
   const base = await mkdtemp(join(tmpdir(), 'bramble-process-'))
   const file = join(base, 'agent.pid')
