@@ -1,4 +1,6 @@
+import { existsSync } from 'node:fs'
 import { dataDirectory } from '../data-directory.ts'
+import { imagesDirectory } from '../node/images-directory.ts'
 import type { NodeFlags } from '../node/node-config.ts'
 import type { LiveRun } from './live-run.ts'
 
@@ -14,6 +16,7 @@ export const inProcess = (flags: NodeFlags): LiveRun =>
       ])
     const spec = parse(executionSpecSchema, input)
     const config = readNodeConfig(flags, dataDirectory())
+    await makeFirstImage(config.dataDirectory, signal)
     const log = pino({ level: flags.logLevel ?? 'silent' }, pino.destination(2))
     await using node = await startNode({ config, log, listen: false })
     signal.throwIfAborted()
@@ -25,3 +28,13 @@ export const inProcess = (flags: NodeFlags): LiveRun =>
       if (event.type === 'stdout' || event.type === 'stderr' || event.type === 'result') yield event
     }
   }
+
+/** The very first run on a host finds no images: the base image takes a moment to make, so it is made. */
+const makeFirstImage = async (directory: string, signal: AbortSignal): Promise<void> => {
+  if (existsSync(imagesDirectory(directory))) return
+  const { baseImageStep } = await import('../setup/base-image-step.ts')
+  const plan = await baseImageStep({ dataDirectory: directory }).plan()
+  if (plan === undefined || plan.blocked !== undefined) return
+  process.stderr.write(`bramble: the first run on this host: ${plan.does}\n`)
+  await plan.run(() => undefined, signal)
+}
