@@ -1,131 +1,9 @@
 import { createHash } from 'node:crypto'
 import { posix } from 'node:path'
-import { fileSource } from './devices.ts'
 import { type Credentials, type FileNode, type Node, SystemError } from './file-system.ts'
-import type { Source } from './pipe.ts'
 import { type FakeProcess, loadProgram, type Program, SIGNALS } from './process.ts'
 import { shell } from './shell.ts'
-
-/** Options of the short kind, and the words that follow them. */
-const operands = (process: FakeProcess): string[] => process.argv.slice(1).filter((word) => !/^-[A-Za-z]/.test(word))
-const hasFlag = (process: FakeProcess, flag: string): boolean =>
-  process.argv.slice(1).some((word) => /^-[A-Za-z]/.test(word) && word.includes(flag))
-
-/** The bytes of the operands, or of standard input where there is none. */
-async function* inputs(process: FakeProcess, paths: readonly string[]): AsyncGenerator<Buffer> {
-  const sources: Source[] =
-    paths.length === 0
-      ? [process.stdin]
-      : paths.map((path) =>
-          path === '-' ? process.stdin : fileSource(process.machine.files.read(process.path(path), process.user)),
-        )
-  for (const source of sources)
-    for (let chunk = await source.read(process.signal); chunk; chunk = await source.read(process.signal)) yield chunk
-}
-
-const allInput = async (process: FakeProcess, paths: readonly string[]): Promise<Buffer> => {
-  const chunks: Buffer[] = []
-  for await (const chunk of inputs(process, paths)) chunks.push(chunk)
-  return Buffer.concat(chunks)
-}
-
-const UNITS: Record<string, number> = { '': 1, k: 1024, K: 1024, M: 1024 ** 2, G: 1024 ** 3 }
-const size = (text: string): number => {
-  const [, digits = '', unit = ''] = /^(\d+)([kKMG]?)$/.exec(text) ?? []
-  if (digits === '') throw new SystemError('EINVAL')
-  return Number(digits) * (UNITS[unit] ?? 1)
-}
-
-const ESCAPES: Record<string, string> = { n: '\n', t: '\t', r: '\r', '\\': '\\', a: '\x07', '"': '"' }
-/** Backslash escapes, as bytes: `\xHH` and `\NNN` need not be text. */
-const unescaped = (text: string): Buffer =>
-  Buffer.from(
-    Buffer.from(text)
-      .toString('latin1')
-      .replace(/\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)/g, (whole, code: string) => {
-        if (/^x[0-9a-f]/i.test(code)) return String.fromCharCode(Number.parseInt(code.slice(1), 16))
-        if (/^[0-7]/.test(code)) return String.fromCharCode(Number.parseInt(code, 8) & 255)
-        return ESCAPES[code] ?? whole
-      }),
-    'latin1',
-  )
-
-const printf: Program = async (process) => {
-  const [format = '', ...values] = process.argv.slice(1)
-  const out: Buffer[] = []
-  do {
-    for (const piece of format.split(/(%[sdxob%])/)) {
-      if (piece === '%%') out.push(Buffer.from('%'))
-      else if (piece === '%s') out.push(Buffer.from(values.shift() ?? ''))
-      else if (piece === '%b') out.push(unescaped(values.shift() ?? ''))
-      else if (/^%[dxo]$/.test(piece))
-        out.push(Buffer.from(Number(values.shift() ?? 0).toString({ d: 10, x: 16, o: 8 }[piece[1] ?? 'd'])))
-      else out.push(unescaped(piece))
-    }
-  } while (values.length > 0 && /%[sdxob]/.test(format))
-  await process.write('stdout', Buffer.concat(out))
-  return 0
-}
-
-const echo: Program = async (process) => {
-  const words = process.argv.slice(1)
-  const bare = words[0] === '-n' || words[0] === '-ne'
-  const escaped = words[0] === '-e' || words[0] === '-ne'
-  const text = `${(bare || escaped ? words.slice(1) : words).join(' ')}${bare ? '' : '\n'}`
-  await process.write('stdout', escaped ? unescaped(text) : Buffer.from(text))
-  return 0
-}
-
-const cat: Program = async (process) => {
-  for await (const chunk of inputs(process, operands(process))) await process.write('stdout', chunk)
-  return 0
-}
-
-const head: Program = async (process) => {
-  const [, option = '', value = ''] = /^-([cn])?(\d.*)?$/.exec(process.argv[1] ?? '') ?? []
-  const amount = value || (process.argv[1]?.startsWith('-') ? (process.argv[2] ?? '') : '10')
-  const counted = process.argv[1]?.startsWith('-') ? (value ? 2 : 3) : 1
-  let left = size(amount)
-  if (left === 0) return 0
-  for await (const chunk of inputs(process, process.argv.slice(counted))) {
-    let end = chunk.length
-    if (option === 'c') end = Math.min(left, chunk.length)
-    else for (let at = 0, lines = 0; at < chunk.length; at++) if (chunk[at] === 10 && ++lines === left) end = at + 1
-    await process.write('stdout', chunk.subarray(0, end))
-    left -= option === 'c' ? end : chunk.subarray(0, end).filter((byte) => byte === 10).length
-    if (left <= 0) break
-  }
-  return 0
-}
-
-const tail: Program = async (process) => {
-  const lines = Number(/^-n?(\d+)$/.exec(process.argv[1] ?? '')?.[1] ?? 10)
-  const text = (
-    await allInput(
-      process,
-      operands(process).filter((word) => !/^-\d/.test(word)),
-    )
-  ).toString('latin1')
-  const parts = text.split(/(?<=\n)/)
-  await process.write('stdout', Buffer.from(parts.slice(-lines).join(''), 'latin1'))
-  return 0
-}
-
-const yes: Program = async (process) => {
-  const line = Buffer.from(`${process.argv.slice(1).join(' ') || 'y'}\n`)
-  const block = Buffer.alloc(Math.ceil(65_536 / line.length) * line.length, line)
-  for (;;) await process.write('stdout', block)
-}
-
-const wc: Program = async (process) => {
-  let [bytes, lines] = [0, 0]
-  for await (const chunk of inputs(process, operands(process))) {
-    bytes += chunk.length
-    for (const byte of chunk) if (byte === 10) lines++
-  }
-  await process.print('stdout', `${hasFlag(process, 'l') ? lines : bytes}\n`)
-  return 0
-}
+import { cat, dd, echo, hasFlag, head, inputs, operands, printf, tail, wc, yes } from './text-programs.ts'
 
 const sleep: Program = async (process) => {
   const [, digits = '', unit = ''] = /^(\d*\.?\d+)([smh]?)$/.exec(process.argv[1] ?? '') ?? []
@@ -288,6 +166,7 @@ export const PROGRAMS: ReadonlyMap<string, Program> = new Map<string, Program>([
   ['echo', echo],
   ['printf', printf],
   ['cat', cat],
+  ['dd', dd],
   ['head', head],
   ['tail', tail],
   ['yes', yes],

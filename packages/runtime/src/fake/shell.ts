@@ -1,38 +1,10 @@
 import { fileSink, fileSource } from './devices.ts'
 import { type Errno, SystemError } from './file-system.ts'
-import { emptySource, nullSink, Pipe, type Sink, type Source } from './pipe.ts'
-import { Exit, FakeProcess, Killed, loadProgram, type Program, SIGNALS, type Status } from './process.ts'
+import { emptySource, nullSink, Pipe, type Sink } from './pipe.ts'
+import { Exit, type FakeProcess, loadProgram, type Program } from './process.ts'
+import { BUILT_IN } from './shell-builtins.ts'
+import { environment, finish, LoopJump, type Shell, type Streams, startChild, waitFor } from './shell-state.ts'
 import { type Command, parseShell, type Redirect, ShellSyntaxError, type Word } from './shell-syntax.ts'
-
-interface Streams {
-  stdin: Source
-  stdout: Sink
-  stderr: Sink
-}
-
-interface Shell {
-  readonly process: FakeProcess
-  readonly variables: Map<string, string>
-  readonly exported: Set<string>
-  readonly name: string
-  positional: string[]
-  status: number
-  errexit: boolean
-  lastBackground: number
-  readonly jobs: Map<number, Promise<Status>>
-}
-
-/** `break` and `continue` travel as exceptions, `levels` loops outwards. */
-class LoopJump extends Error {
-  levels: number
-  readonly again: boolean
-
-  constructor(levels: number, again: boolean) {
-    super('break or continue outside a loop')
-    this.levels = levels
-    this.again = again
-  }
-}
 
 /** `sh`: `-c SCRIPT [NAME ARGS…]`, `FILE [ARGS…]`, or a script on standard input. */
 export const shell: Program = async (process) => {
@@ -148,46 +120,6 @@ const loop = async (shell: Shell, turn: () => Promise<boolean>): Promise<number>
   shell.status = status
   return status
 }
-
-const finish = (shell: Shell, status: Status): number => {
-  shell.status = 'code' in status ? status.code : 128 + status.signal
-  return shell.status
-}
-
-/** Waits for a child; a shell that is killed meanwhile leaves the child running, as a real one does. */
-const waitFor = <T>(shell: Shell, done: Promise<T>): Promise<T> => {
-  const { signal } = shell.process
-  return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason)
-    if (signal.aborted) return abort()
-    signal.addEventListener('abort', abort)
-    done.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort))
-  })
-}
-
-const startChild = (
-  shell: Shell,
-  argv: readonly string[],
-  streams: Streams,
-  program: Program,
-  env = environment(shell),
-) => {
-  const { process } = shell
-  const child = new FakeProcess({
-    machine: process.machine,
-    argv,
-    env,
-    workdir: process.workdir,
-    user: process.user,
-    group: process.group,
-    ignored: process.ignored,
-    ...streams,
-  })
-  return { child, done: child.run(program) }
-}
-
-const environment = (shell: Shell): Map<string, string> =>
-  new Map([...shell.variables].filter(([name]) => shell.exported.has(name)))
 
 /** A copy of the shell as a process of its own. */
 const fork = (shell: Shell, command: Command, streams: Streams) =>
@@ -361,116 +293,3 @@ const outputOf = async (shell: Shell, command: Command, streams: Streams): Promi
   finish(shell, await waitFor(shell, done))
   return Buffer.concat(chunks).toString().replace(/\n+$/, '')
 }
-
-type BuiltIn = (shell: Shell, argv: readonly string[], streams: Streams, redirected: boolean) => Promise<number>
-
-const BUILT_IN: ReadonlyMap<string, BuiltIn> = new Map<string, BuiltIn>([
-  [':', async () => 0],
-  [
-    'cd',
-    async (shell, argv) => {
-      const path = shell.process.path(argv[1] ?? shell.variables.get('HOME') ?? '/')
-      shell.process.machine.files.directory(path, shell.process.user)
-      shell.process.workdir = path
-      return 0
-    },
-  ],
-  [
-    'exit',
-    async (shell, argv) => {
-      throw new Exit(Number(argv[1] ?? shell.status) & 255)
-    },
-  ],
-  [
-    'export',
-    async (shell, argv) => {
-      for (const item of argv.slice(1)) {
-        const [name = '', ...value] = item.split('=')
-        if (item.includes('=')) shell.variables.set(name, value.join('='))
-        shell.exported.add(name)
-      }
-      return 0
-    },
-  ],
-  [
-    'unset',
-    async (shell, argv) => {
-      for (const name of argv.slice(1)) shell.variables.delete(name)
-      return 0
-    },
-  ],
-  [
-    'set',
-    async (shell, argv) => {
-      if (/^[-+]\w*e/.test(argv[1] ?? '')) shell.errexit = argv[1]?.startsWith('-') ?? false
-      if (argv[1] === '--') shell.positional = argv.slice(2)
-      return 0
-    },
-  ],
-  [
-    'shift',
-    async (shell) => {
-      shell.positional.shift()
-      return 0
-    },
-  ],
-  [
-    'trap',
-    async (shell, argv) => {
-      for (const name of argv.slice(2)) {
-        const signal = SIGNALS[name.replace(/^SIG/, '')] ?? Number(name)
-        if (argv[1] === '') shell.process.ignored.add(signal)
-        else if (argv[1] === '-') shell.process.traps.delete(signal)
-        else shell.process.traps.set(signal, argv[1] ?? '')
-      }
-      return 0
-    },
-  ],
-  [
-    'wait',
-    async (shell, argv) => {
-      const pids = argv.length > 1 ? argv.slice(1).map(Number) : [...shell.jobs.keys()]
-      let status = 0
-      for (const pid of pids) {
-        const job = shell.jobs.get(pid)
-        status = job ? finish(shell, await waitFor(shell, job)) : 127
-        shell.jobs.delete(pid)
-      }
-      return argv.length > 1 ? status : 0
-    },
-  ],
-  [
-    'exec',
-    async (shell, argv, streams, redirected) => {
-      if (argv.length < 2) {
-        if (redirected) Object.assign(shell.process, streams)
-        return 0
-      }
-      const { process } = shell
-      const found = loadProgram(process.machine, argv.slice(1), {
-        env: shell.variables,
-        workdir: process.workdir,
-        user: process.user,
-      })
-      const status = await waitFor(shell, startChild(shell, found.argv, streams, found.program).done)
-      if ('signal' in status) throw new Killed(status.signal)
-      throw new Exit(status.code)
-    },
-  ],
-  [
-    'read',
-    async (shell, argv, streams) => {
-      const line = await streams.stdin.read(shell.process.signal)
-      const text = line?.toString() ?? ''
-      // What follows the first line is lost: a source cannot be given bytes back.
-      shell.variables.set(argv.filter((word) => !word.startsWith('-'))[1] ?? 'REPLY', text.split('\n')[0] ?? '')
-      return line ? 0 : 1
-    },
-  ],
-  ...(['break', 'continue'] as const).map((name): [string, BuiltIn] => [
-    name,
-    async (_shell, argv) => {
-      throw new LoopJump(Number(argv[1] ?? 1), name === 'continue')
-    },
-  ]),
-])
