@@ -78,6 +78,24 @@ describe('records', () => {
     expect(await list({ label: 'ap' })).toEqual([])
   })
 
+  test('say what waits and what runs', async () => {
+    await using node = await openTestEngine({ limits: { maxRunning: 1 } })
+    const first = node.engine.execute(spec('sleep 1000'), CONTEXT)
+    const second = node.engine.execute(spec('true'), CONTEXT)
+    const list = async () => {
+      const { items } = await node.engine.executions.list({ tenant: 'default', limit: 10 })
+      return new Map(items.map(({ id, status }) => [id, status]))
+    }
+    await list()
+    await node.until(() => node.notices.some(({ type }) => type === 'started'))
+    expect(await list()).toEqual(
+      new Map([
+        [first.id, 'running'],
+        [second.id, 'queued'],
+      ]),
+    )
+  })
+
   test('are there when the engine is opened again', async () => {
     await using first = await openTestEngine()
     const execution = first.engine.execute(spec('echo a'), CONTEXT)

@@ -19,6 +19,7 @@ export class LiveExecution {
   readonly id: ExecutionId
   readonly spec: ExecutionSpec
   readonly context: ExecuteContext
+  readonly inputHash: string
   readonly createdAt: string
   readonly stdout: KeptOutput
   readonly stderr: KeptOutput
@@ -37,10 +38,11 @@ export class LiveExecution {
   #finish: () => void = () => {}
   #watchers: (() => void)[] = []
 
-  constructor(id: ExecutionId, spec: ExecutionSpec, context: ExecuteContext, createdAt: string) {
+  constructor(id: ExecutionId, spec: ExecutionSpec, context: ExecuteContext, inputHash: string, createdAt: string) {
     this.id = id
     this.spec = spec
     this.context = context
+    this.inputHash = inputHash
     this.createdAt = createdAt
     this.stdout = keepOutput(spec.resources.maxOutputBytes)
     this.stderr = keepOutput(spec.resources.maxOutputBytes)

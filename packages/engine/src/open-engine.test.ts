@@ -137,6 +137,7 @@ describe('an execution', () => {
     [{ command: 'true', resources: { gpus: 1 } }, 'unsupported', 'gpus'],
     [{ command: 'true', files: { a: { blob: '0'.repeat(64) } } }, 'unsupported', 'blobs'],
     [{ command: 'true', image: 'none' }, 'image_not_found', 'none'],
+    [{ command: 'echo \ud800' }, 'invalid_request', 'surrogates'],
   ] as const)('that asks for %j is refused at once as %s', async (input, code, words) => {
     await using node = await openTestEngine()
     const execute = () => node.engine.execute(spec(input as Parameters<typeof spec>[0]), CONTEXT)

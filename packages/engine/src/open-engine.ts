@@ -19,6 +19,7 @@ import { defaultEngineLimits } from './limits.ts'
 import { LiveExecution } from './live.ts'
 import { emptyLoad } from './load.ts'
 import { type OpenEngineOptions, silentLog, systemClock } from './options.ts'
+import { inputHashOf } from './outcome.ts'
 import type { Kind } from './pool.ts'
 import { createPools } from './pools.ts'
 import { createQuiet } from './quiet.ts'
@@ -33,6 +34,12 @@ import { usageBetween } from './usage.ts'
 const DEFAULT_IMAGE = 'base'
 const SHRINK_EVERY_MS = 5000
 const DEFAULT_GRACE_MS = 10_000
+
+interface Admitted {
+  readonly kind: Kind
+  readonly inputHash: string
+  readonly entered: Place | Waiting
+}
 
 const sandboxResources = ({ cpus, memoryMb, diskMb, pids }: Resources): SandboxResources => ({
   cpus,
@@ -120,13 +127,14 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     else uses.set(digest, count)
   }
 
-  const admit = (spec: ExecutionSpec, context: ExecuteContext): { kind: Kind; entered: Place | Waiting } => {
+  const admit = (spec: ExecutionSpec, context: ExecuteContext): Admitted => {
     if (closing) throw new BrambleError('shutting_down', { detail: 'the engine is closing' })
     assertSupported(spec)
     const kind = kindOf(images.resolve(spec.image), spec, spec.resources)
+    const inputHash = inputHashOf(spec, kind.image.digest)
     const { cpus, memoryMb } = spec.resources
     const { tenant, keyId, quota } = context
-    return { kind, entered: admission.enter({ tenant, keyId, cpus, memoryMb, quota }) }
+    return { kind, inputHash, entered: admission.enter({ tenant, keyId, cpus, memoryMb, quota }) }
   }
 
   const carry = async (live: LiveExecution, kind: Kind, entered: Place | Waiting): Promise<ExecutionResult> => {
@@ -136,7 +144,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     if (signal?.aborted) onAbort()
     const finishedAt = (): string => new Date(clock.now()).toISOString()
     try {
-      const result = await run({ pools, endings, limits, clock, notice }, live, kind, entered)
+      const result = await run({ pools, endings, limits, clock, notice, changed: history.changed }, live, kind, entered)
       live.conclude({ result }, result.finishedAt)
       const { status, runtime, timings, usage } = result
       notice({ type: 'finished', status, runtime, timings, cpuMs: usage.cpuMs })
@@ -157,16 +165,22 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   }
 
   const execute = (spec: ExecutionSpec, context: ExecuteContext): Execution => {
-    let admitted: { kind: Kind; entered: Place | Waiting }
+    let admitted: Admitted
     try {
       admitted = admit(spec, context)
     } catch (error) {
       notice({ type: 'refused', code: toBrambleError(error).code })
       throw error
     }
-    const { kind, entered } = admitted
+    const { kind, inputHash, entered } = admitted
     const now = clock.now()
-    const live = new LiveExecution(newId('execution', { now: () => now }), spec, context, new Date(now).toISOString())
+    const live = new LiveExecution(
+      newId('execution', { now: () => now }),
+      spec,
+      context,
+      inputHash,
+      new Date(now).toISOString(),
+    )
     lives.set(live.id, live)
     use(kind.image.digest, 1)
     if (isWaiting(entered)) notice({ type: 'queued' })

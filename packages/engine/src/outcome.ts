@@ -1,12 +1,22 @@
 import { isUtf8 } from 'node:buffer'
 import { hash } from 'node:crypto'
 import { constants } from 'node:os'
-import type { ExecutionStatus, OutputFile, Sha256, Usage } from '@bramble/protocol'
-import { resultHash } from '@bramble/protocol'
+import type { ExecutionSpec, ExecutionStatus, OutputFile, Sha256, Usage } from '@bramble/protocol'
+import { BrambleError, inputHash, resultHash } from '@bramble/protocol'
 import type { ProcessExit, SandboxStats } from '@bramble/runtime'
 import { type KeptOutput, wholeCharactersBytes } from './kept-output.ts'
 
 export const sha256: Sha256 = (data) => hash('sha256', data)
+
+/** The input hash. Throws `invalid_request` for text that has none: lone surrogates cannot be written in UTF-8. */
+export const inputHashOf = (spec: ExecutionSpec, imageDigest: string): string => {
+  try {
+    return inputHash(spec, imageDigest, sha256)
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error
+    throw new BrambleError('invalid_request', { detail: `the spec has no hash: ${error.message}`, cause: error })
+  }
+}
 
 const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]))
 const SIGKILL = 9

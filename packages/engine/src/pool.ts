@@ -12,8 +12,12 @@ export interface Kind {
   readonly resources: SandboxResources
 }
 
-export const nameOfKind = ({ image, runtime, choice, isolation, resources }: Kind): string =>
-  `${image.digest} ${runtime.name} ${runtime.name === 'auto' ? choice : ''} ${isolation ?? ''} ${resources.cpus} ${resources.memoryMb} ${resources.diskMb} ${resources.pids}`
+export const nameOfKind = ({ image, runtime, choice, isolation, resources }: Kind): string => {
+  // A composite chooses by these two; for a driver they are what it is.
+  const chosen = runtime.name === 'auto' ? `${choice} ${isolation ?? ''}` : ''
+  const { cpus, memoryMb, diskMb, pids } = resources
+  return `${image.digest} ${runtime.name} ${chosen} ${cpus} ${memoryMb} ${diskMb} ${pids}`
+}
 
 /** A sandbox nobody has used, with the kernel's account of it when it was ready. */
 export interface Fresh {

@@ -1,7 +1,7 @@
-import { type ExecutionResult, inputHash, type OutputFile, type Timings, type Usage } from '@bramble/protocol'
+import type { ExecutionResult, OutputFile, Timings, Usage } from '@bramble/protocol'
 import type { LiveExecution } from './live.ts'
 import type { Clock } from './options.ts'
-import { type Ending, encodeOutput, NO_USAGE, resultHashOf, sha256 } from './outcome.ts'
+import { type Ending, encodeOutput, NO_USAGE, resultHashOf } from './outcome.ts'
 import type { Kind } from './pool.ts'
 
 /** Times of one execution by the monotonic clock; `startedAt` by the other. What did not happen has none. */
@@ -38,7 +38,6 @@ export const resultOf = (
 ): ExecutionResult => {
   const { ending, usage = NO_USAGE, outputs = {} } = came
   const { stdoutSha256, stderrSha256, ...output } = encodeOutput(live.stdout, live.stderr)
-  const input = inputHash(live.spec, kind.image.digest, sha256)
   const nowMs = clock.monotonicMs()
   return {
     id: live.id,
@@ -52,7 +51,7 @@ export const resultOf = (
     ...output,
     cached: false,
     outputs,
-    inputHash: input,
+    inputHash: live.inputHash,
     resultHash: resultHashOf(ending, { ...output, stdoutSha256, stderrSha256 }, outputs),
     usage,
     timings: timingsOf(times, nowMs),

@@ -38,6 +38,7 @@ export const runCommand = async (
   { request, killGraceMs, destroy }: RunCommandOptions,
 ): Promise<CommandEnd> => {
   let started = false
+  const discarded = new Set<'stdout' | 'stderr'>()
   let timer: NodeJS.Timeout | undefined
   try {
     const process = sandbox.agent.exec(request)
@@ -56,8 +57,11 @@ export const runCommand = async (
         case 'stdout':
         case 'stderr': {
           const behind = live.output(event.type, event.data)
-          if (live[event.type].truncated && (live.channel === undefined || live.stopReason !== undefined))
+          const unwanted = live[event.type].truncated && (live.channel === undefined || live.stopReason !== undefined)
+          if (unwanted && !discarded.has(event.type)) {
+            discarded.add(event.type)
             process.discard(event.type)
+          }
           if (behind) await behind
           break
         }

@@ -20,6 +20,8 @@ export interface RunDeps {
   readonly limits: Pick<EngineLimits, 'killGraceMs' | 'filesTimeoutMs'>
   readonly clock: Clock
   readonly notice: (notice: EngineNotice) => void
+  /** The execution's state changed: its record should say so. */
+  readonly changed: (live: LiveExecution) => void
 }
 
 /** How long a runtime may take to say why a sandbox ended whose agent fell silent. */
@@ -129,6 +131,7 @@ const runIn = async (
 
     times.execMs = clock.monotonicMs()
     live.started(sandbox.runtime)
+    deps.changed(live)
     const queuedMs = times.admittedMs - times.enteredMs
     notice({ type: 'started', runtime: sandbox.runtime, queuedMs, startMs: times.execMs - times.admittedMs })
     const request = execRequestOf(live.spec, kind.image, where)
