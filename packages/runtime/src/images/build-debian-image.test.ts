@@ -1,12 +1,13 @@
 import { execFile } from 'node:child_process'
-import { readdir, readFile } from 'node:fs/promises'
-import { hostname, tmpdir } from 'node:os'
+import { mkdir, readdir, readFile } from 'node:fs/promises'
+import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { expect, it, type TestContext } from 'vitest'
+import { expect, it, type TestContext, vi } from 'vitest'
 import { skip } from '../testing/subject.ts'
 import { buildDebianImage } from './build-debian-image.ts'
 import type { ImportProgress } from './image-store.ts'
+import { processesNaming } from './testing/processes-naming.ts'
 import { needs, openTestStore, skipUnlessRequired } from './testing/test-store.ts'
 
 const needsDebian = async (context: TestContext) => {
@@ -17,8 +18,6 @@ const needsDebian = async (context: TestContext) => {
   )
   if (!answer?.ok) skipUnlessRequired(context, "Debian's packages cannot be reached")
 }
-
-const leftovers = async () => (await readdir(tmpdir())).filter((name) => name.startsWith('bramble-debian-'))
 
 it('a Debian image has its packages, public sources, and nothing of this host', {
   timeout: 300_000,
@@ -51,15 +50,19 @@ it('an aborted build leaves no file, process or mount', { timeout: 120_000 }, as
   await needsDebian(context)
   await using test = await openTestStore()
   const abort = new AbortController()
-  const before = await leftovers()
+  const temporary = test.path('temporary')
+  await mkdir(temporary)
+  vi.stubEnv('TMPDIR', temporary)
   const building = buildDebianImage(test.store, {
     packages: [],
     signal: abort.signal,
     onProgress: ({ message }) => message.startsWith('installing dpkg') && abort.abort(new Error('enough')),
   })
   await expect(building).rejects.toThrow('enough')
-  expect(await leftovers()).toEqual(before)
-  expect(await readFile('/proc/mounts', 'utf8')).not.toContain('bramble-debian-')
+  vi.unstubAllEnvs()
+  expect(await readdir(temporary)).toEqual([])
+  expect(await readFile('/proc/mounts', 'utf8')).not.toContain(temporary)
+  expect(await processesNaming(temporary)).toEqual([])
   await test.expectEmpty()
 })
 

@@ -53,7 +53,7 @@ export interface ImportOptions extends Abortable {
  * Concurrent imports of one digest share the work; each may be aborted by itself, and the work stops when nobody waits
  * for it any more. An aborted import rejects with the signal's reason, after its programs are gone and its files removed.
  *
- * One process at a time opens a directory.
+ * Any process may open a directory to look; one at a time imports into it, or removes from it.
  *
  * Errors: `image_not_found`, `image_invalid`, `image_pull_failed`, `image_in_use`; `invalid_request` for a name that is
  * not one, and `unsupported` where a program is not installed.

@@ -9,6 +9,7 @@ import { beforeEach, describe, expect, it } from 'vitest'
 import { hostArchitecture } from './oci-manifest.ts'
 import { type CraftedDescriptor, craftLayout, sha256 } from './testing/craft-layout.ts'
 import { craftTar } from './testing/craft-tar.ts'
+import { processesNaming } from './testing/processes-naming.ts'
 import { startRegistry } from './testing/start-registry.ts'
 import { needs, openTestStore } from './testing/test-store.ts'
 
@@ -184,12 +185,3 @@ it('a reference that is an option, a path or more than a reference is refused', 
     await test.expectRefused({ kind: 'registry', reference }, /is not an image reference/, 'image_pull_failed')
   }
 })
-
-const processesNaming = async (word: string): Promise<string[]> => {
-  const found: string[] = []
-  for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
-    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
-    if (command.includes(word)) found.push(pid)
-  }
-  return found
-}

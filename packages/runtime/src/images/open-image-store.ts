@@ -45,7 +45,6 @@ export const openImageStore = async (options: ImageStoreOptions): Promise<ImageS
   const bringIn = async (located: Located, context: ImportContext): Promise<void> => {
     const config = await located.fetch(context)
     const rootfs = join(context.work, 'rootfs')
-    context.progress({ phase: 'unpack', message: 'unpacking' })
     const sizeBytes = await unpackLayout(layoutPath(context), rootfs, context)
     context.progress({ phase: 'commit', message: 'putting it in place' })
     const image: StoredImage = {

@@ -37,7 +37,7 @@ export interface ToolOptions {
   readonly signal?: AbortSignal | undefined
   /** Added to the node's own environment. */
   readonly env?: Readonly<Record<string, string>>
-  /** Each line of standard error, and of standard output where it is not the tool's answer, as it comes. */
+  /** Each line of standard error, as it comes. */
   readonly onLine?: (line: string) => void
 }
 
@@ -63,13 +63,15 @@ export const runTool = async (
   for await (const chunk of running.stdout) {
     bytes += chunk.length
     if (bytes <= MAX_TOOL_OUTPUT_BYTES) chunks.push(chunk)
-    else if (options.onLine === undefined) running.kill()
+    else running.kill()
   }
   const { exitCode, message } = await running.ended
   return { exitCode, stdout: Buffer.concat(chunks), message }
 }
 
 export interface RunningTool {
+  /** Undefined where it could not be started. */
+  readonly pid: number | undefined
   /** Begin to read it in the same turn: what a program that has ended wrote is thrown away where nobody reads. */
   readonly stdout: Readable
   readonly stdin: NonNullable<ChildProcess['stdin']>
@@ -110,7 +112,7 @@ export const startTool = (tool: string, args: readonly string[], options: ToolOp
   })
   // Whoever awaits it sees the rejection; one that comes before that is not a crash.
   ended.catch(() => {})
-  return { stdout: child.stdout, stdin: child.stdin, ended, kill }
+  return { pid: child.pid, stdout: child.stdout, stdin: child.stdin, ended, kill }
 }
 
 const killGroup = (child: ChildProcess) => {

@@ -1,11 +1,16 @@
-import { lstat, readdir, rm } from 'node:fs/promises'
+import { lstat, readdir, readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { imageInvalid } from './image-errors.ts'
+import type { OnImportProgress } from './image-store.ts'
 import { LAYOUT_TAG } from './oci-layout.ts'
-import { type ImageTools, lastWords, runTool } from './run-tool.ts'
+import { type ImageTools, lastWords, runTool, startTool } from './run-tool.ts'
+
+const WATCH_MS = 200
 
 export interface UnpackOptions {
   readonly tools: Pick<ImageTools, 'umoci' | 'sync'>
-  readonly signal?: AbortSignal | undefined
+  readonly signal: AbortSignal
+  readonly progress: OnImportProgress
 }
 
 /**
@@ -15,14 +20,31 @@ export interface UnpackOptions {
  */
 export const unpackLayout = async (layout: string, rootfs: string, options: UnpackOptions): Promise<number> => {
   const { tools, signal } = options
+  options.progress({ phase: 'unpack', message: 'unpacking', fraction: 0 })
   const rootless = process.getuid?.() === 0 ? [] : ['--rootless']
   const image = ['--image', `${layout}:${LAYOUT_TAG}`]
-  const { exitCode, message } = await runTool(tools.umoci, ['raw', 'unpack', ...rootless, ...image, rootfs], { signal })
+  const umoci = startTool(tools.umoci, ['raw', 'unpack', ...rootless, ...image, rootfs], { signal })
+  umoci.stdout.resume()
+  const watch = await watchReading(umoci.pid, layout, options.progress)
+  const { exitCode, message } = await umoci.ended.finally(() => clearInterval(watch))
   if (exitCode !== 0) throw imageInvalid(`it cannot be unpacked: ${lastWords(message)}`)
   const sizeBytes = await settleTree(rootfs, signal)
   const synced = await runTool(tools.sync, ['--file-system', rootfs], { signal })
   if (synced.exitCode !== 0) throw new Error(`sync failed: ${lastWords(synced.message)}`)
   return sizeBytes
+}
+
+/** umoci says nothing while it works; the kernel says how much of the layers it has read (proc_pid_io(5)). */
+const watchReading = async (pid: number | undefined, layout: string, progress: OnImportProgress) => {
+  const blobs = join(layout, 'blobs', 'sha256')
+  let totalBytes = 0
+  for (const name of await readdir(blobs)) totalBytes += (await lstat(join(blobs, name))).size
+  return setInterval(async () => {
+    const io = await readFile(`/proc/${pid}/io`, 'utf8').catch(() => '')
+    const readBytes = Number(/^rchar: (\d+)/.exec(io)?.[1] ?? 0)
+    if (readBytes > 0)
+      progress({ phase: 'unpack', message: 'unpacking', fraction: Math.min(1, readBytes / totalBytes) })
+  }, WATCH_MS)
 }
 
 /** Counts the bytes of a tree's files, each inode once, and removes device nodes should any have come so far. */
