@@ -84,16 +84,18 @@ test.each([
   ['long', 3_600_000],
 ])('aborting a %s command cancels it on the node', async (name, timeoutMs) => {
   const controller = new AbortController()
-  const running = Promise.withResolvers<string>()
   const run = bramble.run('sleep 1000', { timeoutMs, labels: { abort: name }, signal: controller.signal })
   const outcome = expect(run).rejects.toMatchObject({ code: 'cancelled' })
-  const find = async (): Promise<void> => {
-    for await (const record of bramble.executions.list({ label: `abort=${name}`, status: 'running' }))
-      return running.resolve(record.id)
-    setImmediate(() => void find())
-  }
-  await find()
-  const id = await running.promise
+  let over = false
+  run
+    .catch(() => undefined)
+    .finally(() => {
+      over = true
+    })
+  let id: string | undefined
+  while (id === undefined && !over)
+    for await (const record of bramble.executions.list({ label: `abort=${name}`, status: 'running' })) id = record.id
+  if (id === undefined) throw new Error(`it ended by itself: ${await run}`)
   controller.abort()
   await outcome
   expect((await ended(id)).status).toBe('cancelled')
