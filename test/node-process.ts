@@ -3,6 +3,8 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { Agent, request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import type { Probe, Runtime } from '../packages/runtime/src/runtime.ts'
 
@@ -75,18 +77,14 @@ export const startNodeProcess = async (env: Record<string, string> = {}, directo
     { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } },
   )
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
-  const nodeFile = join(dataDirectory, 'node.json')
-  let text = ''
-  const ready = new Promise<void>((resolve, reject) => {
-    child.stdout?.on('data', (chunk) => {
-      text += chunk
-      if (text.includes('\n')) resolve()
-    })
-    void exited.then(() => reject(new Error(`the node ended at its start: ${text}`)))
+  const announced = Promise.withResolvers<{ url: string; apiKey: string }>()
+  let said = ''
+  createInterface({ input: child.stdout as Readable }).on('line', (line) => {
+    said = `${said}${line}\n`.slice(-4096)
+    if (line.startsWith('{"type":"ready"')) announced.resolve(JSON.parse(line))
   })
-  await ready
-  const { url } = JSON.parse(readFileSync(nodeFile, 'utf8')) as { url: string }
-  const key = readFileSync(join(dataDirectory, 'admin.key'), 'utf8').trim()
+  void exited.then(() => announced.reject(new Error(`the node ended at its start: ${said}`)))
+  const { url, apiKey: key } = await announced.promise
   const first = client(url, key)
   const pid = child.pid ?? 0
   const kill = async (signal: NodeJS.Signals): Promise<void> => {

@@ -9,9 +9,8 @@ import {
   resourcesSchema,
   toBrambleError,
 } from '@bramble/protocol'
-import type { ImageStore, LocalImage, SandboxResources } from '@bramble/runtime'
+import { auto, type ImageStore, type LocalImage, type SandboxResources, type Wanted } from '@bramble/runtime'
 import { createAdmission, isWaiting, type Place, type Waiting } from './admission.ts'
-import { chooseRuntime, type Wanted } from './choose-runtime.ts'
 import { createEndings } from './endings.ts'
 import type { Engine, EngineEvent, ExecuteContext, Execution } from './engine.ts'
 import { openHistory } from './history.ts'
@@ -71,6 +70,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     onNotice: notice = () => {},
   } = options
   const overcommit = options.memoryOvercommit === undefined ? {} : { memoryOvercommit: options.memoryOvercommit }
+  const runtime = auto(runtimes, unavailable)
   const limits = { ...defaultEngineLimits(overcommit), ...options.limits }
   const db = await openDatabase<EngineTables>({
     path: join(options.dataDirectory, 'engine.db'),
@@ -81,10 +81,8 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   })
   await using undo = new AsyncDisposableStack()
   undo.defer(() => db.destroy())
-  for (const runtime of runtimes) {
-    const reaped = await runtime.reap()
-    if (reaped > 0) log.warn({ runtime: runtime.name, sandboxes: reaped }, 'sandboxes of an earlier node were removed')
-  }
+  const reaped = await runtime.reap()
+  if (reaped > 0) log.warn({ sandboxes: reaped }, 'sandboxes of an earlier node were removed')
   const history = await openHistory({ db, limits, clock, log, notice })
   undo.move()
 
@@ -105,15 +103,13 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
 
   const kindOf = (image: LocalImage, wanted: Wanted, resources: Resources): Kind => ({
     image,
-    runtime: chooseRuntime(runtimes, unavailable, wanted),
-    choice: wanted.runtime,
-    isolation: wanted.isolation,
+    runtime: runtime.select(wanted),
     resources: sandboxResources(resources),
   })
 
   const keepDefault = (): void => {
     const image = findImage(images, DEFAULT_IMAGE)
-    if (image && runtimes.length > 0) pools.keep(kindOf(image, { runtime: 'auto' }, resourcesSchema.parse({})))
+    if (image) pools.keep(kindOf(image, {}, resourcesSchema.parse({})))
   }
   keepDefault()
   const shrinking = setInterval(() => {
@@ -212,7 +208,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     const used = (candidate: string): boolean => uses.has(candidate) || inUse(candidate)
     if (!used(image.digest) && pools.dropImage(image.digest)) await endings.drain()
     await images.remove(image.digest, { inUse: used })
-    for (const runtime of runtimes) await runtime.forget(image.digest)
+    await runtime.forget(image.digest)
   }
 
   const shutDown = async (graceMs: number): Promise<void> => {

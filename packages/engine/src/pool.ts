@@ -1,22 +1,18 @@
-import { BrambleError, type Isolation, newId, type RuntimeChoice } from '@bramble/protocol'
+import { BrambleError, newId } from '@bramble/protocol'
 import type { LocalImage, Runtime, Sandbox, SandboxConfig, SandboxResources, SandboxStats } from '@bramble/runtime'
 import { HOSTNAME } from './command.ts'
 import { createDemand, type Demand } from './demand.ts'
 
-/** Sandboxes of one kind are exchangeable: same image, resources, runtime and isolation. */
+/** Sandboxes of one kind are exchangeable: same image, resources and driver. */
 export interface Kind {
   readonly image: LocalImage
   readonly runtime: Runtime
-  readonly choice: RuntimeChoice
-  readonly isolation: Isolation | undefined
   readonly resources: SandboxResources
 }
 
-export const nameOfKind = ({ image, runtime, choice, isolation, resources }: Kind): string => {
-  // A composite chooses by these two; for a driver they are what it is.
-  const chosen = runtime.name === 'auto' ? `${choice} ${isolation ?? ''}` : ''
+export const nameOfKind = ({ image, runtime, resources }: Kind): string => {
   const { cpus, memoryMb, diskMb, pids } = resources
-  return `${image.digest} ${runtime.name} ${chosen} ${cpus} ${memoryMb} ${diskMb} ${pids}`
+  return `${image.digest} ${runtime.name} ${cpus} ${memoryMb} ${diskMb} ${pids}`
 }
 
 /** A sandbox nobody has used, with the kernel's account of it when it was ready. */
@@ -102,8 +98,6 @@ export const makeFresh = async (kind: Kind, timeoutMs: number, signal: AbortSign
     id: newId('sandbox'),
     image: kind.image,
     resources: kind.resources,
-    isolation: kind.isolation,
-    runtime: kind.choice,
     hostname: HOSTNAME,
   }
   try {

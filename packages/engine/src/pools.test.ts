@@ -90,8 +90,6 @@ const setUp = async (limits: Partial<PoolsDeps['limits']> = {}, options: FakeOpt
 const kind = (runtime: Runtime, options: { image?: string; memoryMb?: number } = {}): Kind => ({
   image: namedImage(options.image ?? 'base'),
   runtime,
-  choice: 'auto',
-  isolation: undefined,
   resources: { cpus: 1, memoryMb: options.memoryMb ?? 100, diskMb: 10, pids: 10 },
 })
 const coming = (taken: Fresh | Coming): Coming => {

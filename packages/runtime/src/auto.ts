@@ -1,40 +1,49 @@
-import { BrambleError } from '@bramble/protocol'
-import type { LocalImage } from './images/image-store.ts'
-import type { Capabilities, Probe, Runtime, SandboxConfig } from './runtime.ts'
+import { BrambleError, type Isolation, type RuntimeChoice } from '@bramble/protocol'
+import type { Capabilities, Runtime } from './runtime.ts'
 
-export interface AutoChoice {
-  readonly name: string
-  readonly probe: Probe<Runtime>
+/** What a sandbox's configuration may insist on. */
+export interface Wanted {
+  readonly runtime?: RuntimeChoice | undefined
+  readonly isolation?: Isolation | undefined
 }
 
-const either = (all: readonly Runtime[], has: (capabilities: Capabilities) => boolean): boolean =>
-  all.some(({ capabilities }) => has(capabilities))
+export interface AutoRuntime extends Runtime {
+  /** The driver that would make such a sandbox; throws `unsupported` where none offers it. */
+  select(wanted: Wanted): Runtime
+}
 
 /**
- * A runtime made of runtimes: each sandbox goes to the first that offers what its configuration asks for (`runtime`,
- * `isolation`). The order is the preference. Its capabilities are those of the first, which is what a caller gets that
- * asks for nothing in particular; checkpoint and pause where any has them.
+ * A runtime made of runtimes, those that probing found, best first: each sandbox goes to the first that offers what its
+ * configuration asks for (`runtime`, `isolation`). Its capabilities are those of the first, which is what a caller gets
+ * who asks for nothing in particular; pause and checkpoint where any has them. `unavailable` says why others are not
+ * there, for the errors.
  *
- * Throws `no_isolation` when none of the choices is available: it never falls back to running without isolation.
+ * Throws `no_isolation` when there is none: it never falls back to running without isolation.
  */
-export const auto = (choices: readonly AutoChoice[]): Runtime => {
-  const runtimes = choices.flatMap(({ probe }) => (probe.available ? [probe.runtime] : []))
+export const auto = (
+  runtimes: readonly Runtime[],
+  unavailable: readonly { name: string; reason: string }[] = [],
+): AutoRuntime => {
   const first = runtimes[0]
-  const missing = choices.flatMap(({ name, probe }) => (probe.available ? [] : [`${name}: ${probe.reason}`])).join('; ')
-  if (!first) throw new BrambleError('no_isolation', { detail: missing || 'no runtime was tried' })
-
-  const pick = (config: Pick<SandboxConfig, 'isolation' | 'runtime'>): Runtime => {
-    const { isolation, runtime = 'auto' } = config
-    const found = runtimes.find(
-      (candidate) =>
-        (runtime === 'auto' || candidate.name === runtime) &&
-        (isolation === undefined || candidate.capabilities.isolation === isolation),
-    )
-    if (found) return found
-    const asked = [runtime !== 'auto' && `runtime ${runtime}`, isolation && `isolation ${isolation}`].filter(Boolean)
-    throw new BrambleError('unsupported', { detail: `no ${asked.join(' with ')} here${missing && ` (${missing})`}` })
+  if (!first) {
+    const reasons = unavailable.map(({ name, reason }) => `${name}: ${reason}`).join('; ')
+    throw new BrambleError('no_isolation', { detail: reasons || 'no runtime was tried' })
   }
 
+  const select = ({ runtime: choice = 'auto', isolation }: Wanted): Runtime => {
+    const found = runtimes.find(
+      ({ name, capabilities }) =>
+        (choice === 'auto' || name === choice) && (isolation === undefined || capabilities.isolation === isolation),
+    )
+    if (found) return found
+    const asked = [choice !== 'auto' && `the runtime \`${choice}\``, isolation && `the isolation \`${isolation}\``]
+    const reason = unavailable.find(({ name }) => name === choice)?.reason
+    throw new BrambleError('unsupported', {
+      detail: `this node does not offer ${asked.filter(Boolean).join(' with ')}${reason ? ` (${reason})` : ''}`,
+    })
+  }
+  const some = (has: (capabilities: Capabilities) => boolean): boolean =>
+    runtimes.some(({ capabilities }) => has(capabilities))
   const close = async (): Promise<void> => {
     await Promise.all(runtimes.map((runtime) => runtime.close()))
   }
@@ -42,19 +51,19 @@ export const auto = (choices: readonly AutoChoice[]): Runtime => {
     name: 'auto',
     capabilities: {
       ...first.capabilities,
-      pause: either(runtimes, (capabilities) => capabilities.pause),
-      checkpoint: either(runtimes, (capabilities) => capabilities.checkpoint),
+      pause: some(({ pause }) => pause),
+      checkpoint: some(({ checkpoint }) => checkpoint),
     },
-    // Only where it will be used first: another runtime readies it when it is asked for.
-    prepare: (image: LocalImage, options) => first.prepare(image, options),
+    select,
+    // Only where it will be used first: another driver readies it when it is asked for.
+    prepare: (image, options) => first.prepare(image, options),
     create: async (config, options) => {
-      const runtime = pick(config)
+      const runtime = select(config)
       if (runtime !== first) await runtime.prepare(config.image, options)
       return await runtime.create(config, options)
     },
     list: async () => (await Promise.all(runtimes.map((runtime) => runtime.list()))).flat(),
-    reap: async () =>
-      (await Promise.all(runtimes.map((runtime) => runtime.reap()))).reduce((sum, count) => sum + count, 0),
+    reap: async () => (await Promise.all(runtimes.map((runtime) => runtime.reap()))).reduce((sum, n) => sum + n, 0),
     forget: async (digest) => {
       await Promise.all(runtimes.map((runtime) => runtime.forget(digest)))
     },

@@ -20,6 +20,8 @@ const fields = z.strictObject({
   noIsolation: z.boolean().default(false),
   /** `--log-level`, `BRAMBLE_LOG_LEVEL`. */
   logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  /** `BRAMBLE_MAX_POOLED`: sandboxes that may wait in pools; 0 keeps none. Default: the engine's. */
+  maxPooled: z.coerce.number().int().min(0).max(4096).optional(),
   /** `BRAMBLE_SHUTDOWN_GRACE_MS`: how long running executions may go on after a stop was asked for. */
   shutdownGraceMs: z.coerce.number().int().min(0).max(600_000).default(10_000),
 })
@@ -58,6 +60,7 @@ export const readNodeConfig = (
     runtime: flags.runtime ?? given(env, 'BRAMBLE_RUNTIME'),
     noIsolation: flags.noIsolation,
     logLevel: flags.logLevel ?? given(env, 'BRAMBLE_LOG_LEVEL'),
+    maxPooled: given(env, 'BRAMBLE_MAX_POOLED'),
     shutdownGraceMs: given(env, 'BRAMBLE_SHUTDOWN_GRACE_MS'),
   }
   return parse(nodeConfigSchema, Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)))

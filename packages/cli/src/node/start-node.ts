@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { type Engine, openEngine } from '@bramble/engine'
-import { type Gateway, type GatewayOptions, openGateway } from '@bramble/gateway'
+import { createMetrics, type Gateway, type GatewayOptions, openGateway } from '@bramble/gateway'
 import { openImageStore } from '@bramble/runtime'
 import type { Logger } from 'pino'
 import { adminKeyFile } from '../data-directory.ts'
@@ -47,11 +47,22 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
   for (const runtime of runtimes) undo.use(runtime)
   if (config.noIsolation) log.warn({ runtime: 'process' }, 'nothing isolates the commands: run your own code only')
   const images = await openImageStore({ directory: imagesDirectory(dataDirectory) })
-  const engine = await openEngine({ dataDirectory, runtimes, unavailable, images, log })
+  const metrics = listen ? createMetrics({ version: version() }) : undefined
+  const engine = await openEngine({
+    dataDirectory,
+    runtimes,
+    unavailable,
+    images,
+    log,
+    ...(config.maxPooled !== undefined && { limits: { maxPooled: config.maxPooled } }),
+    ...(metrics && { onNotice: metrics.notice }),
+  })
   undo.defer(() => engine.close({ graceMs: 0 }))
   let gateway: Gateway | undefined
   if (listen) {
-    gateway = undo.use(await listenOn(config, { engine, dataDirectory, version: version(), logger: log }))
+    gateway = undo.use(
+      await listenOn(config, { engine, dataDirectory, version: version(), logger: log, ...(metrics && { metrics }) }),
+    )
     undo.defer(() => removeNodeFile(dataDirectory))
     writeNodeFile(dataDirectory, { url: gateway.url, startedAt: new Date().toISOString() })
   }

@@ -107,3 +107,16 @@ int cgroups_remove(const char *id)
 	}
 	return result;
 }
+
+/* Removes our folders of the hierarchies, and the folder of all nodes when ours was the last: what is not empty stays. */
+void cgroups_close(void)
+{
+	for (int i = 0; i < settings.hierarchy_count; i++) {
+		char path[PATH_MAX];
+		snprintf(path, sizeof path, "%s%s", settings.hierarchies[i], settings.cgroup);
+		rmdir(path);
+		*strrchr(path, '/') = '\0';
+		if (strlen(path) > strlen(settings.hierarchies[i]))
+			rmdir(path);
+	}
+}

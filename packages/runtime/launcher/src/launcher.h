@@ -50,6 +50,7 @@ int cgroups_list(void (*each)(const char *id));
 void cgroups_kill(const char *id);
 unsigned cgroups_oom_kills(const char *id);
 int cgroups_remove(const char *id);
+void cgroups_close(void);
 
 /* sandboxes.c */
 void sandbox_create(const char *tag, const char *id, uid_t base, uint64_t disk_bytes, const char *lowers,

@@ -220,5 +220,6 @@ int main(int argc, char **argv)
 	}
 	reply("", "open", "");
 	loop(signals);
+	cgroups_close();
 	return 0;
 }

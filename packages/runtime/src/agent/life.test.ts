@@ -206,9 +206,12 @@ describe('the life of an agent', () => {
       const stream = await spawned.open()
       const bytes = Buffer.from(Array.from({ length: 12 + (random() % 52) }, () => random() & 0xff))
       if (i % 2) bytes.fill(0, 1, 8).writeUInt8(1 + (random() % 7), 4)
-      stream.on('error', () => {})
-      stream.end(bytes)
-      stream.destroy()
+      const closed = once(stream, 'close')
+      stream
+        .on('error', () => {})
+        .resume()
+        .end(bytes)
+      await closed
     }
     await using agent = await spawned.connect()
     expect((await shell(agent, 'echo still here')).stdout).toBe('still here\n')
@@ -235,13 +238,16 @@ describe.runIf(isRoot)('the agent as PID 1', () => {
     await first.close()
     const second = await spawned.connect()
     const socket = `${spawned.folder}/agent.sock`
-    const script = `import socket;s=socket.socket(socket.AF_UNIX);s.connect('${socket}');print(s.recv(100))`
-    void second.exec({ argv: ['setsid', 'python3', '-c', script] })
-    await second.ping()
+    const inside = [
+      `import socket; s = socket.socket(socket.AF_UNIX); s.connect('${socket}'); print('in line', flush=True)`,
+      `open('${spawned.folder}/heard', 'w').write(repr(s.recv(100)))`,
+    ]
+    await until(second.exec({ argv: ['setsid', 'python3', '-c', inside.join('\n')] }), /in line/)
     await second.close()
     const third = await spawned.connect()
-    expect((await shell(third, `python3 -c "${script}"`)).stdout).toBe('')
     expect((await shell(third, 'echo served')).stdout).toBe('served\n')
+    const heard = `until [ -s ${spawned.folder}/heard ]; do sleep 0.01; done; cat ${spawned.folder}/heard`
+    expect((await shell(third, heard)).stdout).toBe("b''")
     await third.close()
   })
 

@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Runtime, Sandbox } from '../runtime.ts'
-import { makeTestImage, testRuntime } from '../testing.ts'
+import { makeTestImage, type SubjectOptions, testRuntime, testRuntimeIsolation } from '../testing.ts'
 import { findCgroups } from './cgroups.ts'
 import { oci } from './oci.ts'
 
@@ -17,8 +17,9 @@ const agentPid = async (sandbox: Sandbox): Promise<number> => {
   throw new Error('the sandbox has no process')
 }
 
-for (const binary of ['crun', 'runc'])
-  testRuntime(binary === 'crun' ? 'oci' : `oci with ${binary}`, {
+for (const binary of ['crun', 'runc']) {
+  const name = binary === 'crun' ? 'oci' : `oci with ${binary}`
+  const options: SubjectOptions = {
     open: async () => {
       const base = await mkdtemp(join(tmpdir(), 'bramble-oci-'))
       const probe = (dataDirectory: string) => oci({ binary, diskBytes: 4 * 1024 ** 3 })({ dataDirectory })
@@ -46,4 +47,7 @@ for (const binary of ['crun', 'runc'])
         },
       }
     },
-  })
+  }
+  testRuntime(name, options)
+  testRuntimeIsolation(name, options)
+}

@@ -1,0 +1,65 @@
+import { describe, expect, test } from 'vitest'
+import { auto } from './auto.ts'
+import { fake, makeFakeHost } from './fake/fake.ts'
+import type { Capabilities, Runtime } from './runtime.ts'
+import { configOf, makeTestImage, runCommand, testRuntime } from './testing.ts'
+
+const open = async (host = makeFakeHost()): Promise<Runtime> => {
+  const probe = await fake()({ host })
+  if (!probe.available) throw new Error(probe.reason)
+  return probe.runtime
+}
+
+const renamed = (runtime: Runtime, name: string, capabilities: Partial<Capabilities>): Runtime => ({
+  ...runtime,
+  name,
+  capabilities: { ...runtime.capabilities, ...capabilities },
+})
+
+testRuntime('auto', {
+  open: async () => {
+    const host = makeFakeHost()
+    const image = await makeTestImage()
+    return {
+      runtime: auto([await open(host)]),
+      image,
+      openFresh: async () => {
+        const fresh = makeFakeHost()
+        return { runtime: auto([await open(fresh)]), restart: async () => auto([await open(fresh)]) }
+      },
+      killAgent: async (sandbox) => {
+        await runCommand(sandbox, ['fake-die']).catch(() => undefined)
+      },
+      close: () => image[Symbol.asyncDispose](),
+    }
+  },
+})
+
+describe('auto chooses', () => {
+  test('the first by default, another by name or by isolation, and never one without isolation by itself', async () => {
+    const container = renamed(await open(), 'oci', { isolation: 'container' })
+    const vm = renamed(await open(), 'microvm', { isolation: 'vm', checkpoint: true })
+    await using runtime = auto([container, vm], [{ name: 'docker', reason: 'no engine answers' }])
+    expect(runtime.select({})).toBe(container)
+    expect(runtime.select({ runtime: 'microvm' })).toBe(vm)
+    expect(runtime.select({ isolation: 'vm' })).toBe(vm)
+    expect(runtime.capabilities).toMatchObject({ isolation: 'container', checkpoint: true })
+    expect(() => runtime.select({ isolation: 'gvisor' })).toThrowError(expect.objectContaining({ code: 'unsupported' }))
+    expect(() => runtime.select({ runtime: 'docker' })).toThrowError(/no engine answers/)
+    expect(() => auto([], [{ name: 'oci', reason: 'not root' }])).toThrowError(
+      expect.objectContaining({ code: 'no_isolation', detail: 'oci: not root' }),
+    )
+  })
+
+  test('and makes the sandbox there', async () => {
+    await using image = await makeTestImage()
+    const first = renamed(await open(), 'oci', { isolation: 'container' })
+    const second = renamed(await open(), 'microvm', { isolation: 'vm' })
+    await using runtime = auto([first, second])
+    const config = { ...configOf({ image }), isolation: 'vm' as const }
+    await using _ = await runtime.create(config)
+    expect(await first.list()).toEqual([])
+    expect(await second.list()).toEqual([config.id])
+    expect(await runtime.list()).toEqual([config.id])
+  })
+})
