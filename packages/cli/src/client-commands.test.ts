@@ -183,9 +183,14 @@ describe('the node that is meant', () => {
   })
 
   test('one that does not answer is named', async () => {
-    const end = await runCli(['ps'], { BRAMBLE_URL: 'http://127.0.0.1:9', BRAMBLE_API_KEY: 'k' })
+    const gone = createServer()
+    await new Promise<void>((resolve) => gone.listen(0, '127.0.0.1', resolve))
+    const address = gone.address()
+    const url = `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`
+    await new Promise((resolve) => gone.close(resolve))
+    const end = await runCli(['ps'], { BRAMBLE_URL: url, BRAMBLE_API_KEY: 'k' })
     expect(end.code).toBe(125)
-    expect(end.stderr).toContain('http://127.0.0.1:9')
+    expect(end.stderr).toContain(`${url}/api/v1/executions: connect ECONNREFUSED`)
   })
 
   test('the admin key of this host is shown to no other node', async () => {

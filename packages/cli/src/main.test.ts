@@ -33,6 +33,13 @@ test('what is not a command, or not an option, is one line on stderr and 125', a
   expect((await runCli(['ps', '--bad'], {})).stderr).toContain("unknown option '--bad'")
 })
 
+test('a suite of benchmarks that is not there is refused with those that are', async () => {
+  const end = await runCli(['bench', 'nope'], {})
+  expect(end).toMatchObject({ code: 125, stdout: '' })
+  expect(end.stderr).toContain('no suite "nope"')
+  expect(end.stderr).toContain('run')
+})
+
 describe('completion', () => {
   const shell = (name: string): boolean => spawnSync(name, ['-c', 'true']).status === 0
 

@@ -170,12 +170,25 @@ test('a retry that could not be in time is not waited for', async () => {
   expect(await codeOf(client.run('x', { requestTimeoutMs: 5_000 }))).toBe('rate_limited')
 })
 
-test('no server at all is connection_failed, and says where', async () => {
-  const error = await clientOf('http://127.0.0.1:9', 1)
-    .run('x')
+/** Where nothing listens: a port that was free a moment ago. */
+const nowhere = async (): Promise<string> => {
+  await using server = await scriptedServer(hang)
+  return server.url
+}
+
+test('no server at all is connection_failed, says where and why, and is tried again', async () => {
+  const url = await nowhere()
+  let tries = 0
+  const counting: typeof fetch = (input, init) => {
+    tries++
+    return fetch(input, init)
+  }
+  const error = await new Bramble({ url, retries: 2, backoff: QUICK, fetch: counting })
+    .run('x', { network: 'egress' })
     .catch((thrown: unknown) => thrown)
   expect(error).toMatchObject({ code: 'connection_failed' })
-  expect(String(error)).toContain('http://127.0.0.1:9/api/v1/execute')
+  expect(String(error)).toContain(`${url}/api/v1/execute: connect ECONNREFUSED`)
+  expect(tries).toBe(3)
 })
 
 test.each([
