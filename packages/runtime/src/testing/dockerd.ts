@@ -30,13 +30,16 @@ const answers = (socketPath: string): Promise<boolean> =>
     ping.end()
   })
 
+/** The socket that DOCKER_HOST names: `bramble test` starts one engine for all tests. */
+const namedSocket = (): string | undefined => /^unix:\/\/(.+)$/.exec(process.env.DOCKER_HOST ?? '')?.[1]
+
 /**
- * A Docker Engine for tests and benchmarks: the one at the default socket where one answers, or else one of our own in
- * a temporary directory, which disposing stops and removes. It makes no bridge and touches no firewall rule. Throws with
- * the engine's last words when it does not start (no root, not installed).
+ * A Docker Engine for tests and benchmarks: the one at the default socket (or DOCKER_HOST's) where one answers, or else
+ * one of our own in a temporary directory, which disposing stops and removes. It makes no bridge and touches no firewall
+ * rule. Throws with the engine's last words when it does not start (no root, not installed).
  */
 export const startDockerd = async (options: { socketPath?: string } = {}): Promise<Dockerd> => {
-  const running = options.socketPath ?? DEFAULT_SOCKET
+  const running = options.socketPath ?? namedSocket() ?? DEFAULT_SOCKET
   if (await answers(running)) return { socketPath: running, own: false, [Symbol.asyncDispose]: async () => undefined }
   const base = await mkdtemp(join(tmpdir(), 'bramble-dockerd-'))
   const socketPath = join(base, 'docker.sock')
