@@ -92,18 +92,20 @@ describe('flow control with the real agent', () => {
   it('stalls the writer of input that the command does not read, not its neighbours', async () => {
     const command = agent.exec({ argv: ['sleep', '1000'], stdin: 'pipe' })
     let accepted = 0
+    let running = true
     const feed = async (): Promise<void> => {
-      for (;;) {
+      while (running) {
         await command.write(Buffer.alloc(16 * 1024))
         accepted += 16 * 1024
       }
     }
-    const fed = feed().catch(() => {})
+    const fed = feed()
     expect(await settled(async () => accepted)).toBeLessThanOrEqual(256 * 1024)
     await agent.ping()
     command.kill(9)
     expect((await finish(command)).exit).toMatchObject({ kind: 'signalled', signal: 9 })
-    void fed
+    running = false
+    await fed
   })
 
   it('gives every byte in order when the streams alternate in small pieces', async () => {
