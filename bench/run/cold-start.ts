@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { findCgroups } from '../../packages/runtime/src/oci/cgroups.ts'
+import { findCgroups } from '@bramble/runtime'
 import { startNodeProcess } from '../../test/node-process.ts'
 import { baseRootfs } from './base-image.ts'
 import { figuresOf, quantile, type Row, round } from './measure.ts'

@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { findCgroups } from '../../packages/runtime/src/oci/cgroups.ts'
+import { findCgroups } from '@bramble/runtime'
 import { prewarm, startNodeProcess } from '../../test/node-process.ts'
 import { type Row, round } from './measure.ts'
 

@@ -25,7 +25,9 @@ export const runBench = async (options: BenchOptions): Promise<boolean> => {
   const rows: Row[] = []
   for (const runCase of CASES) {
     console.error(`bench: ${runCase.name} …`)
-    rows.push(...(await runCase(options)))
+    const measured = await runCase(options)
+    for (const { name, figures } of measured) console.error(`  ${name}: ${JSON.stringify(figures)}`)
+    rows.push(...measured)
   }
   printTable(rows)
   const path = resolve(

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
-import { findCgroups } from '../../packages/runtime/src/oci/cgroups.ts'
+import { findCgroups } from '@bramble/runtime'
 import { type NodeProcess, startNodeProcess } from '../../test/node-process.ts'
 import { figuresOf, type Row, round } from './measure.ts'
 

@@ -1,4 +1,4 @@
-import { startDockerd } from '../../packages/runtime/src/testing/dockerd.ts'
+import { startDockerd } from '@bramble/runtime/testing/dockerd'
 import { prewarm, startNodeProcess } from '../../test/node-process.ts'
 import { baseRootfs } from './base-image.ts'
 import { dockerRun, loadIntoDocker } from './competitors.ts'

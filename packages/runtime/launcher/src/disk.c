@@ -78,7 +78,7 @@ int disk_open(void)
 		if (rename(fresh, image) != 0)
 			return fail("rename %s", fresh);
 		if (run((char *const[]){ "mount", "-n", "-t", "btrfs", "-o",
-				"loop,noatime,nosuid,nodev,discard=async,commit=10", image, DISK, NULL }) != 0)
+				"loop,noatime,nosuid,nodev,discard=sync,commit=10", image, DISK, NULL }) != 0)
 			return -1;
 	}
 	root = open(DISK, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
