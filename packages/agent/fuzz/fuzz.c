@@ -23,7 +23,7 @@ static struct kid {
   uint32_t id;
   int in, out, err, report;
   bool alive, named; /* `named`: `id` is known, because no bytes were sent that the model does not understand */
-  uint8_t wrote[2], took;
+  uint64_t wrote[2], wrote_at_end[2], took;
 } kids[KIDS_MAX];
 static size_t kid_count;
 static uint32_t next_id;
@@ -34,12 +34,18 @@ static struct model {
   bool open, started;
   int64_t credit[2];
   uint32_t stdin_credit;
-  uint8_t saw[2], sent;
+  uint64_t saw[2], sent;
+  bool discarded[2], eof;
+  struct kid *kid;
 } models[IDS];
 static bool blind, greeted, refused; /* `blind`: raw bytes were sent */
 static int host = -1;
 static uint8_t inbox[1 << 21];
 static size_t inbox_bytes;
+
+static struct model *model_of(uint32_t id) {
+  return id >= 1 && id <= IDS ? &models[id - 1] : NULL;
+}
 
 int64_t now_ms(void) {
   return clock_ms;
@@ -70,6 +76,7 @@ pid_t spawn_command(const struct exec_request *request, int in, int out, int err
   if (kid->in >= 0) fcntl(kid->in, F_SETFL, O_NONBLOCK);
   fcntl(kid->out, F_SETFL, O_NONBLOCK);
   fcntl(kid->err, F_SETFL, O_NONBLOCK);
+  if (kid->named && model_of(kid->id)) model_of(kid->id)->kid = kid;
   return (pid_t)kid_count;
 }
 
@@ -82,6 +89,7 @@ static void kid_end(struct kid *kid, int status, bool keep_output) {
   struct rusage usage = { .ru_maxrss = 1000 };
   if (!kid->alive) return;
   kid->alive = false;
+  memcpy(kid->wrote_at_end, kid->wrote, sizeof kid->wrote);
   shut(&kid->report);
   shut(&kid->in);
   if (!keep_output) shut(&kid->out), shut(&kid->err);
@@ -92,10 +100,6 @@ void signal_group(pid_t pid, bool reaped, int number) {
   CHECK(pid >= 1 && (size_t)pid <= kid_count && number >= 1 && number <= 64);
   CHECK(reaped == !kids[pid - 1].alive);
   if (number == SIGKILL) kid_end(&kids[pid - 1], SIGKILL, false);
-}
-
-static struct model *model_of(uint32_t id) {
-  return id >= 1 && id <= IDS ? &models[id - 1] : NULL;
 }
 
 static void host_frame(uint32_t type, uint32_t id, const uint8_t *payload, uint32_t length) {
@@ -119,13 +123,15 @@ static void host_frame(uint32_t type, uint32_t id, const uint8_t *payload, uint3
     int stream = type == STDERR;
     CHECK(model->started && length > 0 && model->credit[stream] >= length);
     model->credit[stream] -= length;
-    for (uint32_t i = 0; i < length; i++) CHECK(payload[i] == model->saw[stream]++);
+    for (uint32_t i = 0; i < length; i++) CHECK(payload[i] == (uint8_t)model->saw[stream]++);
   } else if (type == STDIN_CREDIT) {
     CHECK(length == 4 && get32(payload) > 0);
     model->stdin_credit += get32(payload);
     CHECK(model->stdin_credit <= STDIN_BYTES_MAX);
   } else {
     CHECK(model->started == (type == EXIT) && (type == FAILED ? length >= 5 : length == 28));
+    for (int i = 0; i < 2 && type == EXIT; i++) /* EXIT comes after the last byte */
+      CHECK(model->discarded[i] || !model->kid || model->saw[i] >= model->kid->wrote_at_end[i]);
     model->open = false;
   }
 }
@@ -221,11 +227,11 @@ static void do_kid(struct kid *kid, uint8_t what) {
     uint32_t size = take_size();
     for (uint32_t i = 0; i < size; i++) data[i] = (uint8_t)(kid->wrote[stream] + i);
     ssize_t n = write(*fd, data, size);
-    if (n > 0) kid->wrote[stream] += (uint8_t)n;
+    if (n > 0) kid->wrote[stream] += (uint64_t)n;
   } else if (what < 4) shut(fd);
   else if (what == 4 && kid->in >= 0) {
     ssize_t n = read(kid->in, data, take_size());
-    for (ssize_t i = 0; i < n && kid->named && !blind; i++) CHECK(data[i] == kid->took++);
+    for (ssize_t i = 0; i < n && kid->named && !blind; i++) CHECK(data[i] == (uint8_t)kid->took++);
   } else if (what == 5) shut(&kid->in);
   else if (what == 6) shut(&kid->report); /* exec worked */
   else if (what == 7 && kid->report >= 0 && kid->alive) {
@@ -241,7 +247,7 @@ static void do_stdin(uint32_t id) {
   uint32_t size = take_size();
   if (size > model->stdin_credit || size > sizeof data) size = model->stdin_credit;
   for (uint32_t i = 0; i < size; i++) data[i] = (uint8_t)(model->sent + i);
-  model->sent += (uint8_t)size;
+  model->sent += size;
   model->stdin_credit -= size;
   frame(STDIN, id, data, size);
 }
@@ -256,7 +262,7 @@ static void act(void) {
   case 0: do_exec(id, false); break;
   case 1: do_exec(id, true); break;
   case 2: if (model->open) do_stdin(id); break;
-  case 3: if (model->open) frame(STDIN_EOF, id, NULL, 0), model->stdin_credit = 0; break;
+  case 3: if (model->open) frame(STDIN_EOF, id, NULL, 0), model->stdin_credit = 0, model->eof = true; break;
   case 4: {
     uint32_t size = take_size();
     put32(payload + 1, size);
@@ -265,7 +271,7 @@ static void act(void) {
     break;
   }
   case 5: payload[0] = take(); frame(SIGNAL, id, payload, 1); break;
-  case 6: frame(DISCARD, id, payload, 1); break;
+  case 6: model->discarded[payload[0] - 1] = true; frame(DISCARD, id, payload, 1); break;
   case 7: frame(PING, 0, payload, number % 6); break;
   case 8: if (kid_count) do_kid(&kids[number % kid_count], take() % 9); break;
   case 9: host_read(take_size()); break;
@@ -294,9 +300,26 @@ static void settle(void) {
   }
 }
 
+/* Every byte of standard input comes, then its end if it was sent, to a command that still reads. */
+static void check_input(struct model *model) {
+  static uint8_t data[1 << 16];
+  ssize_t n = -1;
+  if (!model->open || !model->started || !model->kid->alive || model->kid->in < 0) return;
+  for (int quiet = 0; quiet < 4 && n; quiet++) {
+    while ((n = read(model->kid->in, data, sizeof data)) > 0) {
+      for (ssize_t i = 0; i < n; i++) CHECK(data[i] == (uint8_t)model->kid->took++);
+      quiet = 0;
+    }
+    settle();
+  }
+  CHECK(model->kid->took == model->sent);
+  CHECK(model->eof == (n == 0));
+}
+
 /* Whatever happened: give every stream credit, end every command, and every channel must close with all its output. */
 static void wind_up(void) {
   settle(); /* frames that still waited make their commands now */
+  for (int i = 0; i < IDS && !blind; i++) check_input(&models[i]);
   for (size_t i = 0; i < kid_count; i++) kid_end(&kids[i], 0, true);
   clock_ms += LINGER_MS;
   settle();
