@@ -43,6 +43,13 @@ export const hostProcesses = (): HostProcess[] =>
 export const launcherOf = (nodePid: number): number | undefined =>
   hostProcesses().find(({ parent, command }) => parent === nodePid && command.includes('/launcher '))?.pid
 
+/** The cgroups of the sandboxes of one node. */
+export const cgroupsOf = (nodePid: number): string[] => {
+  const launcher = hostProcesses().find(({ pid }) => pid === launcherOf(nodePid))
+  const node = /--cgroup \/bramble\/(\S+)/.exec(launcher?.command ?? '')?.[1]
+  return sandboxCgroups().filter((path) => path.startsWith(`${node}/`))
+}
+
 /** Resolves when `holds` does. The kernel tells nobody when a cgroup or a process of another is gone, so it is asked. */
 export const until = async (
   what: string,
