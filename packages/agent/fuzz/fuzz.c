@@ -51,10 +51,6 @@ int64_t now_ms(void) {
   return clock_ms;
 }
 
-int user_apply(const char *spec) {
-  return spec ? 0 : EINVAL;
-}
-
 pid_t spawn_command(const struct exec_request *request, int in, int out, int err, int report) {
   CHECK(request->argc > 0);
   if (no_forks || kid_count == KIDS_MAX) {
@@ -261,7 +257,7 @@ static void act(void) {
   switch (what % 13) {
   case 0: do_exec(id, false); break;
   case 1: do_exec(id, true); break;
-  case 2: if (model->open) do_stdin(id); break;
+  case 2: if (model->open && !model->eof) do_stdin(id); break;
   case 3: if (model->open) frame(STDIN_EOF, id, NULL, 0), model->stdin_credit = 0, model->eof = true; break;
   case 4: {
     uint32_t size = take_size();

@@ -72,8 +72,8 @@ enum source { FROM_SIGNALS = 1, FROM_LISTENER, FROM_CONNECTION_IN, FROM_CONNECTI
 extern struct connection {
   int in, out;
   uint32_t serial;
-  bool readable, writable, over, urgent, starved;
-  size_t rx_start, rx_end, rx_peak, tx_start, tx_end, tx_peak;
+  bool readable, writable, over, urgent, starved, large;
+  size_t rx_start, rx_end, tx_start, tx_end;
 } connection;
 bool connection_open(int in, int out);
 void connection_close(void);
@@ -102,13 +102,13 @@ void channels_step(void);
 void channels_kill(void);
 int64_t channels_deadline(void);
 
-/* spawn.c and users.c: processes. The fuzzer puts its own in their place. */
+/* spawn.c: processes. The fuzzer puts its own in their place. */
 pid_t spawn_command(const struct exec_request *request, int in, int out, int err, int report);
 void signal_group(pid_t pid, bool reaped, int number);
 int64_t now_ms(void);
-int user_apply(const char *spec);
 
 /* applets.c */
+int complain(int code, const char *what, int error);
 int applet_put(const char *path, const char *mode);
 int applet_get(const char *path, const char *max);
 

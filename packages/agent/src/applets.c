@@ -14,7 +14,8 @@ static bool write_all(int fd, const void *data, size_t length) {
   return true;
 }
 
-static int complain(int code, const char *what, int error) {
+/* Says on standard error what failed; gives `code` back. */
+int complain(int code, const char *what, int error) {
   const char *words[] = { what, ": ", strerrordesc_np(error), "\n" };
   for (int i = 0; i < 4; i++)
     if (words[i] && !write_all(2, words[i], strlen(words[i]))) break;

@@ -15,7 +15,7 @@ static const struct { uint32_t min, max; } lengths[] = {
 
 bool connection_open(int in, int out) {
   connection = (struct connection){ .in = in, .out = out, .serial = connection.serial + 1, .readable = true,
-                                    .writable = true, .rx_peak = connection.rx_peak, .tx_peak = connection.tx_peak };
+                                    .writable = true, .large = connection.large };
   uint32_t one = in == out ? EPOLLOUT : 0;
   if (!loop_watch(in, EPOLLIN | EPOLLRDHUP | one, FROM_CONNECTION_IN, 0, connection.serial)) return false;
   if (!one && !loop_watch(out, EPOLLOUT, FROM_CONNECTION_OUT, 0, connection.serial)) return false;
@@ -37,16 +37,12 @@ void connection_close(void) {
   connection_shrink();
 }
 
-static void shrink(uint8_t *buffer, size_t bytes, size_t used, size_t *peak) {
-  if (used || *peak <= KEEP_BYTES) return;
-  madvise(buffer + KEEP_BYTES, bytes - KEEP_BYTES, MADV_DONTNEED);
-  *peak = 0;
-}
-
 /* Gives the buffers' memory back when a burst is over. */
 void connection_shrink(void) {
-  shrink(rx, sizeof rx, connection.rx_end, &connection.rx_peak);
-  shrink(tx, sizeof tx, connection.tx_end, &connection.tx_peak);
+  if (!connection.large || connection.rx_end || connection.tx_end) return;
+  madvise(rx + KEEP_BYTES, sizeof rx - KEEP_BYTES, MADV_DONTNEED);
+  madvise(tx + KEEP_BYTES, sizeof tx - KEEP_BYTES, MADV_DONTNEED);
+  connection.large = false;
 }
 
 static size_t waiting(void) {
@@ -79,7 +75,7 @@ void connection_commit(uint8_t type, uint32_t channel, uint32_t length) {
   put32(header + 4, type);
   put32(header + 8, channel);
   connection.tx_end += HEADER_BYTES + length;
-  if (connection.tx_end > connection.tx_peak) connection.tx_peak = connection.tx_end;
+  connection.large |= connection.tx_end > KEEP_BYTES;
   if (type != STARTED) connection.urgent = true;
 }
 
@@ -106,16 +102,9 @@ void connection_flush(void) {
 
 /* On channel 0 the stream cannot be trusted any more. */
 void connection_refuse(uint32_t channel, enum refusal reason) {
-  static const char *const words[] = {
-    [UNKNOWN_TYPE] = "unknown type of frame", [BAD_LENGTH] = "bad length", [BAD_FIELDS] = "bad fields",
-    [CHANNEL_IN_USE] = "the channel is in use", [TOO_MANY_CHANNELS] = "too many channels",
-    [CREDIT_OVERRUN] = "more than the credit",
-  };
-  uint8_t payload[64];
-  size_t length = strlen(words[reason]);
+  uint8_t payload[4];
   put32(payload, reason);
-  memcpy(payload + 4, words[reason], length);
-  connection_send(REFUSED, channel, payload, 4 + (uint32_t)length);
+  connection_send(REFUSED, channel, payload, sizeof payload);
   if (channel) return;
   connection_flush();
   connection.over = true;
@@ -214,7 +203,7 @@ void connection_receive(void) {
     if (n > 0) {
       taken += (size_t)n;
       connection.rx_end += (size_t)n;
-      if (connection.rx_end > connection.rx_peak) connection.rx_peak = connection.rx_end;
+      connection.large |= connection.rx_end > KEEP_BYTES;
     } else if (n < 0 && errno == EAGAIN) connection.readable = false;
     else if (n == 0 || errno != EINTR) connection.over = true;
   }

@@ -7,7 +7,6 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <termios.h>
 
 enum { REAP_MAX = 256, DEVICE_POLL_MS = 50, KILL_ROUNDS_MAX = 5000 };
 static int poller = -1, signals = -1, listener = -1;
@@ -15,10 +14,7 @@ static bool init, once, stop; /* `init`: this is PID 1; `once`: it ends with its
 bool loop_again;
 
 static _Noreturn void die(const char *what, int error) {
-  const char *words[] = { "bramble-agent: ", what, ": ", error ? strerrordesc_np(error) : "see its README.md", "\n" };
-  for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-    if (words[i] && write(2, words[i], strlen(words[i])) < 0) break;
-  _exit(1);
+  _exit(complain(1, what, error));
 }
 
 /* Every child that ended, orphans of the sandbox included; after REAP_MAX the others have their turn first. */
@@ -48,7 +44,7 @@ static void accept_one(void) {
 static void take_signals(void) {
   struct signalfd_siginfo info;
   while (read(signals, &info, sizeof info) == sizeof info)
-    if (info.ssi_signo != SIGCHLD && !init) stop = true;
+    stop |= !init && (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT || info.ssi_signo == SIGHUP);
   reap();
 }
 
@@ -112,18 +108,15 @@ static void kill_descendants(void) {
 }
 
 static void set_up_process(void) {
-  sigset_t all, taken;
+  sigset_t all;
   init = getpid() == 1;
   for (int i = 1; i <= 64; i++) signal(i, SIG_DFL);
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, NULL);
-  sigemptyset(&taken);
-  static const int wanted[] = { SIGCHLD, SIGTERM, SIGINT, SIGHUP };
-  for (int i = 0; i < 4; i++) sigaddset(&taken, wanted[i]);
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   prctl(PR_SET_DUMPABLE, 0);
   umask(022);
-  signals = signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK);
+  signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
   if (signals < 0 || !loop_watch(signals, EPOLLIN, FROM_SIGNALS, 0, 0)) die("signalfd", errno);
 }
 
@@ -162,12 +155,7 @@ static void use_stdio(void) {
 
 /* A port has a host at its other end, or is hung up; nothing announces that one came, so it is asked. */
 static void use_device(const char *path) {
-  struct termios terminal;
   struct pollfd port = { .fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY), .events = POLLOUT };
-  if (port.fd >= 0 && tcgetattr(port.fd, &terminal) == 0) {
-    cfmakeraw(&terminal);
-    tcsetattr(port.fd, TCSANOW, &terminal);
-  }
   while (!stop && port.fd >= 0 && poll(&port, 1, 0) >= 0 && port.revents & POLLHUP) loop_turn(DEVICE_POLL_MS);
   if (port.fd < 0) loop_turn(DEVICE_POLL_MS);
   else if (!connection_open(port.fd, port.fd)) connection_close();
@@ -187,9 +175,9 @@ int main(int argc, char **argv) {
     else if (!strcmp(argv[i], "--listen") && more) path = argv[++i];
     else if (!strcmp(argv[i], "--open") && more) device = argv[++i];
     else if (!strcmp(argv[i], "--ready-fd") && more) ready = atoi(argv[++i]);
-    else die(argv[i], 0);
+    else die(argv[i], EINVAL);
   }
-  if (stdio + !!path + !!device != 1) die("one of --stdio, --listen PATH, --open PATH", 0);
+  if (stdio + !!path + !!device != 1) die("one of --stdio, --listen PATH, --open PATH", EINVAL);
   syscall(SYS_close_range, 3, ~0U, 1U << 2 /* CLOSE_RANGE_CLOEXEC */);
   set_up_process();
   once = stdio || (!init && !keep);
