@@ -36,8 +36,15 @@ export interface Engine extends AsyncDisposable {
     list(query: ExecutionQuery): Promise<{ items: ExecutionRecord[]; nextCursor: string | null }>
     /** Cancels what still runs; resolves with the record once it has ended. One that has ended is left as it is. */
     cancel(id: ExecutionId, tenant: string): Promise<ExecutionRecord>
-    /** The kept output, then what comes, until the end: for anyone, any number of times, while the record is kept. */
-    logs(id: ExecutionId, tenant: string, options?: { signal?: AbortSignal }): AsyncIterable<EngineEvent>
+    /**
+     * The kept output, then what comes, until the end: for anyone, any number of times, while the record is kept. With
+     * `follow: false` it waits for nothing, and of what still runs it tells no end.
+     */
+    logs(
+      id: ExecutionId,
+      tenant: string,
+      options?: { signal?: AbortSignal; follow?: boolean },
+    ): AsyncIterable<EngineEvent>
   }
   readonly images: ImageStore
   readonly pools: {

@@ -14,6 +14,11 @@ export type StopReason = 'timeout' | 'cancelled'
 /** How an execution ended: with a result, or with what kept it from having one. */
 export type Conclusion = { readonly result: ExecutionResult } | { readonly error: Problem }
 
+export interface WatchOptions {
+  readonly signal?: AbortSignal
+  readonly follow?: boolean
+}
+
 /** One execution from its beginning to its end: what others see of it, and how they stop it. */
 export class LiveExecution {
   readonly id: ExecutionId
@@ -101,9 +106,9 @@ export class LiveExecution {
 
   /**
    * The kept output, then what comes, until the end. Any number may watch: each reads what is kept, at its own pace,
-   * and holds nobody up.
+   * and holds nobody up. Without `follow` it ends where it would have to wait.
    */
-  async *watch(signal?: AbortSignal): AsyncGenerator<EngineEvent> {
+  async *watch({ signal, follow = true }: WatchOptions = {}): AsyncGenerator<EngineEvent> {
     signal?.throwIfAborted()
     yield { type: 'queued', id: this.id }
     let started = false
@@ -132,6 +137,7 @@ export class LiveExecution {
       // Something may have come while the reader was busy with what it had.
       if (this.conclusion || this.stdout.sizeBytes + this.stderr.sizeBytes > seen.stdout + seen.stderr) continue
       if (!started && this.runtime !== undefined) continue
+      if (!follow) return
       await this.#change(signal)
     }
   }

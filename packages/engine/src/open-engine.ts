@@ -12,7 +12,7 @@ import {
 import { auto, type ImageStore, type LocalImage, type SandboxResources, type Wanted } from '@bramble/runtime'
 import { createAdmission, isWaiting, type Place, type Waiting } from './admission.ts'
 import { createEndings } from './endings.ts'
-import type { Engine, EngineEvent, ExecuteContext, Execution } from './engine.ts'
+import type { Engine, ExecuteContext, Execution } from './engine.ts'
 import { openHistory } from './history.ts'
 import { defaultEngineLimits } from './limits.ts'
 import { LiveExecution } from './live.ts'
@@ -197,9 +197,9 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     return live?.context.tenant === tenant ? live : undefined
   }
 
-  const logs = async function* (id: ExecutionId, tenant: string, signal?: AbortSignal): AsyncGenerator<EngineEvent> {
+  const logs: Engine['executions']['logs'] = async function* (id, tenant, options) {
     const live = ofTenant(id, tenant)
-    if (live) yield* live.watch(signal)
+    if (live) yield* live.watch(options)
     else yield* replay(await history.find(id, tenant))
   }
 
@@ -243,7 +243,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
         await live?.done
         return history.find(id, tenant)
       },
-      logs: (id, tenant, { signal } = {}) => logs(id, tenant, signal),
+      logs,
     },
     images: {
       resolve: (name) => images.resolve(name),

@@ -4,14 +4,24 @@ import { outputCutter } from './output-pieces.ts'
 import type { EventStream, Wrap } from './sse.ts'
 
 /** Writes the events of one execution onto a stream. Wait for each, and the execution goes at the client's pace. */
-export type EventSender = (event: EngineEvent) => Promise<void>
+export interface EventSender {
+  (event: EngineEvent): Promise<void>
+  /** Sends the half characters that wait for their rest. */
+  flush(): Promise<void>
+}
 
 const UNWRAPPED: Wrap = ['', '']
 
 /** `wrap` stands around each event's JSON, for streams of several executions. */
 export const eventSender = (stream: EventStream, wrap: Wrap = UNWRAPPED): EventSender => {
   const cutters = { stdout: outputCutter(), stderr: outputCutter() }
-  return async (event) => {
+  const flush = async (): Promise<void> => {
+    for (const type of ['stdout', 'stderr'] as const) {
+      const rest = cutters[type].rest()
+      if (rest) await stream.sendOutput(type, rest, wrap)
+    }
+  }
+  const send = async (event: EngineEvent): Promise<void> => {
     if (event.type === 'stdout' || event.type === 'stderr') {
       for (const piece of cutters[event.type].cut(event.data)) {
         const wait = stream.sendOutput(event.type, piece, wrap)
@@ -20,13 +30,10 @@ export const eventSender = (stream: EventStream, wrap: Wrap = UNWRAPPED): EventS
       return
     }
     // What follows the output: half a character will not become a whole one any more.
-    if (event.type === 'exit' || event.type === 'result')
-      for (const type of ['stdout', 'stderr'] as const) {
-        const rest = cutters[type].rest()
-        if (rest) await stream.sendOutput(type, rest, wrap)
-      }
+    if (event.type === 'exit' || event.type === 'result') await flush()
     await stream.send(event.type, wrap[0] + JSON.stringify(event) + wrap[1])
   }
+  return Object.assign(send, { flush })
 }
 
 export interface PumpOptions {
@@ -35,12 +42,15 @@ export interface PumpOptions {
   readonly outliveClient?: boolean
 }
 
-/** Carries the events of one execution onto a stream, and returns how it ended. Throws `cancelled` when the client goes. */
+/**
+ * Carries the events of one execution onto a stream, and returns how it ended; undefined: the events did not say. Throws
+ * `cancelled` when the client goes.
+ */
 export const pumpEvents = async (
   events: AsyncIterable<EngineEvent>,
   stream: EventStream,
   { requestId, outliveClient }: PumpOptions,
-): Promise<{ result: ExecutionResult } | { error: Problem }> => {
+): Promise<{ result: ExecutionResult } | { error: Problem } | undefined> => {
   const send = eventSender(stream)
   for await (const event of events) {
     if (stream.closed && !outliveClient) throw new BrambleError('cancelled', { detail: 'the client closed the stream' })
@@ -52,5 +62,6 @@ export const pumpEvents = async (
     await send(event)
     if (event.type === 'result') return { result: event.result }
   }
-  throw new BrambleError('internal', { detail: 'the events of the execution ended before its result' })
+  await send.flush()
+  return undefined
 }

@@ -28,6 +28,14 @@ export const executionsQuerySchema = pageQuerySchema.extend({
     .optional(),
 })
 
+/** `GET /api/v1/executions/:id/logs`. `follow=false`: what is kept by now, and no waiting for more. */
+export const logsQuerySchema = z.strictObject({
+  follow: z
+    .enum(['true', 'false'])
+    .default('true')
+    .transform((text) => text === 'true'),
+})
+
 export const executionParamsSchema = z.strictObject({ id: executionIdSchema })
 
 export const batchRequestSchema = z.strictObject({
@@ -104,7 +112,13 @@ export type ImageUploadQuery = z.output<typeof imageUploadQuerySchema>
 
 /** Events of a streamed import: any number of `progress`, then `image` or `error`. */
 export const imageImportEventSchema = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('progress'), phase: z.enum(['upload', 'copy', 'unpack', 'commit']), message: z.string() }),
+  z.object({
+    type: z.literal('progress'),
+    phase: z.enum(['upload', 'copy', 'unpack', 'commit']),
+    message: z.string(),
+    /** Of the phase; absent where it cannot be known. */
+    fraction: z.number().min(0).max(1).optional(),
+  }),
   z.object({ type: z.literal('image'), image: imageSchema }),
   z.object({ type: z.literal('error'), error: problemSchema }),
 ])

@@ -10,6 +10,10 @@ export interface ExecutionsQuery extends ListQuery {
   readonly label?: string | undefined
 }
 
+export interface LogsOptions extends CallOptions {
+  readonly follow?: boolean | undefined
+}
+
 /** The history of executions: what ran, what runs, what it said. */
 export interface Executions {
   get(id: string, options?: CallOptions): Promise<ExecutionRecord>
@@ -17,8 +21,8 @@ export interface Executions {
   list(query?: ExecutionsQuery): PagedList<ExecutionRecord>
   /** Cancels what still runs, and resolves with its record once it has ended; one that has ended is left as it is. */
   cancel(id: string, options?: CallOptions): Promise<ExecutionRecord>
-  /** What is kept of its events, then what comes, until the end. */
-  logs(id: string, options?: CallOptions): AsyncIterable<StreamEvent>
+  /** What is kept of its events, then what comes, until the end. `follow: false`: what is kept by now, then no more. */
+  logs(id: string, options?: LogsOptions): AsyncIterable<StreamEvent>
 }
 
 const PATH = '/api/v1/executions'
@@ -34,7 +38,14 @@ export const executions = (transport: Transport): Executions => ({
   cancel: (id, options = {}) =>
     transport.json({ method: 'DELETE', path: `${PATH}/${encodeURIComponent(id)}`, ...options }, executionRecordSchema),
   logs: async function* (id, options = {}) {
-    const batches = transport.stream({ method: 'GET', path: `${PATH}/${encodeURIComponent(id)}/logs`, ...options })
+    const { follow, ...call } = options
+    const path = `${PATH}/${encodeURIComponent(id)}/logs`
+    const batches = transport.stream({
+      method: 'GET',
+      path,
+      ...(follow === false && { query: { follow: 'false' } }),
+      ...call,
+    })
     for await (const messages of batches) {
       for (const message of messages) {
         const event = eventOf(message)

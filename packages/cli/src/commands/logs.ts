@@ -9,9 +9,6 @@ interface LogsOptions extends ConnectionOptions {
   readonly json?: boolean
 }
 
-/** Without `--follow`: silence after which what a running command wrote so far counts as told. */
-const quietMs = 300
-
 export default {
   name: 'logs',
   summary: 'Show what an execution wrote',
@@ -28,26 +25,12 @@ const logs = async (id: string, options: LogsOptions): Promise<void> => {
   using interrupted = interrupt()
   const bramble = await connect(options)
   const output = processOutput()
-  const enough = new AbortController()
-  const signal = AbortSignal.any([interrupted.signal, output.readerGone, enough.signal])
-  let quiet: NodeJS.Timeout | undefined
-  const untilQuiet = (): void => {
-    clearTimeout(quiet)
-    if (options.follow !== true) quiet = setTimeout(() => enough.abort(), quietMs)
-  }
-  const { status } = await bramble.executions.get(id, { signal })
+  const signal = AbortSignal.any([interrupted.signal, output.readerGone])
   try {
-    // One that has ended is told to its end, however slowly.
-    if (status === 'queued' || status === 'running') untilQuiet()
-    for await (const event of bramble.executions.logs(id, { signal })) {
-      clearTimeout(quiet)
+    for await (const event of bramble.executions.logs(id, { signal, follow: options.follow === true }))
       await show(event, options, output)
-      if (quiet !== undefined) untilQuiet()
-    }
   } catch (error) {
-    if (!enough.signal.aborted && !output.readerGone.aborted) throw error
-  } finally {
-    clearTimeout(quiet)
+    if (!output.readerGone.aborted) throw error
   }
 }
 

@@ -122,10 +122,32 @@ test('logs give the past, then what comes, to anyone of the tenant', async () =>
       expect(outputOf(await allEvents(logs), 'stdout').toString()).toBe('early\nlate\n')
     }
   const { id } = (await (await run('echo past')).json()) as ExecutionResult
+  for (const query of ['', '?follow=false', '?follow=true']) {
+    const past = await allEvents(await node.fetch(`/api/v1/executions/${id}/logs${query}`))
+    expect(past.at(-1)).toMatchObject({ event: 'result' })
+  }
+  const bad = await node.fetch(`/api/v1/executions/${id}/logs?follow=maybe`)
+  expect(await problemOf(bad)).toMatchObject({ code: 'invalid_request', issues: [{ path: 'follow' }] })
   const past = await allEvents(await node.fetch(`/api/v1/executions/${id}/logs`))
   expect(outputOf(past, 'stdout').toString()).toBe('past\n')
   const missing = await node.fetch(`/api/v1/executions/${id.slice(0, -4)}zzzz/logs`)
   expect(await problemOf(missing)).toMatchObject({ code: 'not_found', status: 404 })
+})
+
+test('logs that do not follow end with what is kept, half a character too, while the command runs', async () => {
+  const messages = readEvents(await stream("printf 'early\\303'; sleep 60"))
+  let id = ''
+  for await (const { event, data } of messages) {
+    if (event === 'started') id = (data as { id: string }).id
+    if (event !== 'stdout') continue
+    const path = `/api/v1/executions/${id}/logs?follow=false`
+    const told = await allEvents(await node.fetch(path))
+    expect(told.map((message) => message.event)).toEqual(['queued', 'started', 'stdout', 'stdout'])
+    expect(outputOf(told, 'stdout')).toEqual(Buffer.from('early\xc3', 'latin1'))
+    break
+  }
+  const cancelled = await node.fetch(`/api/v1/executions/${id}`, { method: 'DELETE' })
+  expect(await cancelled.json()).toMatchObject({ status: 'cancelled' })
 })
 
 test('a tenant sees nothing of another', async () => {

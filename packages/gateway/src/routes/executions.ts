@@ -1,5 +1,6 @@
 import type { ExecuteContext } from '@bramble/engine'
 import {
+  BrambleError,
   executionEventSchema,
   executionIdSchema,
   executionParamsSchema,
@@ -7,6 +8,7 @@ import {
   executionResultSchema,
   executionSpecSchema,
   executionsQuerySchema,
+  logsQuerySchema,
   pageSchema,
 } from '@bramble/protocol'
 import type { Caller } from '../auth.ts'
@@ -47,6 +49,7 @@ const execute = route({
       requestId: call.request.id,
       outliveClient: call.request.headers['idempotency-key'] !== undefined,
     })
+    if (!end) throw new BrambleError('internal', { detail: 'the events of the execution ended before its result' })
     return 'error' in end ? json(end.error.status, end.error) : json(200, end.result)
   },
   replay: async (first, call, { engine }) => {
@@ -98,8 +101,11 @@ const logs = route({
   path: '/api/v1/executions/:id/logs',
   tag,
   summary: 'Stream the events of an execution: what is kept, then what comes',
+  description:
+    'Until the execution ends, or with `?follow=false` until what is kept by now is told; then `result` or `error` comes only if it has ended.',
   scope: 'read',
   params: executionParamsSchema,
+  query: logsQuerySchema,
   answer: {
     status: 200,
     description: 'Events until the end',
@@ -111,7 +117,8 @@ const logs = route({
     const { id } = call.params
     // Throws `not_found` while an answer can still say so.
     await engine.executions.get(id, call.caller.tenant)
-    const events = engine.executions.logs(id, call.caller.tenant, { signal: call.signal })
+    const { follow } = call.query
+    const events = engine.executions.logs(id, call.caller.tenant, { signal: call.signal, follow })
     await pumpEvents(events, call.openStream(), { requestId: call.request.id })
     return { status: 200 }
   },

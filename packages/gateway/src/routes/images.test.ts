@@ -68,6 +68,7 @@ test('tells the progress as events, and the image at last', async () => {
   expect(events.at(-1)).toMatchObject({ type: 'image', image: { names: [expect.stringContaining('told')] } })
   const phases = events.flatMap((event) => (event.type === 'progress' ? [event.phase] : []))
   expect(phases).toEqual(expect.arrayContaining(['upload', 'unpack', 'commit']))
+  expect(events).toContainEqual(expect.objectContaining({ type: 'progress', fraction: expect.any(Number) }))
 })
 
 test('an import that fails is a problem, or the last event', async () => {

@@ -79,8 +79,8 @@ const add = route({
     if (upload?.format === 'rootfsTar' && upload.name === undefined)
       throw new BrambleError('invalid_request', { detail: '`name`: a rootfs has no name of its own' })
     const stream = call.streaming ? call.openStream() : undefined
-    const progress = (phase: string, message: string): void => {
-      void stream?.send('progress', JSON.stringify({ type: 'progress', phase, message }))
+    const progress = (phase: string, message: string, fraction?: number): void => {
+      void stream?.send('progress', JSON.stringify({ type: 'progress', phase, message, fraction }))
     }
     if (upload) progress('upload', 'receiving the archive')
     await using archive = upload && (await receiveArchive(call.request.raw, context, call.signal))
@@ -89,7 +89,7 @@ const add = route({
       await context.engine.images.import(source, {
         name: upload ? upload.name : call.body.name,
         signal: call.signal,
-        onProgress: ({ phase, message }) => progress(phase, message),
+        onProgress: ({ phase, message, fraction }) => progress(phase, message, fraction),
       }),
     )
     await stream?.send('image', JSON.stringify({ type: 'image', image }))
