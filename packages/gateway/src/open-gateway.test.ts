@@ -70,20 +70,23 @@ test('only named origins may read answers', async () => {
 
 test('each request is one line of log, without keys, bodies or values of env', async () => {
   const lines: object[] = []
-  const write = (data: object | string, message?: string) => {
-    lines.push({ data: data instanceof Error ? data.message : data, message })
+  const loggerWith = (bound: object): FastifyBaseLogger => {
+    const write = (data: object | string, message?: string) => {
+      lines.push({ data: typeof data === 'string' ? data : { ...bound, ...data }, message })
+    }
+    return {
+      level: 'trace',
+      fatal: write,
+      error: write,
+      warn: write,
+      info: write,
+      debug: write,
+      trace: write,
+      silent: () => {},
+      child: (more: object) => loggerWith({ ...bound, ...more }),
+    } as unknown as FastifyBaseLogger
   }
-  const logger = {
-    level: 'trace',
-    fatal: write,
-    error: write,
-    warn: write,
-    info: write,
-    debug: write,
-    trace: write,
-    silent: () => {},
-    child: () => logger,
-  } as unknown as FastifyBaseLogger
+  const logger = loggerWith({})
   await using node = await openTestNode({ gateway: { logger } })
   const body = { command: 'echo secret-word', env: { TOKEN: 'secret-word' }, labels: { a: 'secret-word' } }
   await node.fetch('/api/v1/execute', { json: body, headers: { 'x-request-id': 'seen-1' } })
@@ -97,6 +100,7 @@ test('each request is one line of log, without keys, bodies or values of env', a
     { route: '/api/v1/executions', status: 200, keyId: expect.stringMatching(/^key_/) },
   ])
   const text = JSON.stringify(lines)
+  expect(text).not.toContain('reqId')
   expect(text).not.toContain('secret-word')
   expect(text).not.toContain(node.key)
 })

@@ -32,7 +32,7 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
   const app = fastify({
     ...(options.logger && { loggerInstance: options.logger }),
     // `observe` writes one line for each request.
-    logController: new LogController({ disableRequestLogging: true }),
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'requestId' }),
     requestIdHeader: false,
     genReqId: (raw) => requestIdOf(raw.headers['x-request-id']),
     exposeHeadRoutes: false,
@@ -81,7 +81,6 @@ const observe = (context: GatewayContext, request: FastifyRequest, reply: Fastif
     const { caller } = request
     request.log.info(
       {
-        requestId: request.id,
         method: request.method,
         route,
         status,
