@@ -31,8 +31,23 @@ describe('run', () => {
     expect(await cli(['run', 'echo', '--json', '-x'])).toMatchObject({ code: 0, stdout: '--json -x\n' })
   })
 
-  test('a command that is not there is 127', async () => {
-    expect((await cli(['run', '--', 'no-such-program'])).code).toBe(127)
+  test('a command that is not there is 127, one that cannot be executed 126, and a line says so', async () => {
+    const missing = await cli(['run', '--', 'no-such-program'])
+    expect(missing).toMatchObject({ code: 127, stdout: '' })
+    expect(missing.stderr).toMatch(/^bramble: the command was not found[^\n]*\n$/)
+    const nowhere = await cli(['run', '--workdir', '/no-such-directory', '--', 'pwd'])
+    expect(nowhere).toMatchObject({ code: 126, stdout: '' })
+    expect(nowhere.stderr).toMatch(/^bramble: the working directory cannot be entered[^\n]*\n$/)
+  })
+
+  test('what is wrong with the request is said once, in the words of the command line', async () => {
+    const end = await cli(['run', '--runtime', 'nope', '--', 'true'])
+    expect(end).toMatchObject({ code: 125, stdout: '' })
+    expect(end.stderr).toMatch(/^bramble: [^\n]*`runtime`[^\n]*\n$/)
+    expect((await cli(['run', '--file', '/no/such/file', '--', 'true'])).stderr).toBe(
+      'bramble: --file /no/such/file: there is no such file\n',
+    )
+    expect((await cli(['run'])).stderr).toContain('`bramble run --help`')
   })
 
   test('input, files, environment and labels reach it', async () => {

@@ -7,13 +7,13 @@ import { version } from './version.ts'
 /** The program without commands: how it speaks and how it fails. */
 const newProgram = (): Command =>
   new Command('bramble')
-    .description("Runs other people's code: fast, isolated, forkable, and provable.")
+    .description("Runs other people's code: each command in a fresh sandbox of its own, in milliseconds.")
     .enablePositionalOptions()
     .exitOverride()
     .configureOutput({
       outputError: (text, write) => write(`bramble: ${text.replace(/^error: /, '')}`),
     })
-    .showHelpAfterError(false)
+    .showHelpAfterError('  `bramble --help` lists the commands.')
 
 /**
  * Only the command that is asked for is loaded: `bramble run` must not wait for what a node or a set-up needs. Without
@@ -28,6 +28,7 @@ const main = async (args: string[]): Promise<void> => {
   }
   if (isCommandName(name)) {
     const command = program.command(name).description(COMMANDS[name].summary)
+    command.showHelpAfterError(`  \`bramble ${name} --help\` shows what it takes.`)
     ;(await loadCommand(name)).configure(command)
   } else {
     for (const [known, { summary }] of Object.entries(COMMANDS)) program.command(known).description(summary)

@@ -21,9 +21,11 @@ export const reportError = (thrown: unknown, stderr: NodeJS.WriteStream = proces
   const message = typeof error.message === 'string' ? error.message : String(thrown)
   const request = typeof error.requestId === 'string' ? ` (request ${error.requestId})` : ''
   if (message !== '') stderr.write(`${paint('red', 'bramble:', color)} ${safeLine(message + request)}\n`)
-  for (const issue of (error.issues ?? []).slice(0, MAX_ISSUES))
-    stderr.write(`  ${safeLine(`${issue.path}: ${issue.message}`)}\n`)
-  if (typeof error.hint === 'string') stderr.write(`  ${paint('dim', safeLine(error.hint), color)}\n`)
+  const issues = error.issues ?? []
+  // The message has the first; a hint for those who send JSON would only repeat them.
+  for (const issue of issues.slice(1, MAX_ISSUES)) stderr.write(`  ${safeLine(`${issue.path}: ${issue.message}`)}\n`)
+  if (typeof error.hint === 'string' && issues.length === 0)
+    stderr.write(`  ${paint('dim', safeLine(error.hint), color)}\n`)
   return thrown instanceof ExitError ? thrown.exitCode : EXIT.failure
 }
 

@@ -122,7 +122,8 @@ export const NO_USAGE: Usage = { cpuMs: 0, peakMemoryBytes: 0, diskBytes: 0, egr
 
 /** What the command used: the kernel's account since the sandbox was ready. */
 export const usageOf = (stats: SandboxStats, baseline: SandboxStats): Usage => ({
-  cpuMs: Math.max(0, stats.cpuMs - baseline.cpuMs),
+  // To the microsecond: more digits are what is left of a subtraction of floats.
+  cpuMs: Math.round(Math.max(0, stats.cpuMs - baseline.cpuMs) * 1000) / 1000,
   peakMemoryBytes: stats.peakMemoryBytes,
   diskBytes: stats.diskBytes,
   egressBytes: 0,

@@ -36,7 +36,7 @@ export default {
       .option('-d, --detach', 'leave the node running in the background; `bramble down` stops it', false)
       .option('--no-isolation', 'run commands as plain processes of this host: for your own code only')
       .option('--no-setup', 'take the host as it is')
-      .option('--json', 'say it in JSON', false)
+      .option('--json', 'JSON, which is also what a pipe gets: one line when the node is up, then its log', false)
       .addOption(command.createOption('--background').default(false).hideHelp())
       .action(up)
   },
@@ -49,7 +49,7 @@ const up = async (options: UpOptions): Promise<void> => {
   const { signal } = interrupted
   const running = runningNode(config.dataDirectory)
   if (running !== undefined) {
-    if (options.json) console.log(JSON.stringify({ type: 'running', url: running.url, pid: running.pid }))
+    if (isPlain(options)) console.log(JSON.stringify({ type: 'running', url: running.url, pid: running.pid }))
     else console.log(`a node runs already at ${running.url} (pid ${running.pid}); \`bramble down\` stops it`)
     return
   }
@@ -75,14 +75,9 @@ const setUp = async (config: NodeConfig, signal: AbortSignal): Promise<void> => 
 
 const isPlain = (options: UpOptions): boolean => options.json || !process.stdout.isTTY
 
-/** JSON for programs on standard output; for people on the terminal, wherever that is. */
-const show = (summary: Summary, options: UpOptions): void => {
-  const plain = isPlain(options)
-  if (plain) console.log(JSON.stringify(summary))
-  if (options.json) return
-  const stream = plain ? process.stderr : process.stdout
-  stream.write(`${describeSummary(summary, hasColor(stream))}\n`)
-}
+/** As everywhere: for a person on a terminal, one line of JSON in a pipe or with `--json`; never both. */
+const show = (summary: Summary, options: UpOptions): void =>
+  console.log(isPlain(options) ? JSON.stringify(summary) : describeSummary(summary, hasColor(process.stdout)))
 
 const detach = async (config: NodeConfig, options: UpOptions, signal: AbortSignal): Promise<void> => {
   const args = ['up', '--background', '--no-setup', '--data-dir', config.dataDirectory, '--host', config.host]

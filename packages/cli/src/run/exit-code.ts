@@ -13,6 +13,8 @@ export const exitCodeOf = (result: ExecutionResult, options: { timeoutMs: number
   switch (result.status) {
     case 'succeeded':
     case 'failed':
+      // One that was never started could not say why itself.
+      if (result.message !== undefined) throw new ExitError(result.exitCode ?? EXIT.failure, result.message)
       return result.exitCode ?? EXIT.failure
     case 'timeout':
       throw new ExitError(

@@ -103,6 +103,20 @@ const contentOf = (bytes: Buffer): string | { base64: string } => {
   return Buffer.from(text, 'utf8').equals(bytes) ? text : { base64: bytes.toString('base64') }
 }
 
+const whyUnread = (error: unknown): string => {
+  if (!(error instanceof Error)) return String(error)
+  switch ((error as NodeJS.ErrnoException).code) {
+    case 'ENOENT':
+      return 'there is no such file'
+    case 'EISDIR':
+      return 'it is a directory: give files, or a tar with --stdin'
+    case 'EACCES':
+      return 'it may not be read'
+    default:
+      return error.message
+  }
+}
+
 /** `path` becomes `/path`'s last name in the working directory; `path:there` goes there. Permissions come along. */
 const filesOf = async (given: readonly string[]): Promise<NonNullable<ExecutionSpecInput['files']>> => {
   const { stat } = await import('node:fs/promises')
@@ -115,7 +129,7 @@ const filesOf = async (given: readonly string[]): Promise<NonNullable<ExecutionS
       const { mode } = await stat(here)
       files[there] = { base64: (await readFile(here)).toString('base64'), mode: mode & 0o777 }
     } catch (error) {
-      throw new ExitError(EXIT.failure, `--file ${text}: ${error instanceof Error ? error.message : String(error)}`)
+      throw new ExitError(EXIT.failure, `--file ${text}: ${whyUnread(error)}`)
     }
   }
   return files
