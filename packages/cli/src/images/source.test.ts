@@ -38,6 +38,20 @@ test('a tar is told by what is in it, and called by its file', async () => {
   expect(await sourceOf(rootfs, {})).toEqual({ rootfsTar: rootfs, name: 'rootfs-3' })
 })
 
+test('what `docker save` writes is told from a root filesystem that has a file of that name', async () => {
+  const manifest = (text: string, name: string): string => {
+    const root = mkdtempSync(join(directory, 'saved-'))
+    writeFileSync(join(root, 'manifest.json'), text)
+    const path = join(directory, name)
+    execFileSync('tar', ['-C', root, '-cf', path, 'manifest.json'])
+    return path
+  }
+  const saved = manifest('[{"Config":"ab.json","RepoTags":["x:latest"],"Layers":["ab/layer.tar"]}]', 'saved.tar')
+  expect(await sourceOf(saved, {})).toEqual({ ociArchive: saved, name: 'saved' })
+  const rootfs = manifest('{"name": "an extension of a browser"}', 'other.tar')
+  expect(await sourceOf(rootfs, {})).toEqual({ rootfsTar: rootfs, name: 'other' })
+})
+
 test('a file that is no tar is left to the node to refuse; a directory must be a layout', async () => {
   const junk = join(directory, 'junk.tar.gz')
   writeFileSync(junk, 'not a tar')

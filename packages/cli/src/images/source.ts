@@ -51,7 +51,13 @@ const nameOfFile = (path: string): string =>
 const BLOCK_BYTES = 512
 const MAX_ENTRIES_LOOKED_AT = 4096
 
-/** Looks through the headers of a plain tar (POSIX pax, ustar) for the file that makes it an OCI archive. */
+/** How the manifest begins that `docker save` writes; a root filesystem may well have another `manifest.json`. */
+const DOCKER_MANIFEST = /^\s*\[\s*\{\s*"(Config|RepoTags|Layers)"/
+
+/**
+ * Looks through the headers of a plain tar (POSIX pax, ustar) for the file that makes it an OCI archive, or one of `docker
+ * save` from before those were OCI archives.
+ */
 export const isOciArchive = async (path: string): Promise<boolean> => {
   await using file = await open(path)
   const header = Buffer.alloc(BLOCK_BYTES)
@@ -61,6 +67,11 @@ export const isOciArchive = async (path: string): Promise<boolean> => {
     if (bytesRead < BLOCK_BYTES || header.toString('latin1', 257, 262) !== 'ustar') return false
     const name = header.toString('utf8', 0, 100).replace(/\0.*$/s, '').replace(/^\.\//, '')
     if (name === 'oci-layout') return true
+    if (name === 'manifest.json') {
+      const start = Buffer.alloc(64)
+      await file.read(start, 0, start.length, at + BLOCK_BYTES)
+      if (DOCKER_MANIFEST.test(start.toString('latin1'))) return true
+    }
     const size = Number.parseInt(header.toString('latin1', 124, 136), 8)
     if (!Number.isSafeInteger(size) || size < 0) return false
     at += BLOCK_BYTES * (1 + Math.ceil(size / BLOCK_BYTES))
