@@ -1,12 +1,10 @@
 /* The guest agent. ../FRAMES.md is the document of the stream; names here follow it. */
 #ifndef AGENT_H
 #define AGENT_H
-
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +12,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,30 +26,26 @@ enum step { STEP_FORK = 1, STEP_USER, STEP_WORKDIR, STEP_PIPES, STEP_EXEC };
 #define CHANNELS_MAX 256 /* the fuzzer has fewer, to reach the limit */
 #endif
 enum {
-  PROTOCOL_VERSION = 1, HEADER_BYTES = 12, PAYLOAD_BYTES_MAX = 1 << 20, PING_BYTES_MAX = 64,
+  PROTOCOL_VERSION = 1, HEADER_BYTES = 12, PAYLOAD_BYTES_MAX = 1 << 20, PING_BYTES_MAX = 64, TX_BYTES_MAX = 512 << 10,
   STDIN_BYTES_MAX = 64 << 10,      /* that the host may have sent and the command not taken */
-  TX_BYTES_MAX = 512 << 10,
   TX_OUTPUT_BYTES_MAX = 256 << 10, /* output stays in its pipe while more than this waits to be sent */
   TX_CONTROL_BYTES = 64 << 10,     /* free before a frame of the host is looked at, see connection_fits() */
   CHUNK_BYTES_MAX = 64 << 10,      /* of output in one frame */
   TURN_BYTES_MAX = 256 << 10,      /* of one stream before the others have their turn */
   PIPE_BYTES = 256 << 10,          /* of a pipe that has shown that it carries much */
   KEEP_BYTES = 32 << 10,           /* of each buffer that stay resident when idle */
-  LINGER_MS = 100,
-  HOLD_MS = 1,                     /* that STARTED waits for company */
+  LINGER_MS = 100, HOLD_MS = 1,    /* HOLD: that STARTED waits for company */
   PATH_BYTES_MAX = 4095, USER_BYTES_MAX = 255, GROUPS_MAX = 256,
 };
-
-struct text { const uint8_t *at; uint32_t length; };
 
 static inline uint32_t get32(const uint8_t *at) {
   return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
-
 static inline void put32(uint8_t *at, uint32_t value) {
   for (int i = 0; i < 4; i++) at[i] = (uint8_t)(value >> 8 * i);
 }
 
+struct text { const uint8_t *at; uint32_t length; };
 /* What an EXEC asks for, checked. Arguments and environment stay in `fields`, where the child finds them. */
 struct exec_request {
   struct text fields, workdir, user;
@@ -60,9 +53,7 @@ struct exec_request {
   bool stdin_pipe, linger, limited[3];
   uint64_t limit[3]; /* file size, open files, core */
 };
-
-/* What a child that could not become the command writes on its report pipe. */
-struct report { int32_t step, error; };
+struct report { int32_t step, error; }; /* what a child that could not become the command writes on its report pipe */
 
 /* Whom an event is for. An event of a descriptor that was closed is told by its serial. */
 enum source { FROM_SIGNALS = 1, FROM_LISTENER, FROM_CONNECTION_IN, FROM_CONNECTION_OUT, FROM_REPORT, FROM_STDOUT,
@@ -76,10 +67,7 @@ extern struct connection {
   size_t rx_start, rx_end, tx_start, tx_end;
 } connection;
 bool connection_open(int in, int out);
-void connection_close(void);
-void connection_receive(void);
-void connection_flush(void);
-void connection_shrink(void);
+void connection_close(void), connection_receive(void), connection_flush(void), connection_shrink(void);
 bool connection_fits(size_t bytes);
 uint8_t *connection_room(size_t bytes);
 void connection_commit(uint8_t type, uint32_t channel, uint32_t length);
@@ -92,24 +80,21 @@ extern bool loop_again;
 bool loop_watch(int fd, uint32_t events, enum source source, uint32_t slot, uint32_t serial);
 void loop_turn(int timeout_ms);
 
-/* channel.c: the commands. */
+/* channel.c: the commands. `channels_deadline`: when the next linger is over, or -1. */
+extern int64_t channels_deadline;
 struct channel *channel_find(uint32_t id);
 void channel_exec(uint32_t id, const struct exec_request *request);
 void channel_frame(struct channel *channel, uint8_t type, const uint8_t *payload, uint32_t length);
 void channel_event(uint32_t slot, uint32_t serial, enum source source);
 void channel_ended(pid_t pid, int status, const struct rusage *usage);
-void channels_step(void);
-void channels_kill(void);
-int64_t channels_deadline(void);
+void channels_step(void), channels_kill(void);
 
 /* spawn.c: processes. The fuzzer puts its own in their place. */
 pid_t spawn_command(const struct exec_request *request, int in, int out, int err, int report);
 void signal_group(pid_t pid, bool reaped, int number);
 int64_t now_ms(void);
-
 /* applets.c */
 int complain(int code, const char *what, int error);
-int applet_put(const char *path, const char *mode);
-int applet_get(const char *path, const char *max);
+int applet_put(const char *path, const char *mode), applet_get(const char *path, const char *max);
 
 #endif

@@ -1,6 +1,5 @@
 /* The commands of the connection, one to a channel: their pipes, their credit, their end. */
 #include "agent.h"
-
 #include <sys/ioctl.h>
 
 struct stream {
@@ -12,12 +11,11 @@ struct stream {
 /* DETACHED: the host knows it no more, but a daemon still writes into its pipes; that is read and thrown away. */
 static struct channel {
   enum { FREE, STARTING, RUNNING, ENDED, DETACHED } state;
-  uint32_t id, serial;
   bool linger, reaped, in_ready, in_eof;
   pid_t pid;
   int report, in, status;
   struct stream streams[2];
-  uint32_t in_start, in_end, in_credit, in_grant;
+  uint32_t id, serial, in_start, in_end, in_credit, in_grant;
   int64_t deadline; /* of the linger, or -1 */
   struct rusage usage;
 } channels[CHANNELS_MAX];
@@ -25,10 +23,9 @@ static struct channel {
 /* Standard input that a command is behind with: resident only while there is some. */
 static uint8_t inputs[CHANNELS_MAX][STDIN_BYTES_MAX] __attribute__((aligned(4096)));
 static uint32_t serials;
+int64_t channels_deadline = -1;
 
-static uint32_t slot_of(const struct channel *channel) {
-  return (uint32_t)(channel - channels);
-}
+static uint32_t slot_of(const struct channel *channel) { return (uint32_t)(channel - channels); }
 
 struct channel *channel_find(uint32_t id) {
   for (struct channel *channel = channels; channel < channels + CHANNELS_MAX; channel++)
@@ -68,10 +65,9 @@ static struct channel *take(void) {
 
 static void failed(struct channel *channel, enum step step, int error) {
   const char *words = step == STEP_USER && error == ENOENT ? "No such user or group" : strerrordesc_np(error);
-  uint8_t payload[5 + 64];
+  uint8_t payload[5 + 64] = { [4] = (uint8_t)step };
   size_t length = words ? strnlen(words, 64) : 0;
   put32(payload, (uint32_t)error);
-  payload[4] = (uint8_t)step;
   if (words) memcpy(payload + 5, words, length);
   connection_send(FAILED, channel->id, payload, 5 + (uint32_t)length);
   release(channel);
@@ -164,22 +160,21 @@ static void pump_stream(struct channel *channel, struct stream *stream) {
     if (stream->last && stream->left < want) want = stream->left;
     if (!stream->discard && stream->credit < want) want = stream->credit;
     if (!want || (!stream->discard && !connection_fits(want))) return;
-    if (taken >= TURN_BYTES_MAX) loop_again = true;
-    if (taken >= TURN_BYTES_MAX) return;
+    if (taken >= TURN_BYTES_MAX) return (void)(loop_again = true);
     ssize_t n = read(stream->fd, stream->discard ? scratch : connection_room(want), want);
-    if (n < 0 && errno == EAGAIN) {
+    if (n <= 0) {
       stream->ready = false;
       stream->left = 0;
-    } else if (n <= 0) close_fd(&stream->fd);
-    else {
-      taken += (size_t)n;
-      if (stream->last) stream->left -= (uint32_t)n;
-      if (n == CHUNK_BYTES_MAX && !stream->wide) stream->wide = fcntl(stream->fd, F_SETPIPE_SZ, PIPE_BYTES) != 0;
-      if (stream->discard) continue;
-      stream->credit -= (uint32_t)n;
-      connection_commit(stream == channel->streams ? STDOUT : STDERR, channel->id, (uint32_t)n);
-      connection_flush();
+      if (n == 0 || errno != EAGAIN) close_fd(&stream->fd);
+      return;
     }
+    taken += (size_t)n;
+    if (stream->last) stream->left -= (uint32_t)n;
+    if (n == CHUNK_BYTES_MAX && !stream->wide) stream->wide = fcntl(stream->fd, F_SETPIPE_SZ, PIPE_BYTES) != 0;
+    if (stream->discard) continue;
+    stream->credit -= (uint32_t)n;
+    connection_commit(stream == channel->streams ? STDOUT : STDERR, channel->id, (uint32_t)n);
+    connection_flush();
   }
 }
 
@@ -189,8 +184,7 @@ static bool begin(struct channel *channel) {
   uint8_t pid[4];
   ssize_t n = read(channel->report, &report, sizeof report);
   if (n < 0 && errno == EAGAIN) return false;
-  if (n == sizeof report) failed(channel, (enum step)report.step, report.error);
-  if (n == sizeof report) return false;
+  if (n == sizeof report) return failed(channel, (enum step)report.step, report.error), false;
   close_fd(&channel->report);
   channel->state = channel->reaped ? ENDED : RUNNING;
   put32(pid, (uint32_t)channel->pid);
@@ -204,8 +198,7 @@ static void cut(struct channel *channel) {
   for (int i = 0; i < 2; i++) {
     struct stream *stream = &channel->streams[i];
     int bytes = 0;
-    if (stream->fd < 0) continue;
-    if (!stream->discard && ioctl(stream->fd, FIONREAD, &bytes) < 0) bytes = 0;
+    if (stream->fd >= 0 && !stream->discard && ioctl(stream->fd, FIONREAD, &bytes) < 0) bytes = 0;
     stream->last = true;
     stream->left = (uint32_t)bytes;
   }
@@ -218,10 +211,7 @@ static void finish(struct channel *channel) {
                         (uint64_t)usage->ru_maxrss << 10 };
   bool killed = WIFSIGNALED(channel->status);
   uint8_t payload[28] = { killed, (uint8_t)(killed ? WTERMSIG(channel->status) : WEXITSTATUS(channel->status)) };
-  for (int i = 0; i < 3; i++) {
-    put32(payload + 4 + 8 * i, (uint32_t)values[i]);
-    put32(payload + 8 + 8 * i, (uint32_t)(values[i] >> 32));
-  }
+  for (int i = 0; i < 6; i++) put32(payload + 4 + 4 * i, (uint32_t)(values[i / 2] >> 32 * (i % 2)));
   connection_send(EXIT, channel->id, payload, sizeof payload);
   if (channel->streams[0].fd < 0 && channel->streams[1].fd < 0) return release(channel);
   drop_input(channel);
@@ -246,9 +236,13 @@ static void step(struct channel *channel) {
 
 void channels_step(void) {
   bool busy = false;
+  channels_deadline = -1;
   for (struct channel *channel = channels; channel < channels + CHANNELS_MAX; channel++) {
     if (channel->state != FREE) step(channel);
-    busy |= channel->state != FREE && channel->state != DETACHED;
+    if (channel->state == FREE || channel->state == DETACHED) continue;
+    busy = true;
+    if (channel->deadline >= 0 && (channels_deadline < 0 || channel->deadline < channels_deadline))
+      channels_deadline = channel->deadline;
   }
   if (!busy) connection_shrink();
 }
@@ -277,13 +271,4 @@ void channels_kill(void) {
     signal_group(channel->pid, channel->reaped, SIGKILL);
     release(channel);
   }
-}
-
-/* When the next linger is over, or -1. */
-int64_t channels_deadline(void) {
-  int64_t first = -1;
-  for (struct channel *channel = channels; channel < channels + CHANNELS_MAX; channel++)
-    if (channel->state == ENDED && channel->deadline >= 0 && (first < 0 || channel->deadline < first))
-      first = channel->deadline;
-  return first;
 }

@@ -19,9 +19,7 @@ bool connection_open(int in, int out) {
   uint32_t one = in == out ? EPOLLOUT : 0;
   if (!loop_watch(in, EPOLLIN | EPOLLRDHUP | one, FROM_CONNECTION_IN, 0, connection.serial)) return false;
   if (!one && !loop_watch(out, EPOLLOUT, FROM_CONNECTION_OUT, 0, connection.serial)) return false;
-  uint8_t hello[8];
-  put32(hello, PROTOCOL_VERSION);
-  put32(hello + 4, PAYLOAD_BYTES_MAX);
+  const uint8_t hello[8] = { PROTOCOL_VERSION, [6] = PAYLOAD_BYTES_MAX >> 16 };
   connection_send(HELLO, 0, hello, sizeof hello);
   return loop_again = true;
 }
@@ -31,9 +29,7 @@ void connection_close(void) {
   channels_kill();
   if (connection.in >= 0) close(connection.in);
   if (connection.out >= 0 && connection.out != connection.in) close(connection.out);
-  connection.in = connection.out = -1;
-  connection.over = false;
-  connection.rx_start = connection.rx_end = connection.tx_start = connection.tx_end = 0;
+  connection = (struct connection){ .in = -1, .out = -1, .serial = connection.serial, .large = connection.large };
   connection_shrink();
 }
 
@@ -45,15 +41,11 @@ void connection_shrink(void) {
   connection.large = false;
 }
 
-static size_t waiting(void) {
-  return connection.tx_end - connection.tx_start;
-}
+static size_t waiting(void) { return connection.tx_end - connection.tx_start; }
 
-/*
- * Whether output may be added now. Output stops at TX_OUTPUT_BYTES_MAX; a frame of the host is looked at only while
- * TX_CONTROL_BYTES are free, and after one each channel adds at most STARTED and EXIT, or FAILED: under 128 bytes each,
- * 32 KiB in all. So there is always room for those.
- */
+/* Whether output may be added now. Output stops at TX_OUTPUT_BYTES_MAX; a frame of the host is looked at only while
+   TX_CONTROL_BYTES are free, and after one each channel adds at most STARTED and EXIT, or FAILED: under 128 bytes
+   each, 32 KiB in all. So there is always room for those. */
 bool connection_fits(size_t bytes) {
   return connection.out >= 0 && !connection.over && waiting() + HEADER_BYTES + bytes <= TX_OUTPUT_BYTES_MAX;
 }
@@ -87,14 +79,11 @@ void connection_send(uint8_t type, uint32_t channel, const void *payload, uint32
 }
 
 void connection_flush(void) {
-  while (connection.out >= 0 && connection.writable && waiting()) {
+  while (connection.out >= 0 && connection.writable && !connection.over && waiting()) {
     ssize_t n = write(connection.out, tx + connection.tx_start, waiting());
     if (n > 0) connection.tx_start += (size_t)n;
     else if (n < 0 && errno == EAGAIN) connection.writable = false;
-    else if (n == 0 || errno != EINTR) {
-      connection.over = true;
-      return;
-    }
+    else connection.over = true;
   }
   connection.urgent = waiting() > 0;
   if (!connection.urgent) connection.tx_start = connection.tx_end = 0;
@@ -105,9 +94,7 @@ void connection_refuse(uint32_t channel, enum refusal reason) {
   uint8_t payload[4];
   put32(payload, reason);
   connection_send(REFUSED, channel, payload, sizeof payload);
-  if (channel) return;
-  connection_flush();
-  connection.over = true;
+  if (channel == 0) connection_flush(), connection.over = true;
 }
 
 /* Takes one field off `rest`; false at its end, and where the rest is no field (then `rest` is not empty). */
@@ -139,8 +126,7 @@ static bool take_field(struct exec_request *request, uint8_t tag, struct text va
   case 4: return is_text(request->user = value, 1, USER_BYTES_MAX);
   case 5: return is_flag(value, &request->stdin_pipe);
   case 6:
-    request->credit[0] = low;
-    request->credit[1] = high;
+    request->credit[0] = low, request->credit[1] = high;
     return value.length == 8;
   case 7: return is_flag(value, &request->linger);
   case 8: case 9: case 10:
@@ -205,6 +191,6 @@ void connection_receive(void) {
       connection.rx_end += (size_t)n;
       connection.large |= connection.rx_end > KEEP_BYTES;
     } else if (n < 0 && errno == EAGAIN) connection.readable = false;
-    else if (n == 0 || errno != EINTR) connection.over = true;
+    else connection.over = true;
   }
 }

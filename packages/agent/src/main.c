@@ -1,6 +1,5 @@
 /* The agent's start, its signals, and the ways in which the host may reach it. */
 #include "agent.h"
-
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -13,21 +12,7 @@ static int poller = -1, signals = -1, listener = -1;
 static bool init, once, stop; /* `init`: this is PID 1; `once`: it ends with its connection */
 bool loop_again;
 
-static _Noreturn void die(const char *what, int error) {
-  _exit(complain(1, what, error));
-}
-
-/* Every child that ended, orphans of the sandbox included; after REAP_MAX the others have their turn first. */
-static void reap(void) {
-  struct rusage usage;
-  int status;
-  for (int i = 0; i < REAP_MAX; i++) {
-    pid_t pid = wait4(-1, &status, WNOHANG, &usage);
-    if (pid <= 0) return;
-    channel_ended(pid, status, &usage);
-  }
-  kill(getpid(), SIGCHLD); /* blocked: it comes back through the descriptor */
-}
+static _Noreturn void die(const char *what, int error) { _exit(complain(1, what, error)); }
 
 static void accept_one(void) {
   while (listener >= 0 && connection.in < 0) {
@@ -41,11 +26,16 @@ static void accept_one(void) {
   }
 }
 
+/* Reaps every child that ended, orphans of the sandbox included; after REAP_MAX the others have their turn first. */
 static void take_signals(void) {
   struct signalfd_siginfo info;
+  struct rusage usage;
+  int status, count = 0;
+  pid_t pid;
   while (read(signals, &info, sizeof info) == sizeof info)
     stop |= !init && (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT || info.ssi_signo == SIGHUP);
-  reap();
+  while (count++ < REAP_MAX && (pid = wait4(-1, &status, WNOHANG, &usage)) > 0) channel_ended(pid, status, &usage);
+  if (count > REAP_MAX) kill(getpid(), SIGCHLD); /* blocked: it comes back through the descriptor */
 }
 
 bool loop_watch(int fd, uint32_t events, enum source source, uint32_t slot, uint32_t serial) {
@@ -56,10 +46,10 @@ bool loop_watch(int fd, uint32_t events, enum source source, uint32_t slot, uint
 }
 
 static int wait_ms(int timeout_ms) {
-  int64_t wait = timeout_ms < 0 ? INT32_MAX : timeout_ms, deadline = channels_deadline();
+  int64_t wait = timeout_ms < 0 ? INT32_MAX : timeout_ms, left = channels_deadline < 0 ? wait : channels_deadline - now_ms();
   if (loop_again) return 0;
   if (connection.tx_end > 0 && connection.writable && wait > HOLD_MS) wait = HOLD_MS;
-  if (deadline >= 0 && deadline - now_ms() < wait) wait = deadline - now_ms();
+  if (left < wait) wait = left;
   return wait == INT32_MAX ? -1 : wait < 0 ? 0 : (int)wait;
 }
 
@@ -85,8 +75,7 @@ void loop_turn(int timeout_ms) {
   channels_step();
   if (connection.urgent) connection_flush();
   if (connection.starved && connection.writable) loop_again = true; /* the answers have room now */
-  if (connection.over) stop |= once;
-  if (connection.over) connection_close();
+  if (connection.over) connection_close(), stop |= once;
   if (connection.in < 0 && !stop) accept_one();
 }
 
@@ -95,13 +84,11 @@ static void kill_descendants(void) {
   char buffer[4096], *rest, *word;
   for (int round = 0; round < KILL_ROUNDS_MAX && waitpid(-1, NULL, WNOHANG) >= 0; round++) {
     int fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, buffer, sizeof buffer - 1);
-    if (fd >= 0) close(fd);
+    ssize_t n = read(fd, buffer, sizeof buffer - 1);
+    close(fd);
     buffer[n > 0 ? n : 0] = 0;
-    for (rest = buffer; (word = strsep(&rest, " "));) {
-      pid_t pid = atoi(word);
-      if (pid > 1) kill(-pid, SIGKILL), kill(pid, SIGKILL);
-    }
+    for (rest = buffer; (word = strsep(&rest, " "));)
+      if (atoi(word) > 1) kill(-atoi(word), SIGKILL), kill(atoi(word), SIGKILL);
     while (waitpid(-1, NULL, WNOHANG) > 0);
     poll(NULL, 0, 1);
   }
@@ -115,7 +102,6 @@ static void set_up_process(void) {
   sigprocmask(SIG_SETMASK, &all, NULL);
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   prctl(PR_SET_DUMPABLE, 0);
-  umask(022);
   signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
   if (signals < 0 || !loop_watch(signals, EPOLLIN, FROM_SIGNALS, 0, 0)) die("signalfd", errno);
 }
@@ -124,8 +110,7 @@ static void set_up_process(void) {
 static void close_standard(int last) {
   int fd = open("/dev/null", O_RDWR);
   if (fd < 0) die("/dev/null", errno);
-  for (int i = 0; i <= last; i++)
-    if (i != fd) dup2(fd, i);
+  for (int i = 0; i <= last; i++) dup2(fd, i);
   if (fd > 2) close(fd);
 }
 
@@ -145,12 +130,11 @@ static void listen_at(const char *path, int ready) {
 }
 
 static void use_stdio(void) {
-  int in = fcntl(0, F_DUPFD_CLOEXEC, 3), out = fcntl(1, F_DUPFD_CLOEXEC, 3);
-  if (in < 0 || out < 0) die("standard streams", errno);
-  fcntl(in, F_SETFL, fcntl(in, F_GETFL) | O_NONBLOCK);
-  fcntl(out, F_SETFL, fcntl(out, F_GETFL) | O_NONBLOCK);
+  int fds[] = { fcntl(0, F_DUPFD_CLOEXEC, 3), fcntl(1, F_DUPFD_CLOEXEC, 3) };
+  for (int i = 0; i < 2; i++)
+    if (fcntl(fds[i], F_SETFL, fcntl(fds[i], F_GETFL) | O_NONBLOCK) < 0) die("standard streams", errno);
   close_standard(1);
-  if (!connection_open(in, out)) die("standard streams", errno);
+  if (!connection_open(fds[0], fds[1])) die("standard streams", errno);
 }
 
 /* A port has a host at its other end, or is hung up; nothing announces that one came, so it is asked. */

@@ -1,6 +1,5 @@
 /* From a request to a process: what happens between fork and exec, in the child. */
 #include "agent.h"
-
 #include <grp.h>
 #include <limits.h>
 #include <time.h>
@@ -13,18 +12,16 @@ enum { DATABASE_BYTES_MAX = 1 << 20 };
 static struct {
   const char *user, *group;
   char name[64]; /* as /etc/passwd has it */
-  uint32_t uid, gid;
-  gid_t groups[GROUPS_MAX];
+  uint32_t uid, gid, groups[GROUPS_MAX];
   size_t count;
 } who;
 static char database[DATABASE_BYTES_MAX + 1];
 
 /* A user or group id; (uid_t)-1 is none. */
 static bool number(const char *text, uint32_t *value) {
-  uint64_t sum = 0;
-  const char *at = text;
-  for (; *at >= '0' && *at <= '9' && sum < UINT32_MAX; at++) sum = sum * 10 + (uint64_t)(*at - '0');
-  if (at == text || *at || sum >= UINT32_MAX) return false;
+  char *end;
+  unsigned long long sum = strtoull(text, &end, 10);
+  if (*text < '0' || *text > '9' || *end || sum >= UINT32_MAX) return false;
   *value = (uint32_t)sum;
   return true;
 }
@@ -58,30 +55,25 @@ static bool passwd_line(char *const *fields) {
   return true;
 }
 
-static bool named_group(char *const *fields) {
-  return !strcmp(fields[0], who.group) && number(fields[2], &who.gid);
-}
-
-static bool member_group(char *const *fields) {
+static bool group_line(char *const *fields) {
   char *members = fields[3], *member;
   uint32_t gid;
-  while (who.count < GROUPS_MAX && number(fields[2], &gid) && (member = strsep(&members, ",")))
+  if (who.group) return !strcmp(fields[0], who.group) && number(fields[2], &who.gid);
+  while (number(fields[2], &gid) && who.count < GROUPS_MAX && (member = strsep(&members, ",")))
     if (!strcmp(member, who.name)) who.groups[who.count++] = gid;
   return false;
 }
 
-/*
- * Makes this process the user's; 0, or the error. A uid that has no line in passwd gets group 0, as in other runtimes; a
- * group that is named is the only one.
- */
+/* Makes this process the user's; 0, or the error. A uid that has no line in passwd gets group 0, as in other runtimes;
+   a group that is named is the only one. */
 static int user_apply(const char *spec) {
   static char copy[USER_BYTES_MAX + 1];
   char *rest = strncpy(copy, spec, USER_BYTES_MAX);
   who.user = strsep(&rest, ":");
   who.group = rest;
   if (!scan("/etc/passwd", passwd_line) && !number(who.user, &who.uid)) return ENOENT;
-  if (who.group && !number(who.group, &who.gid) && !scan("/etc/group", named_group)) return ENOENT;
-  if (!who.group && who.name[0]) scan("/etc/group", member_group);
+  if (who.group && !number(who.group, &who.gid) && !scan("/etc/group", group_line)) return ENOENT;
+  if (!who.group && who.name[0]) scan("/etc/group", group_line);
   if (getuid() != 0 && who.uid == getuid() && who.gid == getgid()) return 0;
   if (setgroups(who.count, who.groups) < 0 || setresgid(who.gid, who.gid, who.gid) < 0) return errno;
   return setresuid(who.uid, who.uid, who.uid) < 0 ? errno : 0;
@@ -104,15 +96,12 @@ static void limit(int resource, uint64_t value) {
 /* The kernel is to prefer the command to the agent when memory runs out. */
 static void offer_to_oom(void) {
   int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-  if (fd < 0) return;
-  if (write(fd, "0", 1) < 0) errno = 0;
-  close(fd);
+  if (fd >= 0 && write(fd, "0", 1) < 0) errno = 0;
+  if (fd >= 0) close(fd);
 }
 
-/*
- * The strings of the fields, each ended by a NUL written over the tag that follows it (or the spare byte of the receive
- * buffer): the pages are the child's own since the fork. A tag is read before it is overwritten.
- */
+/* The strings of the fields, each ended by a NUL written over the tag that follows it (or the spare byte of the receive
+   buffer): the pages are the child's own since the fork. A tag is read before it is overwritten. */
 static bool build(const struct exec_request *request, char ***argv, char ***env, char **workdir, char **user) {
   size_t bytes = (request->argc + request->envc + 2) * sizeof(char *), args = 0, names = 0;
   char **table = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -109,7 +109,7 @@ const openConnection = (stream: Duplex): Connection => {
   const onRefused = (channel: number, payload: Buffer): void => {
     const sink = channels.get(channel)
     if (sink === undefined || payload.readUInt32LE(0) !== REFUSED_TOO_MANY_CHANNELS)
-      throw new Error(`REFUSED: ${payload.toString('utf8', 4)}`)
+      throw new Error(`REFUSED on channel ${channel}, reason ${payload.readUInt32LE(0)}`)
     const failed = Buffer.from([EAGAIN, 0, 0, 0, 1, ...Buffer.from('Too many commands at once')])
     sink.onFrame(FRAME.failed, failed)
   }

@@ -35,7 +35,7 @@ const PAYLOAD_BYTES: Readonly<Record<number, readonly [min: number, max: number]
   [FRAME.exit]: [28, 28],
   [FRAME.failed]: [5, 1024],
   [FRAME.pong]: [0, 64],
-  [FRAME.refused]: [4, 1024],
+  [FRAME.refused]: [4, 4],
 }
 
 /**
