@@ -3,8 +3,9 @@
 
 struct connection connection = { .in = -1, .out = -1 };
 
-/* One byte more than a frame: the child ends the last field with a NUL. */
-static uint8_t rx[HEADER_BYTES + PAYLOAD_BYTES_MAX + 1] __attribute__((aligned(4096)));
+/* At least one byte more than a frame: the child ends the last field with a NUL. Whole pages: madvise(2) rounds up, and
+ * would take what lies behind along. */
+static uint8_t rx[(HEADER_BYTES + PAYLOAD_BYTES_MAX + 1 + 4095) / 4096 * 4096] __attribute__((aligned(4096)));
 static uint8_t tx[TX_BYTES_MAX] __attribute__((aligned(4096)));
 
 /* How long a frame of the host may be, by type. */
@@ -185,7 +186,7 @@ void connection_receive(void) {
     connection.rx_end = rest;
     if (taken >= TURN_BYTES_MAX) loop_again = true;
     if (taken >= TURN_BYTES_MAX || !connection.readable) return;
-    ssize_t n = read(connection.in, rx + rest, sizeof rx - 1 - rest);
+    ssize_t n = read(connection.in, rx + rest, HEADER_BYTES + PAYLOAD_BYTES_MAX - rest);
     if (n > 0) {
       taken += (size_t)n;
       connection.rx_end += (size_t)n;
