@@ -65,13 +65,13 @@ static bool group_line(char *const *fields) {
 }
 
 /* Makes this process the user's; 0, or the error. A uid that has no line in passwd gets group 0, as in other runtimes;
-   a group that is named is the only one. */
+   a group that is named is the only one. Root is 0 also in an image that names nobody: from scratch, many have no passwd. */
 static int user_apply(const char *spec) {
   static char copy[USER_BYTES_MAX + 1];
   char *rest = strncpy(copy, spec, USER_BYTES_MAX);
   who.user = strsep(&rest, ":");
   who.group = rest;
-  if (!scan("/etc/passwd", passwd_line) && !number(who.user, &who.uid)) return ENOENT;
+  if (!scan("/etc/passwd", passwd_line) && !number(who.user, &who.uid) && strcmp(who.user, "root")) return ENOENT;
   if (who.group && !number(who.group, &who.gid) && !scan("/etc/group", group_line)) return ENOENT;
   if (!who.group && who.name[0]) scan("/etc/group", group_line);
   if (getuid() != 0 && who.uid == getuid() && who.gid == getgid()) return 0;

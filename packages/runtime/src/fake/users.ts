@@ -10,7 +10,7 @@ const rows = (files: FakeFileSystem, path: string): string[][] =>
 export const findUser = (files: FakeFileSystem, text: string): Credentials => {
   const [user = '', group] = text.split(':')
   const row = rows(files, '/etc/passwd').find(([name, , uid]) => name === user || uid === user)
-  const uid = row ? Number(row[2]) : /^\d+$/.test(user) ? Number(user) : undefined
+  const uid = row ? Number(row[2]) : /^\d+$/.test(user) ? Number(user) : user === 'root' ? 0 : undefined
   if (uid === undefined) throw new SystemError('EINVAL')
   const groups = rows(files, '/etc/group')
   if (group !== undefined) {
