@@ -9,8 +9,7 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Duplex } from 'node:stream'
-import { agentBinaryPath } from '../packages/runtime/src/agent/agent-binary.ts'
-import { connectAgent } from '../packages/runtime/src/agent/connect-agent.ts'
+import { agentBinaryPath, connectAgent } from '@bramble/runtime'
 
 const WARM_UP = 200
 const STDOUT_BYTES = 2 * 1024 ** 3
