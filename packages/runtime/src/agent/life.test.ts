@@ -62,7 +62,9 @@ const withAgent = async (body: (agent: Agent, spawned: SpawnedAgent) => Promise<
 describe('the life of a command', () => {
   it('takes a signal for its whole group', () =>
     withAgent(async (agent) => {
-      const command = agent.exec({ argv: ['sh', '-c', 'trap : TERM; sleep 1000 & echo $!; wait; sleep 1000'] })
+      const command = agent.exec({
+        argv: ['sh', '-c', 'trap : TERM; sleep 1000 & echo $!; wait; while :; do sleep 1000; done'],
+      })
       const { match, rest } = await until(command, /(\d+)\n/)
       // Until the shell's child is `sleep`, it is a shell that takes the signal for its trap.
       while (alive(Number(match[1]))) {
