@@ -47,6 +47,8 @@ export const docsPage = (reply: FastifyReply): Answer => {
 /** Serves the page's files, from disk at each request: at rest they cost no memory. */
 export const registerDocsAssets = (app: FastifyInstance): void => {
   const directory = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'))
+  // Whoever opens the node's URL in a browser finds the page.
+  app.get('/', (_request, reply) => reply.redirect('/docs'))
   app.get('/docs/start.js', (_request, reply) => reply.headers(SECURITY_HEADERS).type('text/javascript').send(START))
   for (const [name, type] of Object.entries(ASSETS))
     app.get(`/docs/${name}`, (_request, reply) =>

@@ -26,12 +26,21 @@ export const presentable = (thrown: unknown): BrambleError => {
   return new BrambleError('internal', { detail: 'an error that was not foreseen', cause: thrown })
 }
 
+/** Fastify does not say which media type it refused: most often it is the one that curl sends by itself. */
+const mediaTypeNamed = (thrown: unknown, { headers }: FastifyRequest): unknown =>
+  property(thrown, 'code') === 'FST_ERR_CTP_INVALID_MEDIA_TYPE'
+    ? new BrambleError('unsupported_media_type', {
+        detail: `it is \`${(headers['content-type'] ?? 'none').slice(0, 128)}\``,
+        cause: thrown,
+      })
+    : thrown
+
 /** The document for an event stream, where the status line has gone out already. */
 export const problemOf = (thrown: unknown, requestId: string): Problem => presentable(thrown).toProblem(requestId)
 
 /** Answers with the problem document of `thrown`, and logs what is the node's own fault. */
 export const sendProblem = (request: FastifyRequest, reply: FastifyReply, thrown: unknown): FastifyReply => {
-  const error = presentable(thrown)
+  const error = presentable(mediaTypeNamed(thrown, request))
   if (error.status >= 500) request.log.error({ code: error.code, err: error.cause ?? error }, error.detail)
   if (error.retryAfterMs !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfterMs / 1000)))
   // The rest of the body is still on its way: the connection cannot serve another request.

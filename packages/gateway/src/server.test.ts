@@ -75,9 +75,27 @@ describe('a request that is refused', () => {
     ['JSON that is not UTF-8', { body: Buffer.from([0x22, 0xff, 0x22]) }, { status: 400, code: 'invalid_json' }],
     ['no body', {}, { status: 400, code: 'invalid_request' }],
     [
+      'no command',
+      { body: '{}', headers: { 'content-type': 'application/json' } },
+      { status: 400, code: 'invalid_request', detail: '`command`: expected string or array' },
+    ],
+    [
+      'an empty argv',
+      { body: '{"command":[]}', headers: { 'content-type': 'application/json' } },
+      { status: 400, code: 'invalid_request', issues: [{ path: 'command', message: 'is an empty argv' }] },
+    ],
+    [
+      'a file that says too much',
+      {
+        body: '{"command":"true","files":{"a":{"content":"x","mod":1}}}',
+        headers: { 'content-type': 'application/json' },
+      },
+      { status: 400, issues: [{ path: 'files.a', message: expect.stringContaining('mod') }] },
+    ],
+    [
       'another content type',
       { body: '{"command":"true"}', headers: { 'content-type': 'text/plain' } },
-      { status: 415, code: 'unsupported_media_type' },
+      { status: 415, code: 'unsupported_media_type', detail: 'it is `text/plain`' },
     ],
     [
       'an archive where none belongs',

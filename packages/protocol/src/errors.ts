@@ -263,11 +263,29 @@ export const toBrambleError = (thrown: unknown): BrambleError => {
   return new BrambleError('internal', { detail, cause: thrown })
 }
 
+interface PlainIssue {
+  readonly path: PropertyKey[]
+  readonly message: string
+}
+
+/** Of a union, zod says only that nothing fits: what is missing from the alternative that comes nearest says more. */
+const plainIssues = (issue: z.core.$ZodIssue): PlainIssue[] => {
+  if (issue.code !== 'invalid_union' || issue.errors.length === 0) return [issue]
+  const ofOtherType = (inner: z.core.$ZodIssue): boolean => inner.code === 'invalid_type' && inner.path.length === 0
+  const near = issue.errors.filter((alternative) => !alternative.some(ofOtherType))
+  const [nearest] = near.sort((left, right) => left.length - right.length)
+  if (nearest !== undefined)
+    return nearest.flatMap(plainIssues).map(({ path, message }) => ({ path: [...issue.path, ...path], message }))
+  const expected = issue.errors.flatMap(([first]) => (first?.code === 'invalid_type' ? [first.expected] : []))
+  return [{ path: issue.path, message: `expected ${expected.join(' or ')}` }]
+}
+
 /** Parses `value` by `schema`, or throws `invalid_request` with one issue per wrong field. */
 export const parse = <S extends z.ZodType>(schema: S, value: unknown): z.output<S> => {
   const parsed = schema.safeParse(value)
   if (parsed.success) return parsed.data
   const issues = parsed.error.issues
+    .flatMap(plainIssues)
     .slice(0, 16)
     .map((issue) => ({ path: issue.path.map(String).join('.'), message: issue.message }))
   const first = issues[0]

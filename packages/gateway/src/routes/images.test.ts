@@ -71,6 +71,11 @@ test('tells the progress as events, and the image at last', async () => {
   expect(events).toContainEqual(expect.objectContaining({ type: 'progress', fraction: expect.any(Number) }))
 })
 
+test('a request that fits no kind of source is told what the nearest lacks', async () => {
+  const problem = await problemOf(await node.fetch('/api/v1/images', { json: { rootfsTar: '/x.tar' } }))
+  expect(problem).toMatchObject({ code: 'invalid_request', issues: [{ path: 'name' }] })
+})
+
 test('an import that fails is a problem, or the last event', async () => {
   const json = { rootfsTar: join(node.directory, 'missing.tar'), name: 'missing' }
   expect(await problemOf(await node.fetch('/api/v1/images', { json }))).toMatchObject({ code: 'image_invalid' })

@@ -134,5 +134,7 @@ const missingTool = (tool: string, cause: unknown) => {
 export const lastWords = (message: string): string => {
   const line = message.split('\n').at(-1)?.trim() ?? ''
   const logged = /level=\w+ msg="(.*)"$/.exec(line)?.[1]
-  return (logged?.replaceAll('\\"', '"') ?? line) || 'it gave no reason'
+  const words = (logged?.replaceAll('\\"', '"') ?? line) || 'it gave no reason'
+  // skopeo puts this before whatever a registry or an engine answers.
+  return words.replace(/^Error parsing image name "[^"]*": /, '')
 }
