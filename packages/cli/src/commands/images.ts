@@ -74,11 +74,24 @@ const build = (kind: string, options: BuildOptions): Promise<void> =>
 
 const remove = (names: string[], options: ListOptions): Promise<void> =>
   withPlace(options, async (place, signal) => {
-    for (const name of names) {
+    for (const name of await withoutAliases(place, names)) {
       await place.remove(name, { signal })
       console.log(name)
     }
   })
+
+/** An image goes with all its names: each that is meant is removed once, by whichever of them. */
+const withoutAliases = async (place: ImagePlace, names: readonly string[]): Promise<string[]> => {
+  const images = await place.list()
+  const seen = new Set<Image>()
+  return names.filter((name) => {
+    const image = images.find((one) => one.digest === name || one.names.includes(name))
+    if (image === undefined) return true
+    if (seen.has(image)) return false
+    seen.add(image)
+    return true
+  })
+}
 
 const printImage = (image: Image, options: ListOptions): void =>
   printList([image], COLUMNS, { json: options.json === true, empty: '' })
@@ -104,7 +117,7 @@ export default {
       .option('--suite <name>', 'the release (default: bookworm)')
       .option('--mirror <url>', 'where its packages come from')
       .action(build)
-    common(command.command('rm').description('remove images that nothing uses'))
+    common(command.command('rm').description('remove images that nothing uses, with all their names'))
       .argument('<image...>', 'by name or digest')
       .action(remove)
   },
