@@ -53,14 +53,17 @@ const client = (url: string, key: string) => {
   return { call, close: () => agent.destroy() }
 }
 
-/** Why no node can run here, or undefined. */
+/** Why no node can run here, or undefined. Throws where `REQUIRE_DRIVERS` says that one must. */
 export const canRunNode = async (
   open: (deps: { dataDirectory: string }) => Promise<Probe<Runtime>>,
 ): Promise<string | undefined> => {
   const dataDirectory = mkdtempSync(join(tmpdir(), 'bramble-probe-'))
   try {
     const probe = await open({ dataDirectory })
-    if (!probe.available) return probe.reason
+    if (!probe.available) {
+      if ((process.env.REQUIRE_DRIVERS ?? '').split(',').includes('oci')) throw new Error(probe.reason)
+      return probe.reason
+    }
     await probe.runtime.close()
     return undefined
   } finally {

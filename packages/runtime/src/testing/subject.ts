@@ -29,7 +29,8 @@ export interface SubjectOptions {
 }
 
 /** Drivers that must not be skipped: `REQUIRE_DRIVERS=oci,docker`. */
-const required = (name: string): boolean => (process.env.REQUIRE_DRIVERS ?? '').split(',').includes(name)
+const required = (name: string): boolean =>
+  (process.env.REQUIRE_DRIVERS ?? '').split(',').includes(name.split(' ')[0] ?? '')
 
 /** The subject, or the test is skipped with the reason. */
 export type Fixture = (context: TestContext) => Subject
