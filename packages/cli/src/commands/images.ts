@@ -43,8 +43,12 @@ const withPlace = async <T>(options: PlaceOptions, work: (place: ImagePlace, sig
 
 const list = (options: ListOptions): Promise<void> =>
   withPlace(options, async (place) => {
-    printList(await place.list(), COLUMNS, { json: options.json === true, empty: 'no images' })
+    printList((await place.list()).sort(byName), COLUMNS, { json: options.json === true, empty: 'no images' })
   })
+
+/** Those without a name come last. */
+const byName = ({ names: [left = '\uffff'] }: Image, { names: [right = '\uffff'] }: Image): number =>
+  left < right ? -1 : left > right ? 1 : 0
 
 const bringIn = (reference: string, options: ImportOptions): Promise<void> =>
   withPlace(options, async (place, signal) => {

@@ -41,11 +41,14 @@ describe('a node', () => {
   beforeEach((context) => context.skip(missing !== undefined, missing))
 
   test('comes up in the background, answers, is the only one, and goes down', async () => {
-    const up = await run(...UP, '--detach', '--json')
+    // A pipe gets JSON without being asked, and nothing twice.
+    const up = await run(...UP, '--detach')
     expect(up).toMatchObject({ code: 0 })
     expect(up.stderr).toContain('WARNING: --no-isolation')
+    expect(up.stderr).not.toContain('http://')
     const ready = JSON.parse(up.stdout)
     expect(ready).toMatchObject({ type: 'ready', isolated: false, runtimes: ['process'] })
+    expect(existsSync(ready.logFile)).toBe(true)
     expect(ready.firstCommand).toMatchObject({ stdout: 'hello\n', exitCode: 0 })
 
     expect(await run('run', '--', 'echo', 'again')).toMatchObject({ code: 0, stdout: 'again\n' })

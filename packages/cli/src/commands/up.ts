@@ -4,6 +4,7 @@ import { dataDirectory } from '../data-directory.ts'
 import { EXIT, ExitError } from '../exit.ts'
 import { startInBackground, tellStarter } from '../node/detach.ts'
 import { interrupt } from '../node/interrupt.ts'
+import { logFileOf } from '../node/log-file.ts'
 import { type NodeConfig, readNodeConfig } from '../node/node-config.ts'
 import { runningNode } from '../node/node-file.ts'
 import { describeSummary, type Summary } from '../node/summary.ts'
@@ -85,7 +86,7 @@ const detach = async (config: NodeConfig, options: UpOptions, signal: AbortSigna
   if (config.noIsolation) args.push('--no-isolation')
   const said = await startInBackground(args, config.dataDirectory, signal)
   if (said.type === 'failed') throw new ExitError(EXIT.failure, said.message, said.hint)
-  show(said, options)
+  show({ ...said, logFile: logFileOf(config.dataDirectory) }, options)
 }
 
 const background = async (config: NodeConfig): Promise<void> => {

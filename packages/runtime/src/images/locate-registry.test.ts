@@ -58,6 +58,13 @@ describe('a pull from a real registry', () => {
     expect(await readdir(made.test.path('store/tmp'))).toEqual([])
   })
 
+  it('without TLS says what to do, unless it was asked for that way', async () => {
+    await using made = await withRegistry()
+    const { reference } = await made.push([await made.layout.addImage({ layers: [LAYER] })], 'team/plain:v1')
+    const source = { kind: 'registry', reference } as const
+    await made.test.expectRefused(source, /no TLS: `insecure`/, 'image_pull_failed')
+  })
+
   it("of many platforms takes the host's", async () => {
     await using made = await withRegistry()
     const other = await made.layout.addImage({ layers: [], architecture: 'riscv64' })

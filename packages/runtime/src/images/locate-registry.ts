@@ -23,7 +23,7 @@ export const locateRegistry = async (
   const inspect = async (what: string): Promise<Buffer> => {
     const tls = insecure ? ['--tls-verify=false'] : []
     const { exitCode, stdout, message } = await runSkopeo(['inspect', '--raw', ...tls, `docker://${what}`], context)
-    if (exitCode !== 0) throw pullFailed(`${reference}: ${lastWords(message)}`)
+    if (exitCode !== 0) throw pullFailed(`${reference}: ${lastWords(message)}${withoutTls(message)}`)
     if (stdout.length > MAX_MANIFEST_BYTES) throw imageInvalid('its manifest is too large')
     return stdout
   }
@@ -52,6 +52,10 @@ export const locateRegistry = async (
     },
   }
 }
+
+/** The words of Go's net/http for a server that does not speak TLS. */
+const withoutTls = (message: string): string =>
+  message.includes('server gave HTTP response to HTTPS client') ? ' (it has no TLS: `insecure` takes it)' : ''
 
 const sizeOf = (manifest: Manifest): number =>
   manifest.layers.reduce((sum, { size }) => sum + size, manifest.config.size)
