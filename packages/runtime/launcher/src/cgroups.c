@@ -8,8 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#define END_TRIES_MAX 500
 
 static void path_of(char *path, size_t bytes, int hierarchy, const char *id, const char *file)
 {
@@ -33,28 +36,55 @@ int cgroups_list(void (*each)(const char *id))
 	return 0;
 }
 
-/* Kills what is in the cgroup, children made meanwhile included. `cgroup.kill` (cgroups v2) does it in one write. */
-void cgroups_kill(const char *id)
+static void write_if_there(int hierarchy, const char *id, const char *file, const char *word)
+{
+	char path[PATH_MAX];
+	path_of(path, sizeof path, hierarchy, id, file);
+	if (access(path, W_OK) == 0)
+		write_file(path, word, strlen(word));
+	failure[0] = '\0';
+}
+
+/* Lets a frozen cgroup run: cgroups v2 and v1. */
+void cgroups_thaw(const char *id)
 {
 	for (int i = 0; i < settings.hierarchy_count; i++) {
-		char path[PATH_MAX];
-		path_of(path, sizeof path, i, id, "/cgroup.kill");
-		if (access(path, W_OK) == 0)
-			write_file(path, "1", 1);
-		failure[0] = '\0';
-		path_of(path, sizeof path, i, id, "/freezer.state");
-		if (access(path, W_OK) == 0)
-			write_file(path, "THAWED", 6);
-		failure[0] = '\0';
+		write_if_there(i, id, "/cgroup.freeze", "0");
+		write_if_there(i, id, "/freezer.state", "THAWED");
+	}
+}
+
+/* Kills a process if it still is in the cgroup: since it was listed its pid may have become another's. */
+static void kill_member(pid_t pid, const char *id)
+{
+	char path[64], group[PATH_MAX], text[8192];
+	int process = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (process < 0)
+		return;
+	snprintf(path, sizeof path, "/proc/%d/cgroup", pid);
+	size_t length = (size_t)snprintf(group, sizeof group, ":%s/%s", settings.cgroup, id);
+	if (read_file(path, text, sizeof text) > 0)
+		for (char *at = text; (at = strstr(at, group)) != NULL; at += length)
+			if (at[length] == '\n' || at[length] == '/') {
+				syscall(SYS_pidfd_send_signal, process, SIGKILL, NULL, 0);
+				break;
+			}
+	close(process);
+}
+
+/* Kills what is in the cgroup. `cgroup.kill` (cgroups v2) reaches children made meanwhile; else it takes another try. */
+static void kill_all(const char *id)
+{
+	cgroups_thaw(id);
+	for (int i = 0; i < settings.hierarchy_count; i++) {
+		char path[PATH_MAX], pids[65536];
+		write_if_there(i, id, "/cgroup.kill", "1");
 		path_of(path, sizeof path, i, id, "/cgroup.procs");
-		char pids[65536];
 		if (read_file(path, pids, sizeof pids) <= 0)
 			continue;
-		for (char *rest = pids, *line; (line = strsep(&rest, "\n")) != NULL;) {
-			pid_t pid = (pid_t)atoi(line);
-			if (pid > 1)
-				kill(pid, SIGKILL);
-		}
+		for (char *rest = pids, *line; (line = strsep(&rest, "\n")) != NULL;)
+			if (atoi(line) > 1)
+				kill_member((pid_t)atoi(line), id);
 	}
 }
 
@@ -96,7 +126,7 @@ static int remove_one(const char *path, int depth)
 	return rmdir(path) == 0 || errno == ENOENT ? 0 : fail("rmdir %s", path);
 }
 
-int cgroups_remove(const char *id)
+static int remove_all(const char *id)
 {
 	int result = 0;
 	for (int i = 0; i < settings.hierarchy_count; i++) {
@@ -106,6 +136,22 @@ int cgroups_remove(const char *id)
 			result = -1;
 	}
 	return result;
+}
+
+/* Removes the cgroups of a sandbox. What still is in them is killed first; the kernel has END_TRIES_MAX * 2 ms for it. */
+int cgroups_end(const char *id)
+{
+	char reason[sizeof failure];
+	memcpy(reason, failure, sizeof reason);
+	for (int tries = 0; tries < END_TRIES_MAX; tries++) {
+		if (remove_all(id) == 0)
+			return 0;
+		memcpy(failure, reason, sizeof reason);
+		kill_all(id);
+		memcpy(failure, reason, sizeof reason);
+		nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+	}
+	return remove_all(id);
 }
 
 /* Removes our folders of the hierarchies, and the folder of all nodes when ours was the last: what is not empty stays. */

@@ -98,20 +98,17 @@ int disk_open(void)
 	return 0;
 }
 
-static int make_layer(int layer, uid_t owner)
+static int make_layer(int layer)
 {
-	if (mkdirat(layer, "upper", 0755) != 0 || mkdirat(layer, "work", 0700) != 0 || mkdirat(layer, "run", 0700) != 0)
+	if (mkdirat(layer, "upper", 0755) != 0 || mkdirat(layer, "work", 0700) != 0)
 		return fail("mkdir in a new layer");
 	/* The sandbox's / takes its mode from `upper`. */
 	if (fchmodat(layer, "upper", 0755, 0) != 0 || fchmod(layer, 0711) != 0)
 		return fail("chmod of a new layer");
-	/* The folder of the agent's socket is bound into the sandbox as it is, so its owner is the sandbox's root. */
-	if (fchownat(layer, "run", owner, owner, AT_SYMLINK_NOFOLLOW) != 0)
-		return fail("chown of a new layer");
 	return 0;
 }
 
-int disk_create(const char *id, uint64_t bytes, uid_t owner)
+int disk_create(const char *id, uint64_t bytes)
 {
 	if (settings.disk_bytes > 0) {
 		struct btrfs_ioctl_vol_args subvolume = { 0 };
@@ -131,7 +128,7 @@ int disk_create(const char *id, uint64_t bytes, uid_t owner)
 	int layer = openat(root, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (layer < 0)
 		return fail("open layer %s", id);
-	int result = make_layer(layer, owner);
+	int result = make_layer(layer);
 	if (result == 0 && settings.disk_bytes > 0) {
 		struct btrfs_ioctl_qgroup_limit_args limit = { .qgroupid = 0 };
 		limit.lim.flags = BTRFS_QGROUP_LIMIT_MAX_RFER;

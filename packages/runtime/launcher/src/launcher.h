@@ -35,7 +35,7 @@ extern char failure[4096];
 
 /* disk.c: where the writable layers live, each under a quota of its own. */
 int disk_open(void);
-int disk_create(const char *id, uint64_t bytes, uid_t owner);
+int disk_create(const char *id, uint64_t bytes);
 int disk_remove(const char *id);
 uint64_t disk_used(const char *id);
 int disk_list(void (*each)(const char *id));
@@ -43,13 +43,15 @@ int disk_list(void (*each)(const char *id));
 /* mounts.c */
 int mounts_open(void);
 int mounts_overlay(const char *id, const char *lowers, uid_t base);
+int mounts_run(const char *id, uid_t base);
+void mounts_release_root(const char *id);
 void mounts_release(const char *id);
 
 /* cgroups.c */
 int cgroups_list(void (*each)(const char *id));
-void cgroups_kill(const char *id);
+void cgroups_thaw(const char *id);
 unsigned cgroups_oom_kills(const char *id);
-int cgroups_remove(const char *id);
+int cgroups_end(const char *id);
 void cgroups_close(void);
 
 /* sandboxes.c */
@@ -60,6 +62,8 @@ void sandbox_ready(int index, short events);
 void sandbox_reaped(pid_t pid, int status);
 int sandbox_ready_fd(int index);
 int sandbox_high_water(void);
+int sandbox_patience_ms(void);
+void sandbox_expire(void);
 void sandbox_end_all(void);
 int sandbox_reap_leftovers(void);
 

@@ -151,7 +151,9 @@ static void loop(int signals)
 			index[count] = i;
 			polled[count++] = (struct pollfd){ .fd = sandbox_ready_fd(i), .events = POLLIN };
 		}
-		if (poll(polled, (nfds_t)count, -1) < 0)
+		int events = poll(polled, (nfds_t)count, sandbox_patience_ms());
+		sandbox_expire();
+		if (events <= 0)
 			continue;
 		for (int i = 2; i < count; i++)
 			if (polled[i].revents != 0)

@@ -165,10 +165,34 @@ int mounts_overlay(const char *id, const char *lowers, uid_t base)
 	return result;
 }
 
+/* The folder of the agent's socket, which the sandbox sees as it is and its root may write: a tmpfs of its own with room
+ * for little more than a socket. In the layer it would be a folder of btrfs without overlayfs before it, where anyone may
+ * make a subvolume (btrfs-subvolume(8)), which has no quota and keeps the layer from being destroyed. */
+int mounts_run(const char *id, uid_t base)
+{
+	char path[PATH_MAX], options[96];
+	snprintf(path, sizeof path, "%s/%s/run", RUN, id);
+	snprintf(options, sizeof options, "mode=700,size=64k,nr_inodes=16,uid=%u,gid=%u", base, base);
+	if (make_directory(path, 0700) != 0)
+		return -1;
+	if (mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) != 0)
+		return fail("mount tmpfs on %s", path);
+	return 0;
+}
+
 /* Drops our own view of the root filesystem: once the sandbox runs, its mount namespace is what keeps it. */
-void mounts_release(const char *id)
+void mounts_release_root(const char *id)
 {
 	char path[PATH_MAX];
 	snprintf(path, sizeof path, "%s/%s/rootfs", RUN, id);
+	umount2(path, MNT_DETACH);
+}
+
+/* Drops all that is mounted for an id. */
+void mounts_release(const char *id)
+{
+	char path[PATH_MAX];
+	mounts_release_root(id);
+	snprintf(path, sizeof path, "%s/%s/run", RUN, id);
 	umount2(path, MNT_DETACH);
 }

@@ -10,9 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+/* How long the OCI runtime and the agent together may take. A sandbox that is not ready by then is given up. */
+#define START_TIMEOUT_MS 30000
 
 struct sandbox {
 	char id[ID_BYTES];
@@ -21,7 +25,9 @@ struct sandbox {
 	pid_t starter;        /* the OCI runtime while it runs */
 	pid_t init;           /* PID 1 of the sandbox as we see it; 0 before and after */
 	int ready_fd;         /* the agent writes a byte when it listens; -1 when that is settled */
+	int64_t deadline_ms;  /* of the creation; 0 when it is over, or was missed */
 	bool destroying;
+	char reason[1024];    /* why the creation failed; what follows comes later, when others may have failed too */
 };
 
 static struct sandbox *sandboxes[MAX_SANDBOXES];
@@ -36,6 +42,13 @@ static struct sandbox *find(const char *id)
 		if (sandboxes[i] != NULL && strcmp(sandboxes[i]->id, id) == 0)
 			return sandboxes[i];
 	return NULL;
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 static void run_path(char *path, size_t bytes, const char *id, const char *file)
@@ -72,7 +85,7 @@ static int release(const char *id)
 	char path[PATH_MAX];
 	int result = 0;
 	mounts_release(id);
-	result |= cgroups_remove(id);
+	result |= cgroups_end(id);
 	result |= disk_remove(id);
 	run_path(path, sizeof path, id, "");
 	result |= remove_tree(path);
@@ -85,19 +98,24 @@ static int release(const char *id)
 	return result;
 }
 
+static void keep_reason(struct sandbox *box)
+{
+	if (box->reason[0] == '\0')
+		snprintf(box->reason, sizeof box->reason, "%.*s", (int)sizeof box->reason - 1, failure);
+	failure[0] = '\0';
+}
+
 static void finish(struct sandbox *box)
 {
-	char reason[sizeof failure];
+	keep_reason(box);
 	if (box->ready_fd >= 0)
 		close(box->ready_fd);
 	box->ready_fd = -1;
-	memcpy(reason, failure, sizeof reason);
-	failure[0] = '\0';
 	char oom_kills[16];
 	snprintf(oom_kills, sizeof oom_kills, "%u", cgroups_oom_kills(box->id));
 	int released = release(box->id);
 	if (box->create_tag[0] != '\0')
-		reply(box->create_tag, "error", reason[0] != '\0' ? reason : "the sandbox was destroyed while it started");
+		reply(box->create_tag, "error", box->reason[0] != '\0' ? box->reason : "the sandbox was destroyed while it started");
 	if (box->destroy_tag[0] != '\0')
 		reply(box->destroy_tag, released == 0 ? "ok" : "error", failure);
 	else if (box->create_tag[0] == '\0')
@@ -110,11 +128,12 @@ static void finish(struct sandbox *box)
 static void end(struct sandbox *box)
 {
 	box->destroying = true;
+	keep_reason(box);
 	if (box->starter > 0)
 		return;
 	if (box->init > 0) {
-		cgroups_kill(box->id); /* a frozen cgroup is thawed, or the kill would wait */
-		kill(box->init, SIGKILL);
+		cgroups_thaw(box->id); /* or the kill would wait */
+		kill(box->init, SIGKILL); /* with PID 1 goes all of its namespace (pid_namespaces(7)) */
 		return;
 	}
 	finish(box);
@@ -128,12 +147,17 @@ static pid_t start(const char *id, int ready, const char *bundle)
 	char *const argv[] = { (char *)settings.oci_binary, "--root", OCI_STATE, "--log", log, "run", "--detach",
 		"--preserve-fds", "1", "--pid-file", pid_file, "--bundle", (char *)bundle, (char *)id, NULL };
 	char *const environment[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL };
-	pid_t pid = vfork();
+	pid_t launcher = getpid(), pid = vfork();
 	if (pid == 0) {
+		/* It ends with us: what it would still make, nobody would know of. A group of its own is killed as a whole. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != launcher)
+			_exit(127);
+		setpgid(0, 0);
 		sigset_t none;
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
-		int null = open("/dev/null", O_RDWR);
+		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 		dup2(null, 0);
 		dup2(null, 1);
 		dup2(null, 2);
@@ -172,10 +196,11 @@ void sandbox_create(const char *tag, const char *id, uid_t base, uint64_t disk_b
 	if (slot >= high_water)
 		high_water = slot + 1;
 
+	box->deadline_ms = now_ms() + START_TIMEOUT_MS;
 	run_path(bundle, sizeof bundle, id, "");
 	run_path(path, sizeof path, id, "/config.json");
-	if (make_directory(bundle, 0711) != 0 || write_file(path, config, config_bytes) != 0 ||
-		disk_create(id, disk_bytes, base) != 0 || mounts_overlay(id, lowers, base) != 0) {
+	if (make_directory(bundle, 0711) != 0 || write_file(path, config, config_bytes) != 0 || mounts_run(id, base) != 0 ||
+		disk_create(id, disk_bytes) != 0 || mounts_overlay(id, lowers, base) != 0) {
 		finish(box);
 		return;
 	}
@@ -225,6 +250,7 @@ void sandbox_ready(int index, short events)
 	if (got == 1 && !box->destroying) {
 		reply(box->create_tag, "ok", "");
 		box->create_tag[0] = '\0';
+		box->deadline_ms = 0;
 		return;
 	}
 	/* Why comes with the exit of the OCI runtime; when that has been, PID 1 is gone or going. */
@@ -235,6 +261,12 @@ void sandbox_ready(int index, short events)
 	}
 }
 
+static void late(const char *what)
+{
+	errno = 0;
+	fail("%s was not ready after %d ms", what, START_TIMEOUT_MS);
+}
+
 static void started(struct sandbox *box, int status)
 {
 	char path[PATH_MAX], text[32];
@@ -242,16 +274,20 @@ static void started(struct sandbox *box, int status)
 	run_path(path, sizeof path, box->id, "/pid");
 	if (read_file(path, text, sizeof text) > 0)
 		box->init = (pid_t)atoi(text);
-	mounts_release(box->id);
+	/* A pid is surely its own only while it is a child of ours that has not been waited for. */
+	if (box->init > 0 && waitpid(box->init, NULL, WNOHANG) != 0)
+		box->init = 0;
+	mounts_release_root(box->id);
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-		read_log(box->id);
+		if (box->deadline_ms > 0)
+			read_log(box->id);
+		else
+			late(settings.oci_binary);
 		errno = 0;
 		fail("%s ended with status %d", settings.oci_binary, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
 		end(box);
 		return;
 	}
-	if (box->init > 0 && waitpid(box->init, NULL, WNOHANG) == box->init)
-		box->init = 0;
 	if (box->init == 0 || box->destroying) {
 		end(box);
 	} else if (box->create_tag[0] != '\0' && box->ready_fd < 0) {
@@ -275,6 +311,37 @@ void sandbox_reaped(pid_t pid, int status)
 			box->init = 0;
 			finish(box);
 			return;
+		}
+	}
+}
+
+/* Milliseconds to the first creation that is late, or -1. */
+int sandbox_patience_ms(void)
+{
+	int64_t first = 0, now;
+	for (int i = 0; i < high_water; i++)
+		if (sandboxes[i] != NULL && sandboxes[i]->deadline_ms > 0 && (first == 0 || sandboxes[i]->deadline_ms < first))
+			first = sandboxes[i]->deadline_ms;
+	if (first == 0)
+		return -1;
+	now = now_ms();
+	return first > now ? (int)(first - now) : 0;
+}
+
+/* Gives up the creations that are late. */
+void sandbox_expire(void)
+{
+	int64_t now = now_ms();
+	for (int i = high_water - 1; i >= 0; i--) {
+		struct sandbox *box = i < high_water ? sandboxes[i] : NULL;
+		if (box == NULL || box->deadline_ms == 0 || box->deadline_ms > now)
+			continue;
+		box->deadline_ms = 0;
+		if (box->starter > 0) {
+			kill(-box->starter, SIGKILL);
+		} else if (!box->destroying) {
+			late("the agent");
+			end(box);
 		}
 	}
 }
@@ -304,14 +371,7 @@ int sandbox_reap_leftovers(void)
 {
 	leftover_count = 0;
 	cgroups_list(note_leftover);
-	for (int i = 0; i < leftover_count; i++) {
-		for (int tries = 0; tries < 500; tries++) {
-			cgroups_kill(leftovers[i]);
-			failure[0] = '\0';
-			if (cgroups_remove(leftovers[i]) == 0)
-				break;
-			nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
-		}
-	}
+	for (int i = 0; i < leftover_count; i++)
+		cgroups_end(leftovers[i]);
 	return leftover_count;
 }

@@ -1,7 +1,7 @@
 import type { SandboxConfig } from '../runtime.ts'
 import { MASKED_PATHS, READONLY_PATHS, SANDBOX_CAPABILITIES, SECCOMP_PROFILE } from '../sandbox-policy.ts'
 
-/** Where the agent listens, seen from inside and (below the layer's `run`) from outside. */
+/** Where the agent listens, seen from inside. */
 export const AGENT_SOCKET = '/.bramble/run/agent.sock'
 export const IDS_PER_SANDBOX = 65_536
 

@@ -4,12 +4,16 @@ import type { Readable, Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { BrambleError } from '@bramble/protocol'
 
+/**
+ * The launcher answers within its own limit for a start (30 s), or it hangs, and is killed. A sandbox whose end the kernel
+ * draws out is no reason to end the others: that is an error of its own.
+ */
+const ANSWER_TIMEOUT_MS = 90_000
 /** Largest message of the launcher that is read; its own bound is under 8 KiB. */
 const MAX_MESSAGE_BYTES = 64 * 1024
 
-/** Where the launcher keeps bundles and writable layers, in its own mount namespace (`launcher/src/launcher.h`). */
+/** Where the launcher keeps a folder for each sandbox, in its own mount namespace (`launcher/src/launcher.h`). */
 export const LAUNCHER_RUN = '/run'
-export const LAUNCHER_DISK = '/run/disk'
 
 export interface LauncherOptions {
   /** Holds the disk image. One launcher at a time. */
@@ -84,6 +88,7 @@ const readMessages = (stream: Readable, onMessage: (fields: string[]) => void, o
 interface Waiting {
   resolve(text: string): void
   reject(error: Error): void
+  timer: NodeJS.Timeout
 }
 
 /** Starts a launcher; resolves when it can take requests. */
@@ -120,7 +125,10 @@ export const openLauncher = async (
       detail: `the launcher ended: ${complaint.trim() || 'no reason given'}`,
     })
     open.reject(error)
-    for (const { reject } of waiting.values()) reject(error)
+    for (const { reject, timer } of waiting.values()) {
+      clearTimeout(timer)
+      reject(error)
+    }
     waiting.clear()
     resolveClosed()
   }
@@ -138,6 +146,7 @@ export const openLauncher = async (
       else {
         const waiter = waiting.get(tag)
         waiting.delete(tag)
+        clearTimeout(waiter?.timer)
         if (kind === 'ok') waiter?.resolve(text)
         else waiter?.reject(new BrambleError('sandbox_failed', { detail: text }))
       }
@@ -150,7 +159,15 @@ export const openLauncher = async (
     if (child.exitCode !== null || child.signalCode !== null)
       answer.reject(new BrambleError('sandbox_failed', { detail: 'the launcher has ended' }))
     else {
-      waiting.set(tag, answer)
+      const timer = setTimeout(() => {
+        const detail = `no answer to \`${operation}\` within ${ANSWER_TIMEOUT_MS} ms`
+        waiting.delete(tag)
+        answer.reject(new BrambleError('sandbox_failed', { detail }))
+        if (operation === 'destroy') return
+        complaint ||= detail
+        child.kill('SIGKILL')
+      }, ANSWER_TIMEOUT_MS)
+      waiting.set(tag, { ...answer, timer })
       stdin.write(encode([tag, operation, ...fields]))
     }
     return answer.promise

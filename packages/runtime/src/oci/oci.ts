@@ -94,7 +94,11 @@ const open = async (
       { onEnded: (id, oomKills) => sandboxes.get(id as SandboxId)?.onEnded('its first process ended', oomKills) },
     ).then(
       async (opened) => {
-        if (launchers++ > 0) await opened.reap()
+        if (launchers++ > 0)
+          await opened.reap().catch(async (error: unknown) => {
+            await opened.close()
+            throw error
+          })
         void opened.closed.then(() => {
           launcher = undefined
           for (const sandbox of sandboxes.values()) sandbox.onEnded('the launcher ended', 0)
@@ -116,6 +120,7 @@ const open = async (
     layer,
     sandboxes,
     getLauncher,
+    firstUidSlot: Number.parseInt(nodeNameOf(directory).slice(0, 6), 16),
     freeUidSlots: [],
     nextUidSlot: 0,
     swapAccounting,

@@ -5,7 +5,7 @@ import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
 import { type Cgroups, readStats } from './cgroups.ts'
 import { IDS_PER_SANDBOX, ociConfig } from './config.ts'
 import { connectUnixSafely } from './connect.ts'
-import { LAUNCHER_DISK, LAUNCHER_RUN, type Launcher } from './launcher.ts'
+import { LAUNCHER_RUN, type Launcher } from './launcher.ts'
 
 /** First host id of the ranges: above what distributions give to people and to subordinate ids (login.defs(5)). */
 const FIRST_UID = 0x2000_0000
@@ -19,6 +19,8 @@ export interface OciContext {
   readonly layer: string
   readonly sandboxes: Map<SandboxId, OciSandbox>
   readonly getLauncher: () => Promise<Launcher>
+  /** Where this node begins to count, so that the nodes of one host seldom share host ids either. */
+  readonly firstUidSlot: number
   readonly freeUidSlots: number[]
   nextUidSlot: number
   readonly swapAccounting: boolean
@@ -32,7 +34,7 @@ export interface OciSandbox extends Sandbox {
   onEnded(detail: string, oomKills: number): void
 }
 
-/** No two sandboxes alive at once share host ids, so limits that the kernel keeps by user stay apart. */
+/** No two sandboxes of a node alive at once share host ids, so limits that the kernel keeps by user stay apart. */
 const takeUidSlot = (context: OciContext): number => {
   const slot = context.freeUidSlots.pop() ?? context.nextUidSlot++
   if (slot >= MAX_UID_SLOTS)
@@ -41,8 +43,8 @@ const takeUidSlot = (context: OciContext): number => {
 }
 
 const openAgent = async (launcher: Launcher, id: SandboxId): Promise<Agent> => {
-  // The layer is mounted in the launcher's namespace only.
-  const socket = await connectUnixSafely(`/proc/${launcher.pid}/root${LAUNCHER_DISK}/${id}/run/agent.sock`)
+  // Mounted in the launcher's namespace only.
+  const socket = await connectUnixSafely(`/proc/${launcher.pid}/root${LAUNCHER_RUN}/${id}/run/agent.sock`)
   return await connectAgent(socket)
 }
 
@@ -56,8 +58,11 @@ export const createSandbox = async (
   const { id } = config
   const launcher = await context.getLauncher()
   const slot = takeUidSlot(context)
-  const uidBase = FIRST_UID + slot * IDS_PER_SANDBOX
+  const uidBase = FIRST_UID + ((context.firstUidSlot + slot) % MAX_UID_SLOTS) * IDS_PER_SANDBOX
   const cgroupPath = `${context.cgroup}/${id}`
+  // The launcher gives up what it has begun, and then says so to whoever waits for the creation.
+  const abort = (): void => void launcher.destroy(id).catch(() => {})
+  signal?.addEventListener('abort', abort, { once: true })
   let created = false
   try {
     await launcher.create({
@@ -67,7 +72,7 @@ export const createSandbox = async (
       lowers: [context.layer, config.image.rootfs],
       config: ociConfig(config, {
         rootfs: `${LAUNCHER_RUN}/${id}/rootfs`,
-        run: `${LAUNCHER_DISK}/${id}/run`,
+        run: `${LAUNCHER_RUN}/${id}/run`,
         cgroupPath,
         uidBase,
         swapAccounting: context.swapAccounting,
@@ -82,7 +87,10 @@ export const createSandbox = async (
   } catch (error) {
     if (created) await launcher.destroy(id).catch(() => {})
     context.freeUidSlots.push(slot)
+    signal?.throwIfAborted()
     throw error
+  } finally {
+    signal?.removeEventListener('abort', abort)
   }
 }
 
