@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -84,9 +84,12 @@ export const startDockerd = async (options: { socketPath?: string } = {}): Promi
   return { socketPath, own: true, [Symbol.asyncDispose]: stop }
 }
 
-/** The engine leaves its network namespaces mounted. */
+/**
+ * The engine leaves its network namespaces mounted; and its data directory, which it mounts onto itself where `/` is
+ * private, when that `/` is itself a directory of a larger file system, as in a container.
+ */
 const unmountBelow = async (base: string): Promise<void> => {
-  const directory = join(base, 'exec', 'netns')
-  for (const name of await readdir(directory).catch(() => []))
-    await promisify(execFile)('umount', [join(directory, name)]).catch(() => undefined)
+  const mounts = (await readFile('/proc/self/mounts', 'utf8')).split('\n').map((line) => line.split(' ')[1] ?? '')
+  for (const path of mounts.filter((mounted) => mounted.startsWith(`${base}/`)).reverse())
+    await promisify(execFile)('umount', ['--lazy', path]).catch(() => undefined)
 }
