@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { createWriteStream } from 'node:fs'
-import { rm } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
 import { join } from 'node:path'
 import { Transform } from 'node:stream'
@@ -23,8 +23,10 @@ export const receiveArchive = async (
   signal: AbortSignal,
 ): Promise<ReceivedArchive> => {
   const { maxUploadBytes } = options.limits
-  const path = join(options.uploadDirectory, `${randomUUID()}.tar`)
-  const remove = (): Promise<void> => rm(path, { force: true })
+  // A directory of its own: the image's source names the file.
+  const directory = join(options.uploadDirectory, randomUUID())
+  const path = join(directory, 'upload')
+  const remove = (): Promise<void> => rm(directory, { recursive: true, force: true })
   const tooLarge = new BrambleError('body_too_large', { detail: `the archive is larger than ${maxUploadBytes} bytes` })
   if (Number(request.headers['content-length']) > maxUploadBytes) throw tooLarge
   let size = 0
@@ -35,6 +37,7 @@ export const receiveArchive = async (
       else done(null, chunk)
     },
   })
+  await mkdir(directory, { mode: 0o700 })
   try {
     // Kept open on failure: the answer still has to go out on the same connection.
     await pipeline(request.iterator({ destroyOnReturn: false }), bounded, createWriteStream(path, { mode: 0o600 }), {

@@ -57,7 +57,10 @@ test('an image that a command runs on stays', async () => {
 test('takes an archive as the body and leaves nothing of it behind', async () => {
   const response = await upload('format=rootfsTar&name=uploaded', 'uploaded')
   expect(response.status).toBe(201)
-  expect(await response.json()).toMatchObject({ names: [expect.stringContaining('uploaded')] })
+  expect(await response.json()).toMatchObject({
+    names: [expect.stringContaining('uploaded')],
+    source: 'rootfs tar upload',
+  })
   expect(await uploadsLeft()).toEqual([])
 })
 
