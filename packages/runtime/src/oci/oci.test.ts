@@ -29,7 +29,10 @@ for (const binary of ['crun', 'runc']) {
         return probed.runtime
       }
       const first = await probe(join(base, 'main'))
-      if (!first.available) return { skip: first.reason }
+      if (!first.available) {
+        await rm(base, { recursive: true, force: true })
+        return { skip: first.reason }
+      }
       const image = await makeTestImage()
       return {
         runtime: first.runtime,
