@@ -140,6 +140,18 @@ int disk_create(const char *id, uint64_t bytes)
 	return result;
 }
 
+void disk_sync(void)
+{
+	syncfs(root);
+}
+
+/* Whether the file system gave up: btrfs is read-only from the first write on that it cannot do without. */
+bool disk_is_lost(void)
+{
+	struct statvfs space;
+	return fstatvfs(root, &space) == 0 && (space.f_flag & ST_RDONLY) != 0;
+}
+
 int disk_remove(const char *id)
 {
 	if (settings.disk_bytes == 0) {

@@ -37,6 +37,8 @@ extern char failure[4096];
 int disk_open(void);
 int disk_create(const char *id, uint64_t bytes);
 int disk_remove(const char *id);
+void disk_sync(void);
+bool disk_is_lost(void);
 uint64_t disk_used(const char *id);
 int disk_list(void (*each)(const char *id));
 
@@ -66,6 +68,7 @@ int sandbox_patience_ms(void);
 void sandbox_expire(void);
 void sandbox_end_all(void);
 int sandbox_reap_leftovers(void);
+extern bool sandbox_failed; /* one could not be made, since this was last cleared */
 
 /* files.c */
 int write_file(const char *path, const char *data, size_t bytes);

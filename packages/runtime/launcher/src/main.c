@@ -143,6 +143,14 @@ static void loop(int signals)
 	/* When the peer is gone every sandbox ends with it; we go when the last one is released. */
 	while (open || sandbox_high_water() > 0) {
 		int count = 0;
+		/* Nothing can be made any more, and what runs cannot write: the next launcher makes the disk anew. */
+		if (open && sandbox_failed && disk_is_lost()) {
+			reply("", "fatal", "the disk of the sandboxes is read-only after a failed write: the kernel's log says why");
+			open = false;
+			sandbox_end_all();
+			continue;
+		}
+		sandbox_failed = false;
 		polled[count++] = (struct pollfd){ .fd = signals, .events = POLLIN };
 		polled[count++] = (struct pollfd){ .fd = open ? STDIN_FILENO : -1, .events = POLLIN };
 		for (int i = 0; i < sandbox_high_water(); i++) {

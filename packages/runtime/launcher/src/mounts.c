@@ -149,7 +149,10 @@ int mounts_overlay(const char *id, const char *lowers, uid_t base)
 		snprintf(target, sizeof target, "%s/rootfs", run);
 		if (make_directory(target, 0711) != 0)
 			result = -1;
-		else if (mount("overlay", target, "overlay", MS_NOSUID | MS_NODEV, options) != 0)
+		/* EIO: a write to the disk failed since it was last synced, say because the host's was full. Volatile overlays
+		 * are refused until someone has heard of it, which is us. */
+		else if (mount("overlay", target, "overlay", MS_NOSUID | MS_NODEV, options) != 0 &&
+			(errno != EIO || (disk_sync(), mount("overlay", target, "overlay", MS_NOSUID | MS_NODEV, options)) != 0))
 			result = fail("mount overlay (%s)", options);
 		/* Overlayfs mounts read-only, with a word to the kernel's log, where it cannot write its working files. */
 		else if (statvfs(target, &space) != 0 || (space.f_flag & ST_RDONLY) != 0)

@@ -17,6 +17,8 @@
 
 /* How long the OCI runtime and the agent together may take. A sandbox that is not ready by then is given up. */
 #define START_TIMEOUT_MS 30000
+/* How long the OCI runtime may go on for a sandbox that nobody wants any more. */
+#define ABORT_TIMEOUT_MS 2000
 
 struct sandbox {
 	char id[ID_BYTES];
@@ -25,13 +27,14 @@ struct sandbox {
 	pid_t starter;        /* the OCI runtime while it runs */
 	pid_t init;           /* PID 1 of the sandbox as we see it; 0 before and after */
 	int ready_fd;         /* the agent writes a byte when it listens; -1 when that is settled */
-	int64_t deadline_ms;  /* of the creation; 0 when it is over, or was missed */
+	int64_t deadline_ms;  /* of the creation, or of its abort; 0 when it is over, or was missed */
 	bool destroying;
 	char reason[1024];    /* why the creation failed; what follows comes later, when others may have failed too */
 };
 
 static struct sandbox *sandboxes[MAX_SANDBOXES];
 static int high_water;
+bool sandbox_failed;
 
 int sandbox_high_water(void) { return high_water; }
 int sandbox_ready_fd(int index) { return sandboxes[index] == NULL ? -1 : sandboxes[index]->ready_fd; }
@@ -114,6 +117,7 @@ static void finish(struct sandbox *box)
 	char oom_kills[16];
 	snprintf(oom_kills, sizeof oom_kills, "%u", cgroups_oom_kills(box->id));
 	int released = release(box->id);
+	sandbox_failed |= box->create_tag[0] != '\0' || released != 0;
 	if (box->create_tag[0] != '\0')
 		reply(box->create_tag, "error", box->reason[0] != '\0' ? box->reason : "the sandbox was destroyed while it started");
 	if (box->destroy_tag[0] != '\0')
@@ -129,8 +133,12 @@ static void end(struct sandbox *box)
 {
 	box->destroying = true;
 	keep_reason(box);
-	if (box->starter > 0)
+	if (box->starter > 0) {
+		int64_t deadline_ms = now_ms() + ABORT_TIMEOUT_MS;
+		if (box->deadline_ms == 0 || box->deadline_ms > deadline_ms)
+			box->deadline_ms = deadline_ms;
 		return;
+	}
 	if (box->init > 0) {
 		cgroups_thaw(box->id); /* or the kill would wait */
 		kill(box->init, SIGKILL); /* with PID 1 goes all of its namespace (pid_namespaces(7)) */
@@ -279,10 +287,10 @@ static void started(struct sandbox *box, int status)
 		box->init = 0;
 	mounts_release_root(box->id);
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-		if (box->deadline_ms > 0)
-			read_log(box->id);
-		else
+		if (box->deadline_ms == 0 && box->create_tag[0] != '\0')
 			late(settings.oci_binary);
+		else
+			read_log(box->id);
 		errno = 0;
 		fail("%s ended with status %d", settings.oci_binary, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
 		end(box);

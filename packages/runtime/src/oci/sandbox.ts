@@ -61,7 +61,10 @@ export const createSandbox = async (
   const uidBase = FIRST_UID + ((context.firstUidSlot + slot) % MAX_UID_SLOTS) * IDS_PER_SANDBOX
   const cgroupPath = `${context.cgroup}/${id}`
   // The launcher gives up what it has begun, and then says so to whoever waits for the creation.
-  const abort = (): void => void launcher.destroy(id).catch(() => {})
+  let ending: Promise<void> | undefined
+  const abort = (): void => {
+    ending ??= launcher.destroy(id).catch(() => {})
+  }
   signal?.addEventListener('abort', abort, { once: true })
   let created = false
   try {
@@ -85,7 +88,8 @@ export const createSandbox = async (
     signal?.throwIfAborted()
     return track(context, launcher, config, agent, slot, cgroupPath)
   } catch (error) {
-    if (created) await launcher.destroy(id).catch(() => {})
+    if (created) abort()
+    await ending
     context.freeUidSlots.push(slot)
     signal?.throwIfAborted()
     throw error
