@@ -23,6 +23,8 @@
 #define BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA 4
 #endif
 
+#define QGROUPS_AT_ONCE 16
+
 static int root = -1;
 static char qgroups[80];
 
@@ -152,6 +154,38 @@ bool disk_is_lost(void)
 	return fstatvfs(root, &space) == 0 && (space.f_flag & ST_RDONLY) != 0;
 }
 
+/* Quota groups whose subvolumes are destroyed, the oldest first. Newer kernels remove them by themselves, some time later;
+ * Linux 6.1 keeps each until someone asks, and those between refuse until nothing is left of the subvolume. */
+static uint64_t unwanted[MAX_SANDBOXES];
+static int unwanted_first, unwanted_count;
+
+static uint64_t subvolume_of(const char *id)
+{
+	int layer = openat(root, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (layer < 0)
+		return 0;
+	struct btrfs_ioctl_ino_lookup_args self = { .objectid = BTRFS_FIRST_FREE_OBJECTID };
+	uint64_t subvolume = ioctl(layer, BTRFS_IOC_INO_LOOKUP, &self) == 0 ? self.treeid : 0;
+	close(layer);
+	return subvolume;
+}
+
+static void remove_qgroups(uint64_t subvolume)
+{
+	if (unwanted_count == MAX_SANDBOXES) {
+		unwanted_first = (unwanted_first + 1) % MAX_SANDBOXES;
+		unwanted_count--;
+	}
+	unwanted[(unwanted_first + unwanted_count++) % MAX_SANDBOXES] = subvolume;
+	for (int tries = 0; tries < QGROUPS_AT_ONCE && unwanted_count > 0; tries++) {
+		struct btrfs_ioctl_qgroup_create_args group = { .create = 0, .qgroupid = unwanted[unwanted_first] };
+		if (ioctl(root, BTRFS_IOC_QGROUP_CREATE, &group) != 0 && errno == EBUSY)
+			return;
+		unwanted_first = (unwanted_first + 1) % MAX_SANDBOXES;
+		unwanted_count--;
+	}
+}
+
 int disk_remove(const char *id)
 {
 	if (settings.disk_bytes == 0) {
@@ -162,9 +196,12 @@ int disk_remove(const char *id)
 		return rmdir(path) == 0 || errno == ENOENT ? 0 : fail("rmdir %s", path);
 	}
 	struct btrfs_ioctl_vol_args subvolume = { 0 };
+	uint64_t number = subvolume_of(id);
 	snprintf(subvolume.name, sizeof subvolume.name, "%s", id);
 	if (ioctl(root, BTRFS_IOC_SNAP_DESTROY, &subvolume) != 0 && errno != ENOENT)
 		return fail("destroy subvolume %s", id);
+	if (number != 0)
+		remove_qgroups(number);
 	return 0;
 }
 

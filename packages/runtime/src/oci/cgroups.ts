@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { existsSync, readFileSync } from 'node:fs'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import type { SandboxStats } from '../runtime.ts'
 
 /** The control groups of this host: where the hierarchies are mounted, and which version accounts for what. */
@@ -13,8 +13,20 @@ export interface Cgroups {
   controller(name: 'memory' | 'cpu' | 'cpuacct' | 'pids'): string | undefined
 }
 
+/** What cgroup2 may control at and below a directory; nothing where it cannot be read. */
+const availableIn = (path: string): string[] => {
+  try {
+    return readFileSync(`${path}/cgroup.controllers`, 'utf8').trim().split(' ')
+  } catch {
+    return []
+  }
+}
+
 /** Reads the cgroup mounts from `/proc/self/mountinfo` (proc(5)). */
-export const findCgroups = (mountinfo = readFileSync('/proc/self/mountinfo', 'utf8')): Cgroups | undefined => {
+export const findCgroups = (
+  mountinfo = readFileSync('/proc/self/mountinfo', 'utf8'),
+  controllersOf: (path: string) => readonly string[] = availableIn,
+): Cgroups | undefined => {
   const byController = new Map<string, string>()
   const hierarchies: string[] = []
   let unified: string | undefined
@@ -29,12 +41,34 @@ export const findCgroups = (mountinfo = readFileSync('/proc/self/mountinfo', 'ut
   }
   if (hierarchies.length === 0) return undefined
   const version = byController.size === 0 ? 2 : unified === undefined ? 1 : 'hybrid'
+  if (version === 2 && unified !== undefined) {
+    for (const controller of controllersOf(unified)) byController.set(controller, unified)
+    // Its accounting of processor time is no controller (`cpu.stat` is everywhere).
+    byController.set('cpuacct', unified)
+  }
   return {
     version,
     hierarchies,
     ...(version === 'hybrid' && unified !== undefined && { unified }),
-    controller: (name) => (version === 2 ? unified : byController.get(name)),
+    controller: (name) => byController.get(name),
   }
+}
+
+/**
+ * Whether swap can be limited in `cgroup`, a path below the hierarchies. Version 2 shows its files in a cgroup only once
+ * the parent hands the controller down: the cgroup is made, and `memory` handed to it, which the OCI runtime would do next.
+ */
+export const limitsSwap = async (cgroups: Cgroups, cgroup: string): Promise<boolean> => {
+  const memory = cgroups.controller('memory')
+  if (memory === undefined) return false
+  if (cgroups.version !== 2) return existsSync(`${memory}/memory.memsw.limit_in_bytes`)
+  let at = memory
+  for (const part of cgroup.split('/').filter((name) => name !== '')) {
+    await writeFile(`${at}/cgroup.subtree_control`, '+memory').catch(() => {})
+    at = `${at}/${part}`
+    await mkdir(at, { recursive: true }).catch(() => {})
+  }
+  return existsSync(`${at}/memory.swap.max`)
 }
 
 const numberOf = (text: string, name: string): number => {
@@ -47,7 +81,7 @@ const readText = (path: string): Promise<string> => readFile(path, 'utf8').catch
 /** What the kernel accounted to one cgroup, below its hierarchies. Zeros where a file is gone or unknown. */
 export const readStats = async (cgroups: Cgroups, path: string): Promise<Omit<SandboxStats, 'diskBytes'>> => {
   if (cgroups.version === 2) {
-    const at = `${cgroups.controller('memory')}${path}`
+    const at = `${cgroups.controller('cpuacct')}${path}`
     const [cpu, now, peak, events] = await Promise.all(
       ['cpu.stat', 'memory.current', 'memory.peak', 'memory.events'].map((file) => readText(`${at}/${file}`)),
     )

@@ -1,12 +1,14 @@
+import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, realpath, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import { agentBinaryPath } from '../agent/agent-binary.ts'
 import type { Capabilities, Probe, Runtime } from '../runtime.ts'
 import { makeAgentLayer } from './agent-layer.ts'
-import { type Cgroups, findCgroups } from './cgroups.ts'
+import { type Cgroups, findCgroups, limitsSwap } from './cgroups.ts'
 import { type Launcher, openLauncher } from './launcher.ts'
 import { createSandbox, type OciContext, type OciSandbox } from './sandbox.ts'
 import { tryOnce } from './try-once.ts'
@@ -26,6 +28,7 @@ export interface OciDeps {
 const MIN_DISK_BYTES = 512 * 1024 * 1024
 /** btrfs makes and mounts a larger sparse image as fast, but no sandbox needs more. */
 const MAX_DISK_BYTES = 4 * 1024 ** 4
+const MODPROBE_TIMEOUT_MS = 30_000
 const BINARIES = ['crun', 'runc']
 const HINT = '`./bramble setup` installs what is missing; `bramble doctor` tries each part'
 
@@ -47,9 +50,17 @@ const findOnPath = (name: string): string | undefined => {
     .find((path) => existsSync(path))
 }
 
+const kernelHasBtrfs = async (): Promise<boolean> =>
+  /\bbtrfs$/m.test(await readFile('/proc/filesystems', 'utf8').catch(() => ''))
+
+/** Most distributions have it as a module, which is not loaded before the first use; some have none. */
 const hasBtrfs = async (): Promise<boolean> => {
-  const known = await readFile('/proc/filesystems', 'utf8').catch(() => '')
-  return findOnPath('mkfs.btrfs') !== undefined && (/\bbtrfs$/m.test(known) || existsSync('/sbin/modprobe'))
+  if (findOnPath('mkfs.btrfs') === undefined) return false
+  if (await kernelHasBtrfs()) return true
+  const modprobe = findOnPath('modprobe')
+  if (modprobe === undefined) return false
+  await promisify(execFile)(modprobe, ['-q', 'btrfs'], { timeout: MODPROBE_TIMEOUT_MS }).catch(() => {})
+  return await kernelHasBtrfs()
 }
 
 const openFilesLimit = async (): Promise<number> => {
@@ -68,11 +79,6 @@ const open = async (
   const diskBytes = (await hasBtrfs()) ? await diskBytesFor(directory, options.diskBytes) : 0
   const cgroup = `/bramble/${nodeNameOf(directory)}`
   const memory = cgroups.controller('memory')
-  const swapAccounting =
-    memory !== undefined &&
-    existsSync(
-      cgroups.version === 2 ? `${memory}/system.slice/memory.swap.max` : `${memory}/memory.memsw.limit_in_bytes`,
-    )
   const sandboxes = new Map<SandboxId, OciSandbox>()
   let launcher: Promise<Launcher> | undefined
   let closed = false
@@ -113,6 +119,7 @@ const open = async (
     return launcher
   }
 
+  await getLauncher()
   const context: OciContext = {
     name: 'oci',
     cgroup,
@@ -123,10 +130,9 @@ const open = async (
     firstUidSlot: Number.parseInt(nodeNameOf(directory).slice(0, 6), 16),
     freeUidSlots: [],
     nextUidSlot: 0,
-    swapAccounting,
+    swapAccounting: await limitsSwap(cgroups, cgroup),
     maxOpenFiles: await openFilesLimit(),
   }
-  await getLauncher()
   const capabilities: Capabilities = {
     isolation: 'container',
     limits: {
