@@ -93,10 +93,10 @@ static void limit(int resource, uint64_t value) {
   setrlimit(resource, &next);
 }
 
-/* The kernel is to prefer the command to the agent when memory runs out. */
+/* When memory runs out the kernel is to prefer the command to the agent, and to whatever else there is. */
 static void offer_to_oom(void) {
   int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-  if (fd >= 0 && write(fd, "0", 1) < 0) errno = 0;
+  if (fd >= 0 && write(fd, "1000", 4) < 0) errno = 0;
   if (fd >= 0) close(fd);
 }
 

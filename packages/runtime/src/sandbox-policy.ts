@@ -42,6 +42,7 @@ export const CAPABILITY_BITS: Readonly<Record<(typeof SANDBOX_CAPABILITIES)[numb
 export const MASKED_PATHS = [
   '/proc/acpi',
   '/proc/asound',
+  '/proc/cmdline',
   '/proc/interrupts',
   '/proc/kcore',
   '/proc/keys',
@@ -52,6 +53,7 @@ export const MASKED_PATHS = [
   '/proc/timer_stats',
   '/sys/devices/virtual/powercap',
   '/sys/firmware',
+  '/sys/fs/btrfs',
 ] as const
 
 /** Mounted read-only: a write there would change the host's kernel. */
@@ -61,7 +63,12 @@ export interface SeccompRule {
   names: string[]
   action: 'SCMP_ACT_ALLOW' | 'SCMP_ACT_ERRNO'
   errnoRet?: number
-  args?: { index: number; value: number; valueTwo?: number; op: 'SCMP_CMP_EQ' | 'SCMP_CMP_MASKED_EQ' | 'SCMP_CMP_GT' }[]
+  args?: {
+    index: number
+    value: number
+    valueTwo?: number
+    op: 'SCMP_CMP_EQ' | 'SCMP_CMP_NE' | 'SCMP_CMP_MASKED_EQ' | 'SCMP_CMP_GT'
+  }[]
 }
 
 /** The shape that the OCI runtime specification (config-linux, seccomp) and the Docker Engine share. */
@@ -104,12 +111,12 @@ const PROCESSES = words(`
   alarm arch_prctl capget capset execve execveat exit exit_group fork futex futex_requeue futex_wait futex_waitv
   futex_wake get_robust_list get_thread_area getcpu getegid geteuid getgid getgroups getpgid getpgrp getpid getppid
   getpriority getresgid getresuid getrlimit getrusage getsid gettid getuid ioprio_get ioprio_set kill pause pidfd_open
-  pidfd_send_signal prctl prlimit64 process_vm_readv process_vm_writev ptrace restart_syscall rseq rt_sigaction
+  pidfd_send_signal prctl process_vm_readv process_vm_writev ptrace restart_syscall rseq rt_sigaction
   rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo
   sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler
   sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp
   set_robust_list set_thread_area set_tid_address setfsgid setfsuid setgid setgroups setpgid setpriority setregid
-  setresgid setresuid setreuid setrlimit setsid setuid sigaltstack tgkill tkill vfork wait4 waitid
+  setresgid setresuid setreuid setsid setuid sigaltstack tgkill tkill vfork wait4 waitid
 `)
 
 /** Time, and what a program asks about its machine. */
@@ -142,8 +149,25 @@ export const REFUSED_SYSCALLS = words(`
 /** NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET of clone(2). */
 const CLONE_NEW_NAMESPACES = 0x7e02_0000
 
-/** UNIX, INET, INET6, NETLINK (getifaddrs(3) needs it). */
-const SOCKET_FAMILIES = [1, 2, 10, 16]
+/** UNIX, INET, INET6. */
+const SOCKET_FAMILIES = [1, 2, 10]
+const NETLINK = 16
+/** ROUTE, which getifaddrs(3) needs, and SOCK_DIAG. The other protocols speak to parts of the kernel nobody needs here. */
+const NETLINK_PROTOCOLS = [0, 4]
+
+/** Resources of setrlimit(2), 0 to 15, without CORE. */
+const RLIMIT_CORE = 4
+const RLIMITS = Array.from({ length: 16 }, (_, resource) => resource).filter((resource) => resource !== RLIMIT_CORE)
+
+/**
+ * `RLIMIT_CORE` of every process of a sandbox. Below the kernel's least core file, and where the host pipes cores to a
+ * program of its own (core(5)) the one value that keeps the kernel from starting it: 0 would not. So that nobody sets it
+ * to 0, setting it does nothing; it says that it did, since programs set it to 0 for the same end.
+ */
+export const CORE_LIMIT_BYTES = 1
+
+/** `oom_score_adj` of the agent: when the host runs out of memory, sandboxes go before what is the host's own. */
+export const OOM_SCORE_ADJ = 500
 
 /** Plain Linux, PER_LINUX32, UNAME26 with either, ADDR_NO_RANDOMIZE (debuggers), and the query. */
 const PERSONALITIES = [0x0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, 0xffff_ffff]
@@ -153,6 +177,8 @@ const allow = (names: string[], args?: SeccompRule['args']): SeccompRule => ({
   action: 'SCMP_ACT_ALLOW',
   ...(args && { args }),
 })
+
+const equal = (index: number, value: number) => ({ index, value, op: 'SCMP_CMP_EQ' as const })
 
 /**
  * The allow list. What is not listed does not exist (ENOSYS), so that libraries fall back; what is known to be dangerous
@@ -173,7 +199,19 @@ export const SECCOMP_PROFILE: SeccompProfile = {
       names: ['socket', 'socketpair'],
       action: 'SCMP_ACT_ERRNO',
       errnoRet: EAFNOSUPPORT,
-      args: [{ index: 0, value: Math.max(...SOCKET_FAMILIES), op: 'SCMP_CMP_GT' }],
+      args: [{ index: 0, value: NETLINK, op: 'SCMP_CMP_GT' }],
+    },
+    ...NETLINK_PROTOCOLS.map((protocol) => allow(['socket'], [equal(0, NETLINK), equal(2, protocol)])),
+    // Each value by itself: `not CORE` would compare 64 bits, of which the kernel reads 32.
+    ...RLIMITS.map((resource) => allow(['setrlimit'], [equal(0, resource)])),
+    ...RLIMITS.map((resource) => allow(['prlimit64'], [equal(1, resource)])),
+    allow(['prlimit64'], [equal(1, RLIMIT_CORE), equal(2, 0)]),
+    { names: ['setrlimit'], action: 'SCMP_ACT_ERRNO', errnoRet: 0, args: [equal(0, RLIMIT_CORE)] },
+    {
+      names: ['prlimit64'],
+      action: 'SCMP_ACT_ERRNO',
+      errnoRet: 0,
+      args: [equal(1, RLIMIT_CORE), { index: 2, value: 0, op: 'SCMP_CMP_NE' }],
     },
     ...PERSONALITIES.map((value) => allow(['personality'], [{ index: 0, value, op: 'SCMP_CMP_EQ' }])),
     { names: REFUSED_SYSCALLS, action: 'SCMP_ACT_ERRNO', errnoRet: EPERM },

@@ -117,7 +117,7 @@ describe('commands of the real agent', () => {
     await using other = await spawnAgent()
     await writeFile(`/proc/${other.pid}/oom_score_adj`, '300')
     const its = await other.connect()
-    expect((await run(its, ['cat', '/proc/self/oom_score_adj'], { user: 'nobody' })).stdout).toBe('0\n')
+    expect((await run(its, ['cat', '/proc/self/oom_score_adj'], { user: 'nobody' })).stdout).toBe('1000\n')
   })
 
   it('says so when there is no such user or group', async () => {

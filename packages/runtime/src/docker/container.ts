@@ -1,6 +1,13 @@
 import type Docker from 'dockerode'
 import type { SandboxConfig } from '../runtime.ts'
-import { MASKED_PATHS, READONLY_PATHS, SANDBOX_CAPABILITIES, SECCOMP_PROFILE } from '../sandbox-policy.ts'
+import {
+  CORE_LIMIT_BYTES,
+  MASKED_PATHS,
+  OOM_SCORE_ADJ,
+  READONLY_PATHS,
+  SANDBOX_CAPABILITIES,
+  SECCOMP_PROFILE,
+} from '../sandbox-policy.ts'
 
 export const NODE_LABEL = 'dev.bramble.node'
 export const SANDBOX_LABEL = 'dev.bramble.sandbox'
@@ -46,6 +53,8 @@ export const containerOptions = (
       MemorySwap: memoryMb * MIB,
       NanoCpus: Math.max(MIN_NANO_CPUS, Math.round(cpus * 1e9)),
       PidsLimit: pids,
+      OomScoreAdj: OOM_SCORE_ADJ,
+      Ulimits: [{ Name: 'core', Soft: CORE_LIMIT_BYTES, Hard: CORE_LIMIT_BYTES }],
       LogConfig: { Type: 'none', Config: {} },
       RestartPolicy: { Name: 'no' },
       AutoRemove: false,

@@ -1,5 +1,12 @@
 import type { SandboxConfig } from '../runtime.ts'
-import { MASKED_PATHS, READONLY_PATHS, SANDBOX_CAPABILITIES, SECCOMP_PROFILE } from '../sandbox-policy.ts'
+import {
+  CORE_LIMIT_BYTES,
+  MASKED_PATHS,
+  OOM_SCORE_ADJ,
+  READONLY_PATHS,
+  SANDBOX_CAPABILITIES,
+  SECCOMP_PROFILE,
+} from '../sandbox-policy.ts'
 
 /** Where the agent listens, seen from inside. */
 export const AGENT_SOCKET = '/.bramble/run/agent.sock'
@@ -81,9 +88,10 @@ export const ociConfig = (config: SandboxConfig, context: ConfigContext): string
       },
       rlimits: [
         { type: 'RLIMIT_NOFILE', soft: context.maxOpenFiles, hard: context.maxOpenFiles },
-        { type: 'RLIMIT_CORE', soft: 0, hard: 0 },
+        { type: 'RLIMIT_CORE', soft: CORE_LIMIT_BYTES, hard: CORE_LIMIT_BYTES },
       ],
       noNewPrivileges: true,
+      oomScoreAdj: OOM_SCORE_ADJ,
     },
     root: { path: context.rootfs },
     hostname: config.hostname ?? 'bramble',

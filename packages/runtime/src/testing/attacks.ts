@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, describe, expect, type TestContext, test } from 'vitest'
 import type { Sandbox, SandboxResources } from '../runtime.ts'
-import { HOSTILE } from './hostile-program.ts'
+import { attempts, HOSTILE } from './hostile-program.ts'
 import { oomKillsOf } from './limits.ts'
 import { endOf, outputOf, PATH, runCommand } from './run-command.ts'
 import { type Subject, skip } from './subject.ts'
@@ -99,6 +99,30 @@ export const testAttacks = (arena: OpenArena): void => {
         },
         { diskMb: 16 },
       )
+    })
+
+    for (const what of ['attributes', 'reserved', 'unlinked'])
+      test(`a disk filler that hoards ${what}`, async (context) => {
+        const diskMb = 16
+        await against(
+          context,
+          async (sandbox, { subject }) => {
+            if (!subject.runtime.capabilities.limits.disk) skip(context, 'the driver does not limit the disk')
+            expect(await endOf(sandbox, [HOSTILE, 'hoard', what])).toBe(0)
+            expect((await sandbox.stats()).diskBytes).toBeLessThanOrEqual(diskMb * 1.25 * 1024 * 1024)
+          },
+          { diskMb },
+        )
+      })
+
+    test('room that has no quota', async (context) => {
+      await against(context, async (sandbox) => {
+        const directories = ['/', '/tmp', '/dev', '/dev/shm', '/.bramble', '/.bramble/run', '/proc', '/sys']
+        const made = Object.entries(await attempts(sandbox, 'subvolumes', ...directories)).filter(([, errno]) => !errno)
+        expect(made).toEqual([])
+        const fill = 'for i in $(seq 1 100000); do echo x > /.bramble/run/$i || exit 9; done'
+        if ((await endOf(sandbox, '[ -d /.bramble/run ]')) === 0) expect(await endOf(sandbox, fill)).toBe(9)
+      })
     })
 
     test('one that ignores SIGTERM', async (context) => {

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
@@ -20,6 +21,7 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 static void report(const char *name, long result)
@@ -74,6 +76,8 @@ static int calls(void)
   report("socket(AF_VSOCK)", socket(40, SOCK_STREAM, 0));
   report("socket(AF_ALG)", socket(38, SOCK_SEQPACKET, 0));
   report("socket(AF_PACKET)", socket(AF_PACKET, SOCK_RAW, 0));
+  report("socket(NETLINK_NETFILTER)", socket(AF_NETLINK, SOCK_RAW, 12));
+  report("socket(NETLINK_KOBJECT_UEVENT)", socket(AF_NETLINK, SOCK_RAW, 15));
   report("socket(SOCK_RAW)", socket(AF_INET, SOCK_RAW, IPPROTO_ICMP));
   /* The child of a clone that is allowed must not go on here. */
   long child = syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
@@ -149,6 +153,39 @@ static int listen_on(const char *port)
   return accept(fd, NULL, NULL) < 0;
 }
 
+/* BTRFS_IOC_SUBVOL_CREATE, which asks for no privilege: a subvolume is room without a quota. */
+static int subvolumes(int count, char **directories)
+{
+  struct { long long fd; char name[4088]; } arguments = { 0, "subvolume" };
+  for (int i = 0; i < count; i++)
+    report(directories[i], ioctl(open(directories[i], O_RDONLY | O_DIRECTORY), _IOW(0x94, 14, arguments), &arguments));
+  return 0;
+}
+
+/* What of the disk is not the bytes of files: names, attributes, what was reserved, what has no name any more. */
+static int hoard(const char *what)
+{
+  static char bytes[1 << 16];
+  char path[256];
+  memset(bytes, 'x', sizeof bytes);
+  int file = open("/tmp/hoard", O_CREAT | O_RDWR, 0600);
+  for (int i = 0; i < 1 << 20; i++) {
+    int failed = 0;
+    snprintf(path, sizeof path, "/tmp/hoard-%0200d", i);
+    if (!strcmp(what, "names")) failed = link("/tmp/hoard", path) < 0;
+    else if (!strcmp(what, "reserved")) failed = posix_fallocate(file, (off_t)i << 20, 1 << 20) != 0;
+    else {
+      int fd = open(path, O_CREAT | O_RDWR, 0600);
+      failed = fd < 0;
+      if (!failed && !strcmp(what, "attributes")) failed = fsetxattr(fd, "user.x", bytes, 8000, 0) < 0;
+      if (!failed && !strcmp(what, "unlinked")) failed = unlink(path) < 0 || write(fd, bytes, sizeof bytes) < 0;
+      else close(fd);
+    }
+    if (failed) return 0;
+  }
+  return 1;
+}
+
 /* Forks without end; children do the same. */
 static _Noreturn void bomb(void)
 {
@@ -188,6 +225,8 @@ int main(int argc, char **argv)
   if (!strcmp(verb, "eat")) eat();
   if (argc > 2 && !strcmp(verb, "daemonise")) return daemonise();
   if (argc > 2 && !strcmp(verb, "escape")) return escape(argv[2]);
+  if (!strcmp(verb, "subvolumes")) return subvolumes(argc - 2, argv + 2);
+  if (argc > 2 && !strcmp(verb, "hoard")) return hoard(argv[2]);
   if (argc > 2 && !strcmp(verb, "listen")) return listen_on(argv[2]);
   if (argc > 3 && !strcmp(verb, "connect")) return connect_to(argv[2], argv[3]);
   return 64;

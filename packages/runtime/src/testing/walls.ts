@@ -57,6 +57,16 @@ export const testWalls = (arena: OpenArena): void => {
       if (subject.runtime.capabilities.userNamespace) expect(Number(outside)).toBeGreaterThan(0)
     })
 
+    test('no crash starts a program of the host, which gets its core', async (context) => {
+      const { subject, open } = await arena(context)
+      if (!subject.runtime.capabilities.seccomp) skip(context, 'the driver filters no system calls')
+      await using sandbox = await open()
+      // The kernel starts none where the limit is 1 (core(5)); that it cannot be lowered is what this tries.
+      const script = 'ulimit -c 0; ulimit -S -c 0; ulimit -n 64; grep -E "core|open files" /proc/self/limits'
+      const limits = (await outputOf(sandbox, script)).replace(/ +/g, ' ')
+      expect(limits).toBe('Max core file size 1 1 bytes \nMax open files 64 64 files \n')
+    })
+
     test('the agent cannot be traced, read or entered', async (context) => {
       const { open } = await arena(context)
       await using sandbox = await open()
