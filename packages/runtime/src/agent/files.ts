@@ -40,28 +40,39 @@ const failedApplet = (path: string, exit: ProcessExit): BrambleError => {
   return new BrambleError('sandbox_failed', { detail: `the agent could not reach the file ${path}: ${how}` })
 }
 
-/** Runs to the end; an abort kills the command and throws the signal's reason. */
+/**
+ * Runs to the end; an abort kills the command and throws the signal's reason at once: the agent, whose word the end of the
+ * command is, may have fallen silent.
+ */
 const collect = async (command: AgentProcess, signal: AbortSignal | undefined, maxBytes: number) => {
-  const abort = (): void => command.kill(9)
+  const aborted = Promise.withResolvers<never>()
+  aborted.promise.catch(() => {})
+  const abort = (): void => {
+    command.kill(9)
+    aborted.reject(signal?.reason)
+  }
   signal?.addEventListener('abort', abort)
+  const events = command[Symbol.asyncIterator]()
   const stdout: Buffer[] = []
   let stdoutBytes = 0
   let message = ''
   try {
     if (signal?.aborted) abort()
-    for await (const event of command) {
+    for (;;) {
+      const { done, value: event } = await Promise.race([events.next(), aborted.promise])
+      if (done) break
       if (event.type === 'stdout') {
         stdoutBytes += event.data.length
         if (stdoutBytes <= maxBytes) stdout.push(event.data)
       } else if (event.type === 'stderr') {
         message = (message + event.data.toString('utf8')).slice(0, MESSAGE_BYTES_MAX)
       } else if (event.type === 'exit') {
-        signal?.throwIfAborted()
         return { exit: event, stdout, stdoutBytes, message: message.trim() }
       }
     }
   } finally {
     signal?.removeEventListener('abort', abort)
+    await events.return?.()
   }
   throw new BrambleError('agent_protocol', { detail: 'a command ended without an exit' })
 }

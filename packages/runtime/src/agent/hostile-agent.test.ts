@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest'
 import type { Agent, ProcessEvent } from './agent.ts'
 import { WINDOW_BYTES } from './agent-process.ts'
 import { connectAgent } from './connect-agent.ts'
+import { getFile, putFile } from './files.ts'
 import { allocFrame, dataFrame, FRAME, HEADER_BYTES } from './frames.ts'
 
 const u32 = (...values: number[]): Buffer => {
@@ -116,6 +117,21 @@ describe('a peer that is not the agent it says it is', () => {
       bytes += next.value.data.length
     }
     expect(events).toBeLessThanOrEqual(1100)
+  })
+
+  it('cannot hold up whoever gives up on a file by falling silent', async () => {
+    const { agent, far } = await peer()
+    far.resume()
+    const reason = new Error('enough')
+    for (const begin of [
+      (signal: AbortSignal) => getFile(agent, { path: '/x', maxBytes: 10, signal }),
+      (signal: AbortSignal) => putFile(agent, { path: '/x', mode: 0o644, content: Buffer.alloc(1 << 20), signal }),
+    ]) {
+      const controller = new AbortController()
+      const waiting = begin(controller.signal)
+      setImmediate(() => controller.abort(reason))
+      await expect(waiting).rejects.toBe(reason)
+    }
   })
 
   it('gets credit back only for what was taken', async () => {
