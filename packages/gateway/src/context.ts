@@ -19,6 +19,8 @@ export interface GatewayContext {
   readonly uploadDirectory: string
   /** Told of the output that event streams carry. */
   readonly countOutput: (bytes: number) => void
+  /** Bytes of the JSON bodies of requests under way. */
+  readonly held: { bodyBytes: number }
   /** Requests at work; aborting one cancels what it runs. */
   readonly inFlight: Set<AbortController>
   readonly shutdown: { closing: boolean; idle?: () => void }

@@ -4,6 +4,8 @@ import { LIMITS } from '@bramble/protocol'
 export interface GatewayLimits {
   /** Largest JSON body. */
   readonly maxBodyBytes: number
+  /** JSON bodies of all requests under way, those in the queue included. Past it `queue_full`. */
+  readonly maxHeldBodyBytes: number
   /** Largest uploaded image archive. */
   readonly maxUploadBytes: number
   /** Request line and headers together. */
@@ -14,6 +16,8 @@ export interface GatewayLimits {
   readonly bodyTimeoutMs: number
   /** Time for a client to send anything at all, an archive included. */
   readonly requestTimeoutMs: number
+  /** How long a client may take nothing of its answer, or of a stream's next buffer, before it is cut off. */
+  readonly stallTimeoutMs: number
   /** How long an idle connection is kept. */
   readonly keepAliveMs: number
   readonly maxConnections: number
@@ -30,11 +34,13 @@ export interface GatewayLimits {
 
 export const DEFAULT_LIMITS: GatewayLimits = {
   maxBodyBytes: LIMITS.maxBodyBytes.value,
+  maxHeldBodyBytes: 256 * 1024 * 1024,
   maxUploadBytes: 16 * 1024 ** 3,
   maxHeaderBytes: 16 * 1024,
   headersTimeoutMs: 10_000,
   bodyTimeoutMs: 30_000,
   requestTimeoutMs: 3_600_000,
+  stallTimeoutMs: 300_000,
   keepAliveMs: 72_000,
   maxConnections: 4096,
   maxIdempotencyEntries: 4096,

@@ -84,6 +84,7 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
     startedAt: performance.now(),
     uploadDirectory,
     countOutput: youngCollector(),
+    held: { bodyBytes: 0 },
     inFlight: new Set(),
     shutdown: { closing: false },
   }

@@ -38,14 +38,16 @@ const mediaTypeNamed = (thrown: unknown, { headers }: FastifyRequest): unknown =
 /** The document for an event stream, where the status line has gone out already. */
 export const problemOf = (thrown: unknown, requestId: string): Problem => presentable(thrown).toProblem(requestId)
 
+/** Errors that leave the rest of a body unread. */
+const BODY_NOT_READ: readonly ErrorCode[] = ['body_too_large', 'request_timeout', 'queue_full']
+
 /** Answers with the problem document of `thrown`, and logs what is the node's own fault. */
 export const sendProblem = (request: FastifyRequest, reply: FastifyReply, thrown: unknown): FastifyReply => {
   const error = presentable(mediaTypeNamed(thrown, request))
   if (error.status >= 500) request.log.error({ code: error.code, err: error.cause ?? error }, error.detail)
   if (error.retryAfterMs !== undefined) reply.header('retry-after', String(Math.ceil(error.retryAfterMs / 1000)))
   // The rest of the body is still on its way: the connection cannot serve another request.
-  if (error.code === 'body_too_large' || error.code === 'request_timeout')
-    if (!request.raw.complete) reply.header('connection', 'close')
+  if (!request.raw.complete && BODY_NOT_READ.includes(error.code)) reply.header('connection', 'close')
   if (error.code === 'unauthorized') reply.header('www-authenticate', 'Bearer')
   return reply
     .code(error.status)

@@ -5,6 +5,9 @@ import { BrambleError } from '@bramble/protocol'
 export interface ReadBodyOptions {
   readonly maxBytes: number
   readonly timeoutMs: number
+  /** Bytes held for all requests, and their limit: what was read is added, the caller takes it off when it is done. */
+  readonly held: { bodyBytes: number }
+  readonly maxHeldBytes: number
 }
 
 /**
@@ -13,7 +16,7 @@ export interface ReadBodyOptions {
  * A body past the limit is refused. A client that sends it without reading would lose the answer in a reset connection,
  * so up to another `3 * maxBytes` are read and thrown away first; past that the connection ends with the answer.
  *
- * Errors: `body_too_large`, `request_timeout`, `unsupported_media_type` (a content coding), `cancelled` (the client went).
+ * Errors: `body_too_large`, `request_timeout`, `queue_full` (too much is held for others), `unsupported_media_type` (a content coding), `cancelled` (the client went).
  */
 export const readBody = (request: IncomingMessage, options: ReadBodyOptions): Promise<Buffer> =>
   new Promise((resolve, reject) => {
@@ -25,16 +28,26 @@ export const readBody = (request: IncomingMessage, options: ReadBodyOptions): Pr
     if (Number(request.headers['content-length']) > 4 * options.maxBytes) return reject(tooLarge(options))
     const chunks: Buffer[] = []
     let size = 0
+    let heldBytes = 0
     const settle = (outcome: Buffer | BrambleError): void => {
       clearTimeout(timer)
+      if (!Buffer.isBuffer(outcome)) options.held.bodyBytes -= heldBytes
       request.off('data', take).off('end', finish).off('close', gone).off('error', gone)
       if (Buffer.isBuffer(outcome)) resolve(outcome)
       else reject(outcome)
     }
     const take = (chunk: Buffer): void => {
       size += chunk.length
-      if (size <= options.maxBytes) chunks.push(chunk)
-      else chunks.length = 0
+      if (size > options.maxBytes) {
+        chunks.length = 0
+      } else if (options.held.bodyBytes + chunk.length > options.maxHeldBytes) {
+        const detail = 'the bodies of the requests under way take all the memory there is for them'
+        settle(new BrambleError('queue_full', { detail, retryAfterMs: 1000 }))
+      } else {
+        chunks.push(chunk)
+        heldBytes += chunk.length
+        options.held.bodyBytes += chunk.length
+      }
       if (size > 4 * options.maxBytes) settle(tooLarge(options))
     }
     const finish = (): void => {

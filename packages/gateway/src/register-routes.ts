@@ -9,7 +9,7 @@ import { problemOf } from './problems.ts'
 import { rateHeaders } from './rate-limit.ts'
 import { parseJson, readBody } from './read-body.ts'
 import type { Call, Route } from './route.ts'
-import { type EventStream, openEventStream } from './sse.ts'
+import { cutWhenStalled, type EventStream, openEventStream } from './sse.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -24,9 +24,10 @@ export const registerRoutes = (app: FastifyInstance, context: GatewayContext, ta
   app.decorateRequest('caller', null)
   app.removeAllContentTypeParsers()
   // Only read here, and parsed in the handler: Fastify closes the connection after a parser that throws.
-  const { maxBodyBytes: maxBytes, bodyTimeoutMs: timeoutMs } = context.limits
+  const { maxBodyBytes: maxBytes, maxHeldBodyBytes: maxHeldBytes, bodyTimeoutMs: timeoutMs } = context.limits
+  const { held } = context
   app.addContentTypeParser('application/json', (request: FastifyRequest) =>
-    readBody(request.raw, { maxBytes, timeoutMs }),
+    readBody(request.raw, { maxBytes, timeoutMs, held, maxHeldBytes }),
   )
   for (const route of table) {
     const { upload } = route
@@ -48,7 +49,13 @@ const add = (app: FastifyInstance, context: GatewayContext, route: Route): void 
     // Fastify counts the bytes of the parsers it owns; ours have their own limits.
     bodyLimit: Number.MAX_SAFE_INTEGER,
     onRequest: async (request, reply) => admit(context, route, request, reply),
-    handler: async (request, reply) => serve(context, route, request, reply),
+    handler: async (request, reply) => {
+      try {
+        return await serve(context, route, request, reply)
+      } finally {
+        context.held.bodyBytes -= bytesOf(request).length
+      }
+    },
   })
 }
 
@@ -98,6 +105,7 @@ const serve = async (
     openStream: () => {
       stream = openEventStream(reply, {
         heartbeatMs: context.limits.heartbeatMs,
+        stallTimeoutMs: context.limits.stallTimeoutMs,
         countOutput: context.countOutput,
       })
       return stream
@@ -119,6 +127,7 @@ const serve = async (
         : await once(context, route, call, reply, idempotencyKey)
     if (stream) return endStream(stream, reply)
     reply.code(answer.status)
+    cutWhenStalled(reply.raw, context.limits.stallTimeoutMs)
     if (answer.text === undefined) return reply.send()
     const mediaType = answer.status < 400 ? (route.answer.mediaType ?? 'application/json') : 'application/problem+json'
     return reply.header('content-type', mediaType).send(answer.text)

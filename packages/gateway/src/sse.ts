@@ -21,6 +21,8 @@ export interface EventStream {
 
 export interface EventStreamOptions {
   readonly heartbeatMs: number
+  /** A client that takes nothing for so long is cut off. */
+  readonly stallTimeoutMs: number
   /** Told of every output that went by. */
   readonly countOutput: (bytes: number) => void
 }
@@ -41,14 +43,26 @@ export const openEventStream = (reply: FastifyReply, options: EventStreamOptions
   return eventStream(raw, options)
 }
 
-const eventStream = (raw: ServerResponse, { heartbeatMs, countOutput }: EventStreamOptions): EventStream => {
+/** Cuts the connection when what was written last is not taken in time. */
+export const cutWhenStalled = (raw: ServerResponse, stallTimeoutMs: number): void => {
+  const timer = setTimeout(() => raw.destroy(), stallTimeoutMs).unref()
+  raw.on('finish', () => clearTimeout(timer)).on('close', () => clearTimeout(timer))
+}
+
+const eventStream = (
+  raw: ServerResponse,
+  { heartbeatMs, stallTimeoutMs, countOutput }: EventStreamOptions,
+): EventStream => {
   let sequence = 0
   let closed = raw.destroyed
   let quiet = false
   let draining: PromiseWithResolvers<void> | undefined
   const buffers = bufferPool()
 
+  let stall: NodeJS.Timeout | undefined
   const release = (): void => {
+    clearTimeout(stall)
+    stall = undefined
     draining?.resolve()
     draining = undefined
   }
@@ -67,6 +81,7 @@ const eventStream = (raw: ServerResponse, { heartbeatMs, countOutput }: EventStr
   const drained = (room: boolean): Promise<void> | undefined => {
     quiet = false
     if (room) return undefined
+    stall ??= setTimeout(() => raw.destroy(), stallTimeoutMs).unref()
     draining ??= Promise.withResolvers()
     return draining.promise
   }
@@ -94,6 +109,7 @@ const eventStream = (raw: ServerResponse, { heartbeatMs, countOutput }: EventStr
       if (closed) return
       close()
       raw.end()
+      cutWhenStalled(raw, stallTimeoutMs)
     },
   }
 }

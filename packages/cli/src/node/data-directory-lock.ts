@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { BrambleError } from '@bramble/protocol'
@@ -13,7 +13,11 @@ import { BrambleError } from '@bramble/protocol'
 export const lockDataDirectory = (directory: string): Disposable => {
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   const ownerFile = join(directory, 'lock.pid')
-  const database = new DatabaseSync(join(directory, 'lock.sqlite'))
+  const lockFile = join(directory, 'lock.sqlite')
+  // Who may open it may hold it.
+  closeSync(openSync(lockFile, 'a', 0o600))
+  chmodSync(lockFile, 0o600)
+  const database = new DatabaseSync(lockFile)
   try {
     database.exec('PRAGMA busy_timeout = 0; BEGIN EXCLUSIVE')
   } catch (cause) {

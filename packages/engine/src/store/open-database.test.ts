@@ -1,6 +1,6 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import type { Migration } from './migrate.ts'
 import { openDatabase } from './open-database.ts'
@@ -47,6 +47,14 @@ describe('a database', () => {
     expect(numDeletedRows).toBe(1n)
     await second.destroy()
     await second.destroy()
+  })
+
+  test('is readable by its owner only, what lies beside it too, whoever made the directory', async () => {
+    await using db = await openDatabase<Tables>({ path, owner: 'test', migrations })
+    await db.insertInto('things').values({ id: 'a', n: 1, flag: 1, bytes: null }).execute()
+    const names = await readdir(dirname(path))
+    expect(names.length).toBeGreaterThan(1)
+    for (const name of names) expect((await stat(join(dirname(path), name))).mode & 0o077).toBe(0)
   })
 
   test('is shared by owners, each with migrations of its own', async () => {

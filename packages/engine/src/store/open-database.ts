@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs'
+import { chmodSync, closeSync, mkdirSync, openSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { BrambleError } from '@bramble/protocol'
@@ -35,6 +35,9 @@ const isBusy = (error: unknown): boolean =>
  */
 export const openDatabase = async <Tables>(options: DatabaseOptions): Promise<Kysely<Tables>> => {
   mkdirSync(dirname(options.path), { recursive: true, mode: 0o700 })
+  // Outputs and hashes of keys are in there: for the owner only, and so are the files that SQLite puts beside it.
+  closeSync(openSync(options.path, 'a', 0o600))
+  chmodSync(options.path, 0o600)
   const database = new DatabaseSync(options.path, { timeout: options.exclusive ? 0 : 5000 })
   try {
     if (options.exclusive) database.exec('PRAGMA locking_mode = EXCLUSIVE')

@@ -8,8 +8,8 @@ const list = route({
   method: 'GET',
   path: '/api/v1/pools',
   tag,
-  summary: 'List the warm pools',
-  scope: 'read',
+  summary: 'List the warm pools, which tell what all tenants ask for',
+  scope: 'admin',
   answer: {
     status: 200,
     description: 'All of them',
