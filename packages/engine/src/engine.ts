@@ -136,6 +136,8 @@ export interface EngineLimits {
   readonly killGraceMs: number
   /** How long writing the input files, and reading the declared outputs, may take. */
   readonly filesTimeoutMs: number
+  /** Output kept in memory for all that runs, beyond 1 MiB for each stream. What does not fit is truncated, and said so. */
+  readonly maxKeptOutputBytes: number
   /** Records of executions kept on disk. */
   readonly maxHistory: number
   /** Bytes of results kept on disk with those records. */

@@ -13,6 +13,24 @@ describe('kept output', () => {
     expect(kept.bytes(1, 3).toString()).toBe('bc')
   })
 
+  test('shares room with others, beyond a part of its own', () => {
+    const mib = 1024 * 1024
+    const room = { leftBytes: mib }
+    const one = keepOutput(10 * mib, room)
+    const two = keepOutput(10 * mib, room)
+    expect(one.add(Buffer.alloc(3 * mib))).toBe(false)
+    expect(one.sizeBytes).toBe(2 * mib)
+    for (let i = 0; i < 3; i++) two.add(Buffer.alloc(mib / 2))
+    expect(two.sizeBytes).toBe(mib)
+    expect(two.truncated).toBe(true)
+    one.release()
+    one.release()
+    expect(room.leftBytes).toBe(mib)
+    two.release()
+    expect(room.leftBytes).toBe(mib)
+    expect(keepOutput(10 * mib, room).add(Buffer.alloc(2 * mib))).toBe(true)
+  })
+
   test('grows over many chunks, and a view taken earlier stays as it was', () => {
     const kept = keepOutput(100_000)
     kept.add(Buffer.from('x'.repeat(1000)))

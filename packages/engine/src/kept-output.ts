@@ -9,15 +9,31 @@ export interface KeptOutput {
   readonly truncated: boolean
   /** A view; what it shows never changes, since kept bytes are written once. */
   bytes(from?: number, to?: number): Buffer
+  /** Gives the shared room back. */
+  release(): void
 }
 
-export const keepOutput = (maxBytes: number): KeptOutput => {
+/** Room that the kept outputs of all executions share, beyond what each has for itself. */
+export interface OutputRoom {
+  leftBytes: number
+}
+const OWN_BYTES = 1024 * 1024
+
+/** Keeps at most `maxBytes`; of what is more than `OWN_BYTES`, as much as `room` has left. */
+export const keepOutput = (maxBytes: number, room: OutputRoom = { leftBytes: maxBytes }): KeptOutput => {
   let buffer = EMPTY
   let size = 0
   let truncated = false
+  let sharedBytes = 0
+  const share = (taken: number): void => {
+    const more = Math.max(0, size + taken - OWN_BYTES) - sharedBytes
+    sharedBytes += more
+    room.leftBytes -= more
+  }
   return {
     add(chunk) {
-      const taken = Math.min(chunk.length, maxBytes - size)
+      const taken = Math.min(chunk.length, maxBytes - size, Math.max(0, OWN_BYTES - size) + room.leftBytes)
+      share(taken)
       if (taken < chunk.length) truncated = true
       if (taken > 0) {
         if (size + taken > buffer.length) {
@@ -37,6 +53,10 @@ export const keepOutput = (maxBytes: number): KeptOutput => {
     },
     get truncated() {
       return truncated
+    },
+    release() {
+      room.leftBytes += sharedBytes
+      sharedBytes = 0
     },
     bytes: (from = 0, to = size) => buffer.subarray(from, Math.min(to, size)),
   }

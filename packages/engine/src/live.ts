@@ -1,7 +1,7 @@
 import type { ExecutionId, ExecutionPhase, ExecutionResult, ExecutionSpec, Problem } from '@bramble/protocol'
 import { type Channel, createChannel } from './channel.ts'
 import type { EngineEvent, ExecuteContext } from './engine.ts'
-import { type KeptOutput, keepOutput } from './kept-output.ts'
+import { type KeptOutput, keepOutput, type OutputRoom } from './kept-output.ts'
 
 /** Output on its way to whoever streams an execution. */
 const STREAM_HIGH_WATER_BYTES = 512 * 1024
@@ -43,14 +43,21 @@ export class LiveExecution {
   #finish: () => void = () => {}
   #watchers: (() => void)[] = []
 
-  constructor(id: ExecutionId, spec: ExecutionSpec, context: ExecuteContext, inputHash: string, createdAt: string) {
+  constructor(
+    id: ExecutionId,
+    spec: ExecutionSpec,
+    context: ExecuteContext,
+    inputHash: string,
+    createdAt: string,
+    room?: OutputRoom,
+  ) {
     this.id = id
     this.spec = spec
     this.context = context
     this.inputHash = inputHash
     this.createdAt = createdAt
-    this.stdout = keepOutput(spec.resources.maxOutputBytes)
-    this.stderr = keepOutput(spec.resources.maxOutputBytes)
+    this.stdout = keepOutput(spec.resources.maxOutputBytes, room)
+    this.stderr = keepOutput(spec.resources.maxOutputBytes, room)
     if (context.stream)
       this.channel = createChannel<EngineEvent>({
         highWaterBytes: STREAM_HIGH_WATER_BYTES,

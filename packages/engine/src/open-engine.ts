@@ -98,6 +98,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   const endings = createEndings({ load, maxDestroying, maxPatient, quiet, clock, log, notice, onGone })
   const pools = createPools({ limits, load, endings, quiet, clock, log, notice })
   const lives = new Map<ExecutionId, LiveExecution>()
+  const outputRoom = { leftBytes: limits.maxKeptOutputBytes }
   const uses = new Map<string, number>()
   let closing: Promise<void> | undefined
 
@@ -155,6 +156,8 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
       signal?.removeEventListener('abort', onAbort)
       use(kind.image.digest, -1)
       lives.delete(live.id)
+      live.stdout.release()
+      live.stderr.release()
       history.changed(live)
       live.recorded()
     }
@@ -176,6 +179,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
       context,
       inputHash,
       new Date(now).toISOString(),
+      outputRoom,
     )
     lives.set(live.id, live)
     use(kind.image.digest, 1)
