@@ -166,7 +166,7 @@ export const hostParts = ({ dataDirectory, address, running }: HostOptions): Par
   tried(
     'btrfs disk',
     `${TMPFS} truncate -s 128M d; mkfs.btrfs -q d; mkdir m; mount -o loop d m; btrfs -q subvolume create m/s; umount m`,
-    'Without btrfs on a loop device, sandboxes share memory for their disks: install btrfs-progs.',
+    'Without btrfs on a loop device, sandboxes share memory for their disks, and before Linux 6.3 there are none: install btrfs-progs.',
   ),
   memory,
   disk(dataDirectory),

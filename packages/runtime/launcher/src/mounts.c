@@ -102,7 +102,8 @@ static int map_mount(const char *source, const char *target, int namespace)
 	};
 	int result = 0;
 	if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attributes, sizeof attributes) != 0)
-		result = fail("id-map %s", source);
+		result = fail(errno == EINVAL ? "map the ids of %s, whose file system this kernel cannot do it for (tmpfs: since 6.3)" :
+			"map the ids of %s", source);
 	else if (syscall(SYS_move_mount, tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) != 0)
 		result = fail("move_mount to %s", target);
 	close(tree);

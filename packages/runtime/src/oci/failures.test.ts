@@ -1,5 +1,5 @@
 import { execFile, spawn } from 'node:child_process'
-import { mkdtemp, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, readlink, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -164,7 +164,12 @@ test('the agent has no descriptor and no variable of the host', async (context) 
 test('a disk of the host that is full fails sandboxes, and those after it is free again work', async (context) => {
   if (unavailable !== undefined) skip(context, unavailable)
   const directory = await mkdtemp(join(base, 'full-'))
-  await run('mount', ['-t', 'tmpfs', '-o', 'size=192m', 'tmpfs', directory])
+  // Not a tmpfs, which has no id-mapped mounts before Linux 6.3.
+  const disk = join(base, 'full.img')
+  await writeFile(disk, '')
+  await truncate(disk, 192 * SECTOR_BYTES)
+  await run('mkfs.ext4', ['-q', '-m', '0', disk])
+  await run('mount', ['-o', 'loop', disk, directory])
   // -l: the disk image goes with the last sandbox's mount namespace.
   onTestFinished(() => run('umount', ['-l', directory]).then(() => undefined))
   const runtime = await open(context, {}, directory)

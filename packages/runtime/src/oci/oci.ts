@@ -191,7 +191,7 @@ export const oci =
       const layer = await makeAgentLayer(directory, agentBinaryPath())
       for (const binary of found) {
         const runtime = await open(binary, cgroups, directory, options, layer)
-        const failure = await tryOnce(runtime)
+        const failure = await tryOnce(runtime, directory)
         if (failure === undefined) return { available: true, runtime }
         reasons.push(`${binary}: ${failure}`)
         await runtime.close()

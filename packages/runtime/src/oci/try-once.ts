@@ -1,5 +1,4 @@
 import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { newId } from '@bramble/protocol'
 import { SANDBOX_AGENT_PATH } from '../agent/agent-binary.ts'
@@ -7,9 +6,12 @@ import { getFile } from '../agent/files.ts'
 import type { LocalImage } from '../images/image-store.ts'
 import type { Runtime } from '../runtime.ts'
 
-/** Makes a sandbox of an empty image and runs the one command that is there. Returns what went wrong, or undefined. */
-export const tryOnce = async (runtime: Runtime): Promise<string | undefined> => {
-  const rootfs = await mkdtemp(join(tmpdir(), 'bramble-probe-'))
+/**
+ * Makes a sandbox of an empty image, below `directory`, and runs the one command that is there. Returns what went wrong, or
+ * undefined. The directory is one of the node's: what the node's file system can do, that of `/tmp` may not.
+ */
+export const tryOnce = async (runtime: Runtime, directory: string): Promise<string | undefined> => {
+  const rootfs = await mkdtemp(join(directory, 'probe-'))
   const image: LocalImage = {
     digest: `sha256:${'0'.repeat(64)}`,
     names: [],
