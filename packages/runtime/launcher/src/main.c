@@ -37,23 +37,30 @@ static void write_all(const char *data, size_t bytes)
 	}
 }
 
+static char listing[MAX_SANDBOXES * ID_BYTES];
+
 void reply_two(const char *tag, const char *kind, const char *text, const char *more)
 {
-	char message[4 + 32 + 16 + 2 * sizeof failure];
-	int bytes = snprintf(message + 4, sizeof message - 4, "%s%c%s%c%s%c%s", tag, 0, kind, 0, text, 0, more);
-	uint32_t length = (uint32_t)bytes + 1;
-	if (length > sizeof message - 4)
-		length = sizeof message - 4;
-	memcpy(message, &length, 4);
-	write_all(message, length + 4);
+	/* Room for the longest text there is, in one write: the peer reads a message at once. */
+	static char message[sizeof(uint32_t) + sizeof listing + 2 * sizeof failure];
+	const char *const fields[] = { tag, kind, text, more };
+	uint32_t used = sizeof used;
+	for (int i = 0; i < 4; i++) {
+		size_t bytes = strlen(fields[i]) + 1;
+		if (bytes > sizeof message - used)
+			break;
+		memcpy(message + used, fields[i], bytes);
+		used += (uint32_t)bytes;
+	}
+	uint32_t length = used - (uint32_t)sizeof length;
+	memcpy(message, &length, sizeof length);
+	write_all(message, used);
 }
 
 void reply(const char *tag, const char *kind, const char *text)
 {
 	reply_two(tag, kind, text, "");
 }
-
-static char listing[sizeof failure];
 
 static void list_one(const char *id)
 {

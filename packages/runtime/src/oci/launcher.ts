@@ -9,8 +9,8 @@ import { BrambleError } from '@bramble/protocol'
  * draws out is no reason to end the others: that is an error of its own.
  */
 const ANSWER_TIMEOUT_MS = 90_000
-/** Largest message of the launcher that is read; its own bound is under 8 KiB. */
-const MAX_MESSAGE_BYTES = 64 * 1024
+/** Largest message of the launcher that is read; the longest is the list of 4,096 ids. */
+const MAX_MESSAGE_BYTES = 512 * 1024
 
 /** Where the launcher keeps a folder for each sandbox, in its own mount namespace (`launcher/src/launcher.h`). */
 export const LAUNCHER_RUN = '/run'
