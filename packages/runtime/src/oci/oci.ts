@@ -50,16 +50,17 @@ const findOnPath = (name: string): string | undefined => {
     .find((path) => existsSync(path))
 }
 
+/** btrfs, and the loop device that its image is attached by. */
 const kernelHasBtrfs = async (): Promise<boolean> =>
-  /\bbtrfs$/m.test(await readFile('/proc/filesystems', 'utf8').catch(() => ''))
+  existsSync('/dev/loop-control') && /\bbtrfs$/m.test(await readFile('/proc/filesystems', 'utf8').catch(() => ''))
 
-/** Most distributions have it as a module, which is not loaded before the first use; some have none. */
+/** Most distributions have both as modules, which are not loaded before the first use; some have none. */
 const hasBtrfs = async (): Promise<boolean> => {
   if (findOnPath('mkfs.btrfs') === undefined) return false
   if (await kernelHasBtrfs()) return true
   const modprobe = findOnPath('modprobe')
   if (modprobe === undefined) return false
-  await promisify(execFile)(modprobe, ['-q', 'btrfs'], { timeout: MODPROBE_TIMEOUT_MS }).catch(() => {})
+  await promisify(execFile)(modprobe, ['-a', '-q', 'loop', 'btrfs'], { timeout: MODPROBE_TIMEOUT_MS }).catch(() => {})
   return await kernelHasBtrfs()
 }
 
