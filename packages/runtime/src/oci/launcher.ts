@@ -14,6 +14,7 @@ const MAX_MESSAGE_BYTES = 512 * 1024
 
 /** Where the launcher keeps a folder for each sandbox, in its own mount namespace (`launcher/src/launcher.h`). */
 export const LAUNCHER_RUN = '/run'
+export const LAUNCHER_OCI_STATE = '/run/.oci'
 
 export interface LauncherOptions {
   /** Holds the disk image. One launcher at a time. */

@@ -192,7 +192,8 @@ export const oci =
       const layer = await makeAgentLayer(directory, agentBinaryPath())
       for (const binary of found) {
         const runtime = await open(binary, cgroups, directory, options, layer)
-        const failure = await tryOnce(runtime, directory)
+        // The first start compiles the seccomp profile, those after it use what came of that: both are tried.
+        const failure = (await tryOnce(runtime, directory)) ?? (await tryOnce(runtime, directory))
         if (failure === undefined) return { available: true, runtime }
         reasons.push(`${binary}: ${failure}`)
         await runtime.close()

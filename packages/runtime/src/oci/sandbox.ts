@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type { Agent } from '../agent/agent.ts'
 import { connectAgent } from '../agent/connect-agent.ts'
@@ -5,12 +6,14 @@ import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
 import { type Cgroups, readStats } from './cgroups.ts'
 import { IDS_PER_SANDBOX, ociConfig } from './config.ts'
 import { connectUnixSafely } from './connect.ts'
-import { LAUNCHER_RUN, type Launcher } from './launcher.ts'
+import { LAUNCHER_OCI_STATE, LAUNCHER_RUN, type Launcher } from './launcher.ts'
 
 /** First host id of the ranges: above what distributions give to people and to subordinate ids (login.defs(5)). */
 const FIRST_UID = 0x2000_0000
 const MAX_UID_SLOTS = 16_384
 const MIB = 1024 * 1024
+/** `struct sock_filter` of linux/filter.h. */
+const BPF_INSTRUCTION_BYTES = 8
 
 export interface OciContext {
   readonly name: string
@@ -25,6 +28,8 @@ export interface OciContext {
   nextUidSlot: number
   readonly swapAccounting: boolean
   readonly maxOpenFiles: number
+  /** See `ConfigContext`; undefined before the first sandbox was made. */
+  seccompBpf?: string
 }
 
 export interface OciSandbox extends Sandbox {
@@ -46,6 +51,13 @@ const openAgent = async (launcher: Launcher, id: SandboxId): Promise<Agent> => {
   // Mounted in the launcher's namespace only.
   const socket = await connectUnixSafely(`/proc/${launcher.pid}/root${LAUNCHER_RUN}/${id}/run/agent.sock`)
   return await connectAgent(socket)
+}
+
+/** What crun made of the profile for a sandbox: a program for seccomp(2), which it keeps in its state. */
+const readCompiledSeccomp = async (launcher: Launcher, id: SandboxId): Promise<string> => {
+  const path = `/proc/${launcher.pid}/root${LAUNCHER_OCI_STATE}/${id}/seccomp.bpf`
+  const program = await readFile(path).catch(() => Buffer.alloc(0))
+  return program.length % BPF_INSTRUCTION_BYTES === 0 ? program.toString('base64') : ''
 }
 
 /** Makes a sandbox and connects to its agent. Whatever fails, nothing is left. */
@@ -80,9 +92,11 @@ export const createSandbox = async (
         uidBase,
         swapAccounting: context.swapAccounting,
         maxOpenFiles: context.maxOpenFiles,
+        seccompBpf: context.seccompBpf ?? '',
       }),
     })
     created = true
+    context.seccompBpf ??= await readCompiledSeccomp(launcher, id)
     signal?.throwIfAborted()
     const agent = await openAgent(launcher, id)
     signal?.throwIfAborted()

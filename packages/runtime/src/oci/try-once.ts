@@ -1,14 +1,13 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { newId } from '@bramble/protocol'
-import { SANDBOX_AGENT_PATH } from '../agent/agent-binary.ts'
 import { getFile } from '../agent/files.ts'
 import type { LocalImage } from '../images/image-store.ts'
 import type { Runtime } from '../runtime.ts'
 
 /**
- * Makes a sandbox of an empty image, below `directory`, and runs the one command that is there. Returns what went wrong, or
- * undefined. The directory is one of the node's: what the node's file system can do, that of `/tmp` may not.
+ * Makes a sandbox of an empty image, below `directory`, and runs the one command that is there, which says how it is
+ * confined. Returns what is wrong, or undefined. The directory is one of the node's: what the node's file system can do, that of `/tmp` may not.
  */
 export const tryOnce = async (runtime: Runtime, directory: string): Promise<string | undefined> => {
   const rootfs = await mkdtemp(join(directory, 'probe-'))
@@ -24,8 +23,11 @@ export const tryOnce = async (runtime: Runtime, directory: string): Promise<stri
   try {
     const resources = { cpus: 1, memoryMb: 64, diskMb: 16, pids: 16 }
     await using sandbox = await runtime.create({ id: newId('sandbox'), image, resources })
-    const found = await getFile(sandbox.agent, { path: SANDBOX_AGENT_PATH, maxBytes: 16 * 1024 * 1024 })
-    if (!('content' in found)) return `the agent could not read its own file: ${JSON.stringify(found)}`
+    const found = await getFile(sandbox.agent, { path: '/proc/self/status', maxBytes: 64 * 1024 })
+    if (!('content' in found)) return `the agent could not read its own status: ${JSON.stringify(found)}`
+    const status = found.content.toString()
+    if (runtime.capabilities.seccomp && !/^Seccomp:\s+2$/m.test(status)) return 'system calls are not filtered'
+    if (!/^NoNewPrivs:\s+1$/m.test(status)) return 'new privileges are not forbidden'
     return undefined
   } catch (error) {
     return error instanceof Error ? error.message : String(error)
