@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { oci } from '@bramble/runtime'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { cgroupsOf, hostProcesses, sandboxCgroups, until } from './leftovers.ts'
@@ -113,13 +114,12 @@ describe('hostile commands', () => {
   })
 
   hostile('the files of the host are not reached through /proc/1/root, nor through a link', async () => {
-    const secret = readFileSync('/etc/machine-id', 'utf8')
-    const reached = await run(
-      'ln -s / /tmp/l; cat /proc/1/root/etc/machine-id /tmp/l/etc/machine-id ../../../../etc/machine-id',
-      {
-        workdir: '/tmp',
-      },
-    )
+    const file = join(node.dataDirectory, 'admin.key')
+    const secret = readFileSync(file, 'utf8')
+    expect(secret.trim()).not.toBe('')
+    const reached = await run(`ln -s / /tmp/l; cat ${file} /proc/1/root${file} /tmp/l${file} ../../../..${file}`, {
+      workdir: '/tmp',
+    })
     expect(reached.stdout).not.toContain(secret.trim())
     expect(reached.status).toBe('failed')
   })
