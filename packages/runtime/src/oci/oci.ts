@@ -101,15 +101,15 @@ const open = async (
       { onEnded: (id, oomKills) => sandboxes.get(id as SandboxId)?.onEnded('its first process ended', oomKills) },
     ).then(
       async (opened) => {
+        void opened.closed.then(() => {
+          launcher = undefined
+          for (const sandbox of sandboxes.values()) sandbox.onEnded('the launcher ended', 0)
+        })
         if (launchers++ > 0)
           await opened.reap().catch(async (error: unknown) => {
             await opened.close()
             throw error
           })
-        void opened.closed.then(() => {
-          launcher = undefined
-          for (const sandbox of sandboxes.values()) sandbox.onEnded('the launcher ended', 0)
-        })
         return opened
       },
       (error: unknown) => {
