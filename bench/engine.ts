@@ -2,49 +2,15 @@
  * What the engine itself costs an execution of `true` from a warm pool, over the fake runtime, whose commands cost
  * nearly nothing: the same command by the agent alone, then by the engine. `node bench/engine.ts [executions]`.
  */
-import { createHash } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { defaultEngineLimits, openEngine } from '@bramble/engine'
 import { executionSpecSchema, newId } from '@bramble/protocol'
-import { fake, type ImageStore, type LocalImage } from '@bramble/runtime'
+import { fake } from '@bramble/runtime'
+import { image, images, measure, percentiles } from './measure-calls.ts'
 
 const EXECUTIONS = Number(process.argv[2] ?? 2000)
-const WARM_UP = 300
-
-const percentiles = (samples: number[]): { p50: number; p99: number; mean: number } => {
-  const sorted = samples.toSorted((a, b) => a - b)
-  const at = (share: number): number => sorted[Math.floor(sorted.length * share)] ?? Number.NaN
-  return { p50: at(0.5), p99: at(0.99), mean: samples.reduce((sum, ms) => sum + ms, 0) / samples.length }
-}
-
-const measure = async (run: () => Promise<void>, count = EXECUTIONS): Promise<number[]> => {
-  for (let i = 0; i < WARM_UP; i++) await run()
-  const samples: number[] = []
-  for (let i = 0; i < count; i++) {
-    const began = performance.now()
-    await run()
-    samples.push(performance.now() - began)
-  }
-  return samples
-}
-
-const image: LocalImage = {
-  digest: `sha256:${createHash('sha256').update('bench').digest('hex')}`,
-  names: ['base'],
-  source: 'bench',
-  sizeBytes: 0,
-  createdAt: new Date().toISOString(),
-  config: { env: {}, workdir: '/', user: 'root' },
-  rootfs: '/nonexistent',
-}
-const images: ImageStore = {
-  resolve: () => image,
-  list: () => [image],
-  import: async () => image,
-  remove: async () => {},
-}
 
 const probe = await fake()()
 if (!probe.available) throw new Error(probe.reason)
@@ -57,7 +23,7 @@ const alone = await measure(async () => {
   for await (const event of sandbox.agent.exec({ argv: ['true'] })) if (event.type === 'exit') break
   await sandbox.stats()
   await sandbox.destroy()
-})
+}, EXECUTIONS)
 
 const directory = await mkdtemp(join(tmpdir(), 'bramble-bench-engine-'))
 const engine = await openEngine({
@@ -71,7 +37,7 @@ try {
   const context = { tenant: 'bench', keyId: 'bench' }
   const pooled = await measure(async () => {
     await engine.execute(spec, context).result
-  })
+  }, EXECUTIONS)
   const clients = 8
   const began = performance.now()
   const each = Math.ceil(EXECUTIONS / clients)

@@ -4,7 +4,6 @@
  * its own, whose memory is watched. `npm run bench -w @bramble/gateway [executions] [outputMb]`.
  */
 import { type ChildProcess, fork } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { Agent, type IncomingMessage, request } from 'node:http'
@@ -13,41 +12,12 @@ import { join } from 'node:path'
 import { openEngine } from '@bramble/engine'
 import { createMetrics, openGateway } from '@bramble/gateway'
 import { executionSpecSchema } from '@bramble/protocol'
-import { fake, type ImageStore, type LocalImage } from '@bramble/runtime'
+import { fake } from '@bramble/runtime'
+import { images, measure, percentiles } from './measure-calls.ts'
 
 const EXECUTIONS = Number(process.argv[process.argv[2] === 'serve' ? 3 : 2] ?? 2000)
 const OUTPUT_MB = Number(process.argv[3] ?? 1024)
-const WARM_UP = 300
 const MIB = 1024 * 1024
-
-const image: LocalImage = {
-  digest: `sha256:${createHash('sha256').update('bench').digest('hex')}`,
-  names: ['base'],
-  source: 'bench',
-  sizeBytes: 0,
-  createdAt: new Date().toISOString(),
-  config: { env: {}, workdir: '/', user: 'root' },
-  rootfs: '/nonexistent',
-}
-const images: ImageStore = {
-  resolve: () => image,
-  list: () => [image],
-  import: async () => image,
-  remove: async () => {},
-}
-
-const measure = async (run: () => Promise<unknown>): Promise<{ p50: number; p99: number }> => {
-  for (let i = 0; i < WARM_UP; i++) await run()
-  const samples: number[] = []
-  for (let i = 0; i < EXECUTIONS; i++) {
-    const began = performance.now()
-    await run()
-    samples.push(performance.now() - began)
-  }
-  samples.sort((a, b) => a - b)
-  const at = (share: number): number => samples[Math.floor(samples.length * share)] ?? Number.NaN
-  return { p50: at(0.5), p99: at(0.99) }
-}
 
 /** The node's process: opens one, measures its engine, then says how much memory it takes when asked. */
 const serve = async (): Promise<void> => {
@@ -60,7 +30,7 @@ const serve = async (): Promise<void> => {
   const gateway = await openGateway({ engine, dataDirectory, port: 0, version: 'bench', metrics })
   const spec = executionSpecSchema.parse({ command: ['true'] })
   const context = { tenant: 'default', keyId: 'none' }
-  const direct = await measure(() => engine.execute(spec, context).result)
+  const direct = percentiles(await measure(() => engine.execute(spec, context).result, EXECUTIONS))
 
   let peakRss = 0
   setInterval(() => {
@@ -106,11 +76,12 @@ const drive = async (): Promise<void> => {
     const [node] = (await once(child, 'message')) as [
       { url: string; key: string; direct: { p50: number; p99: number } },
     ]
-    const http = await measure(async () => {
+    const call = async (): Promise<void> => {
       const response = await post(node.url, node.key, '{"command":["true"]}', 'application/json')
       for await (const _ of response);
       if (response.statusCode !== 200) throw new Error(`status ${response.statusCode}`)
-    })
+    }
+    const http = percentiles(await measure(call, EXECUTIONS))
     const ms = (value: number): string => value.toFixed(3).padStart(8)
     console.log(`${'true, warm pool'.padEnd(28)}${'p50 ms'.padStart(8)}${'p99 ms'.padStart(8)}`)
     console.log(`${'engine alone'.padEnd(28)}${ms(node.direct.p50)}${ms(node.direct.p99)}`)

@@ -85,6 +85,16 @@ export const imageSchema = z.object({
 })
 export type Image = z.infer<typeof imageSchema>
 
+/** What users see of an image that a host knows more of: not where it lies there. */
+export const imageView = ({ digest, names, source, sizeBytes, createdAt, config }: Image): Image => ({
+  digest,
+  names,
+  source,
+  sizeBytes,
+  createdAt,
+  config,
+})
+
 const imageName = z
   .string()
   .regex(/^[a-z0-9]([a-z0-9._/-]{0,126}[a-z0-9])?(:[A-Za-z0-9._-]{1,127})?$/, 'is not an image name')

@@ -1,5 +1,6 @@
 import { createReadStream } from 'node:fs'
 import { Readable } from 'node:stream'
+import { imageView } from '@bramble/protocol'
 import type { BuildDebianOptions, ImageSource, ImageStore } from '@bramble/runtime'
 import type { Bramble, Image, ImageInput } from '@bramble/sdk'
 import { type ConnectionOptions, clientOf, findNode } from '../connection.ts'
@@ -36,10 +37,10 @@ const inDataDirectory = async (): Promise<ImagePlace> => {
     const { openImageStore, buildDebianImage } = await import('@bramble/runtime')
     const store = await openImageStore({ directory: imagesDirectory(directory) })
     return {
-      list: async () => store.list().map(shown),
+      list: async () => store.list().map(imageView),
       import: async (source, { signal, onProgress }) =>
-        shown(await store.import(localSource(source), { name: source.name, signal, onProgress })),
-      buildDebian: async (build) => shown(await buildDebianImage(store, build)),
+        imageView(await store.import(localSource(source), { name: source.name, signal, onProgress })),
+      buildDebian: async (build) => imageView(await buildDebianImage(store, build)),
       remove: (name) => store.remove(store.resolve(name).digest, { inUse: () => false }),
       [Symbol.asyncDispose]: async () => lock[Symbol.dispose](),
     }
@@ -48,15 +49,6 @@ const inDataDirectory = async (): Promise<ImagePlace> => {
     throw error
   }
 }
-
-const shown = ({ digest, names, source, sizeBytes, createdAt, config }: Image): Image => ({
-  digest,
-  names,
-  source,
-  sizeBytes,
-  createdAt,
-  config,
-})
 
 const localSource = (source: ImageInput): ImageSource => {
   if ('reference' in source)

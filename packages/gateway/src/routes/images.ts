@@ -1,12 +1,12 @@
 import {
   BrambleError,
-  type Image,
   type ImageImport,
   imageImportEventSchema,
   imageImportSchema,
   imageParamsSchema,
   imageSchema,
   imageUploadQuerySchema,
+  imageView,
   pageQuerySchema,
   pageSchema,
 } from '@bramble/protocol'
@@ -22,16 +22,6 @@ type ImageSource = Parameters<ImageStore['import']>[0]
 
 const tag = 'images'
 const ARCHIVES = ['application/x-tar', 'application/gzip', 'application/octet-stream']
-
-/** What users see of an image: not where it lies on the host. */
-const shown = ({ digest, names, source, sizeBytes, createdAt, config }: Image): Image => ({
-  digest,
-  names,
-  source,
-  sizeBytes,
-  createdAt,
-  config,
-})
 
 const sourceOf = (request: ImageImport): ImageSource => {
   if ('reference' in request) return { kind: 'registry', reference: request.reference, insecure: request.insecure }
@@ -52,7 +42,7 @@ const list = route({
   errors: [],
   handle: async (call, { engine }) => {
     const page = paginate(engine.images.list(), (image) => image.digest, call.query)
-    return json(200, { ...page, items: page.items.map(shown) })
+    return json(200, { ...page, items: page.items.map(imageView) })
   },
 })
 
@@ -85,7 +75,7 @@ const add = route({
     if (upload) progress('upload', 'receiving the archive')
     await using archive = upload && (await receiveArchive(call.request.raw, context, call.signal))
     const source = archive ? { kind: upload.format, path: archive.path } : sourceOf(call.body)
-    const image = shown(
+    const image = imageView(
       await context.engine.images.import(source, {
         name: upload ? upload.name : call.body.name,
         signal: call.signal,
