@@ -60,7 +60,7 @@ void cgroups_close(void);
 void sandbox_create(const char *tag, const char *id, uid_t base, uint64_t disk_bytes, const char *lowers,
 	const char *config, size_t config_bytes);
 void sandbox_destroy(const char *tag, const char *id);
-void sandbox_ready(int index, short events);
+void sandbox_ready(int index);
 void sandbox_reaped(pid_t pid, int status);
 int sandbox_ready_fd(int index);
 int sandbox_high_water(void);

@@ -172,7 +172,7 @@ static void loop(int signals)
 			continue;
 		for (int i = 2; i < count; i++)
 			if (polled[i].revents != 0)
-				sandbox_ready(index[i], polled[i].revents);
+				sandbox_ready(index[i]);
 		if (polled[0].revents != 0)
 			reap_children(signals);
 		if (polled[1].revents != 0) {

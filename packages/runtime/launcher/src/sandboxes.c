@@ -243,11 +243,10 @@ void sandbox_destroy(const char *tag, const char *id)
 }
 
 /* The agent listens (a byte), or ended before it did (end of file). */
-void sandbox_ready(int index, short events)
+void sandbox_ready(int index)
 {
 	struct sandbox *box = sandboxes[index];
 	char byte;
-	(void)events;
 	if (box == NULL || box->ready_fd < 0)
 		return;
 	ssize_t got = read(box->ready_fd, &byte, 1);
