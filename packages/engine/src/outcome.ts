@@ -37,6 +37,7 @@ const STEPS = {
   workdir: 'the working directory cannot be entered',
   pipes: 'the pipes of the command could not be made',
   exec: 'the command cannot be executed',
+  connect: 'the connection cannot be made',
 } as const
 
 /** What the command's own end means. `oomKills`: processes of its sandbox that the kernel killed for want of memory. */

@@ -137,6 +137,42 @@ export const ERRORS = {
     title: 'The sandbox ended before the command did',
     hint: 'Try again; see the limits of memory and pids if it happens again.',
   },
+  instance_stopped: {
+    status: 409,
+    retryable: false,
+    title: 'The instance is stopped',
+    hint: 'Start it again with `POST …/start` (`bramble start`); its files are kept.',
+  },
+  file_not_found: {
+    status: 404,
+    retryable: false,
+    title: 'There is no such file in the sandbox',
+    hint: 'Check the path; it is one of the sandbox.',
+  },
+  file_refused: {
+    status: 422,
+    retryable: false,
+    title: 'The sandbox refuses that on this file',
+    hint: 'Read `detail`: permissions, kind of file, or room are those of the sandbox and its user.',
+  },
+  port_closed: {
+    status: 502,
+    retryable: true,
+    title: 'Nothing listens on that port in the sandbox',
+    hint: 'Start the server, on any address of the sandbox, then try again; `GET …/ports` lists what listens.',
+  },
+  slow_consumer: {
+    status: 408,
+    retryable: true,
+    title: 'The client does not take what is sent to it',
+    hint: 'Read the stream faster; reconnect with `since` to go on where you were.',
+  },
+  window_passed: {
+    status: 410,
+    retryable: false,
+    title: 'What was asked for is no longer kept',
+    hint: 'Connect without `since`, and read the state anew.',
+  },
   agent_protocol: {
     status: 500,
     retryable: true,

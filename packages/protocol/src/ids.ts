@@ -13,6 +13,9 @@ export const ID_PREFIXES = {
   request: 'req',
   batch: 'bat',
   node: 'node',
+  instance: 'ins',
+  command: 'cmd',
+  sshKey: 'ssh',
 } as const
 
 export type IdKind = keyof typeof ID_PREFIXES
@@ -28,10 +31,15 @@ export const sandboxIdSchema = idOf('sandbox')
 export const keyIdSchema = idOf('key')
 export const batchIdSchema = idOf('batch')
 
+export const instanceIdSchema = idOf('instance')
+export const sshKeyIdSchema = idOf('sshKey')
+
 export type ExecutionId = z.infer<typeof executionIdSchema>
 export type SandboxId = z.infer<typeof sandboxIdSchema>
 export type KeyId = z.infer<typeof keyIdSchema>
 export type BatchId = z.infer<typeof batchIdSchema>
+export type InstanceId = z.infer<typeof instanceIdSchema>
+export type SshKeyId = z.infer<typeof sshKeyIdSchema>
 
 export interface IdSources {
   now?: () => number

@@ -31,6 +31,18 @@ export const LIMITS = {
   maxBatchItems: { value: 1000, why: 'the results of a batch are one JSON document' },
   maxBatchConcurrency: { value: 64, why: 'more would starve the other tenants of a node' },
   maxPageItems: { value: 500, why: 'one page is one JSON document' },
+  maxInstanceTtlMs: { value: 366 * 24 * 3_600_000, why: 'a year; `extend` moves it' },
+  maxStreamMessageBytes: { value: 1024 * 1024, why: 'a message of a client is held in memory while it is parsed' },
+  maxStreamCommands: { value: 64, why: 'commands of one instance at once on its streams' },
+  maxStreamWatches: { value: 16, why: 'watches of one stream connection; each is a process in the sandbox' },
+  maxStreams: { value: 64, why: 'stream connections of one instance at once' },
+  maxWatchedDirectories: { value: 8192, why: 'each costs kernel memory; what is not watched is said' },
+  keptStreamBytes: { value: 192 * 1024, why: 'the window of past events that a client may ask for again' },
+  maxCustomEventBytes: { value: 8192, why: 'one datagram of a program in the sandbox' },
+  maxListedFiles: { value: 10_000, why: 'a listing is one JSON document' },
+  maxExposedPorts: { value: 64, why: 'of one instance' },
+  maxNetworkRules: { value: 256, why: 'hosts and CIDRs of one allow list' },
+  maxVolumes: { value: 32, why: 'mounted in one sandbox' },
   maxPrewarmCount: { value: 1000, why: 'each pooled sandbox holds memory' },
 } as const satisfies Record<string, { value: number; why: string }>
 

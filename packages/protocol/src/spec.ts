@@ -7,7 +7,7 @@ const utf8Bytes = (text: string): number => {
 }
 
 /** Text that can pass through execve(2): no NUL, bounded. */
-const argument = z
+export const argumentSchema = z
   .string()
   .refine((text) => !text.includes('\0'), 'contains a NUL byte')
   .refine(
@@ -15,11 +15,15 @@ const argument = z
     `is longer than ${LIMITS.maxArgumentBytes.value} bytes`,
   )
 
-const path = z
+export const pathSchema = z
   .string()
   .min(1)
   .max(LIMITS.maxPathBytes.value)
   .refine((text) => !text.includes('\0'), 'contains a NUL byte')
+
+export const userSchema = z
+  .string()
+  .regex(/^[a-zA-Z0-9_.-]{1,64}(:[a-zA-Z0-9_.-]{1,64})?$/, 'is not user, uid, user:group or uid:gid')
 
 export const modeSchema = z.enum(['ephemeral', 'cached', 'checkpointed', 'branched', 'persistent'])
 export const runtimeChoiceSchema = z.enum(['auto', 'oci', 'docker', 'microvm'])
@@ -53,10 +57,24 @@ export const fileInputSchema = z.union([
   }),
 ])
 
+/**
+ * What a sandbox may reach. `none`: nothing but itself. `egress`: the public Internet; never the host, link-local and
+ * private ranges, or other sandboxes. `allow`: only these host names (`example.org`, `*.example.org`) and CIDRs or
+ * addresses (`203.0.113.0/24`), which may be private ones, for they were asked for.
+ */
 export const networkSchema = z.union([
   z.enum(['none', 'egress']),
-  z.strictObject({ allow: z.array(z.string().min(1).max(253)).max(256) }),
+  z.strictObject({ allow: z.array(z.string().min(1).max(253)).max(LIMITS.maxNetworkRules.value) }),
 ])
+
+/** A named volume, or a dependency cache of the tenant, mounted in a sandbox. */
+export const volumeMountSchema = z.strictObject({
+  name: z.string().regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, 'is not a volume name (a-z, 0-9, ., _, -)'),
+  path: z.string().min(1).max(LIMITS.maxPathBytes.value).regex(/^\//, 'is not an absolute path'),
+  readOnly: z.boolean().default(false),
+})
+/** Which tool's dependency cache: it is mounted where that tool looks for it. */
+export const cacheNameSchema = z.enum(['npm', 'pip', 'cargo', 'go', 'apt'])
 
 export const labelsSchema = z
   .record(z.string().min(1).max(LIMITS.maxLabelChars.value), z.string().max(LIMITS.maxLabelChars.value))
@@ -65,8 +83,8 @@ export const labelsSchema = z
     `more than ${LIMITS.maxLabels.value} labels`,
   )
 
-const environment = z
-  .record(z.string().regex(/^[^=\0]+$/, 'an environment name is not empty and has no = and no NUL'), argument)
+export const environmentSchema = z
+  .record(z.string().regex(/^[^=\0]+$/, 'an environment name is not empty and has no = and no NUL'), argumentSchema)
   .default({})
 
 /**
@@ -76,34 +94,29 @@ const environment = z
 export const executionSpecSchema = z
   .strictObject({
     command: z.union([
-      argument.refine((text) => text.trim() !== '', 'is empty'),
-      z.array(argument).min(1, 'is an empty argv').max(4096),
+      argumentSchema.refine((text) => text.trim() !== '', 'is empty'),
+      z.array(argumentSchema).min(1, 'is an empty argv').max(4096),
     ]),
     image: z.string().min(1).max(512).default('base'),
     mode: modeSchema.default('ephemeral'),
     runtime: runtimeChoiceSchema.default('auto'),
     isolation: isolationSchema.optional(),
-    env: environment,
+    env: environmentSchema,
     secrets: z.array(z.string().min(1).max(128)).max(64).optional(),
     stdin: z.union([z.string(), z.strictObject({ base64 })]).optional(),
     files: z
-      .record(path, fileInputSchema)
+      .record(pathSchema, fileInputSchema)
       .refine((files) => Object.keys(files).length <= LIMITS.maxFiles.value, `more than ${LIMITS.maxFiles.value} files`)
       .optional(),
-    workdir: path.optional(),
-    user: z
-      .string()
-      .regex(/^[a-zA-Z0-9_.-]{1,64}(:[a-zA-Z0-9_.-]{1,64})?$/, 'is not user, uid, user:group or uid:gid')
-      .optional(),
+    workdir: pathSchema.optional(),
+    user: userSchema.optional(),
     resources: resourcesSchema.default(() => resourcesSchema.parse({})),
     network: networkSchema.default('none'),
     checkpoint: z.string().min(1).max(128).optional(),
     parent: z.string().min(1).max(128).optional(),
-    volumes: z
-      .array(z.strictObject({ name: z.string().min(1).max(128), path, readOnly: z.boolean().default(false) }))
-      .max(32)
-      .optional(),
-    outputs: z.array(path).max(LIMITS.maxOutputs.value).optional(),
+    volumes: z.array(volumeMountSchema).max(LIMITS.maxVolumes.value).optional(),
+    caches: z.array(cacheNameSchema).max(8).optional(),
+    outputs: z.array(pathSchema).max(LIMITS.maxOutputs.value).optional(),
     cacheTtlMs: z.number().int().min(0).optional(),
     ttlMs: z.number().int().min(1).optional(),
     idleTtlMs: z.number().int().min(1).optional(),
@@ -151,3 +164,6 @@ export type ExecutionMode = z.infer<typeof modeSchema>
 export type Isolation = z.infer<typeof isolationSchema>
 export type RuntimeChoice = z.infer<typeof runtimeChoiceSchema>
 export type Labels = z.infer<typeof labelsSchema>
+export type NetworkPolicy = z.infer<typeof networkSchema>
+export type VolumeMount = z.output<typeof volumeMountSchema>
+export type CacheName = z.infer<typeof cacheNameSchema>

@@ -62,8 +62,24 @@ export const auto = (
       if (runtime !== first) await runtime.prepare(config.image, options)
       return await runtime.create(config, options)
     },
+    attach: async (config, options) => {
+      for (const runtime of runtimes.filter(({ capabilities }) => capabilities.keep)) {
+        const ids = await runtime.list()
+        if (ids.includes(config.id)) return await runtime.attach(config, options)
+      }
+      throw new BrambleError('not_found', { detail: `there is no sandbox ${config.id} on this host` })
+    },
+    layers: {
+      list: async () => (await Promise.all(runtimes.map(({ layers }) => layers.list()))).flat(),
+      usedBytes: async (layer) =>
+        (await Promise.all(runtimes.map(({ layers }) => layers.usedBytes(layer)))).reduce((sum, n) => sum + n, 0),
+      remove: async (layer) => {
+        await Promise.all(runtimes.map(({ layers }) => layers.remove(layer)))
+      },
+    },
     list: async () => (await Promise.all(runtimes.map((runtime) => runtime.list()))).flat(),
-    reap: async () => (await Promise.all(runtimes.map((runtime) => runtime.reap()))).reduce((sum, n) => sum + n, 0),
+    reap: async (keep) =>
+      (await Promise.all(runtimes.map((runtime) => runtime.reap(keep)))).reduce((sum, n) => sum + n, 0),
     forget: async (digest) => {
       await Promise.all(runtimes.map((runtime) => runtime.forget(digest)))
     },

@@ -1,4 +1,4 @@
-import type { Isolation, RuntimeChoice, SandboxId } from '@bramble/protocol'
+import type { Isolation, NetworkPolicy, RuntimeChoice, SandboxId } from '@bramble/protocol'
 import type { Agent } from './agent/agent.ts'
 import type { LocalImage } from './images/image-store.ts'
 
@@ -13,7 +13,13 @@ import type { LocalImage } from './images/image-store.ts'
  * or after the sandbox ended by itself, is safe. `reap` at start removes what an earlier process of the same data
  * directory left behind, whatever state it was left in.
  *
- * Concurrency. All methods may be called at once for different sandboxes. `close` destroys every sandbox still alive.
+ * Kept sandboxes. A sandbox with `keep` outlives the process that made it: when that closes, or is killed, the sandbox goes
+ * on, and the next process of the same data directory takes it over by `attach`. Its files are in a writable layer with a
+ * name, which stays when the sandbox ends (`destroy`, or by itself, or with the host) until `layers.remove`; a new sandbox
+ * on the same layer finds them. All else (sandboxes without `keep`) is gone with its process.
+ *
+ * Concurrency. All methods may be called at once for different sandboxes. `close` destroys every sandbox still alive
+ * that is not kept, and lets go of those that are.
  *
  * Abort. An aborted `create` rejects with the signal's reason, and leaves nothing behind: what was made is destroyed.
  *
@@ -29,13 +35,25 @@ export interface Runtime extends AsyncDisposable {
   /** Readies `image` for `create`: unpacks, converts or loads it, once per digest. */
   prepare(image: LocalImage, options?: Abortable): Promise<void>
   create(config: SandboxConfig, options?: Abortable): Promise<Sandbox>
+  /** Takes over a kept sandbox that an earlier process made, with the configuration it was made with. Rejects with `not_found`. */
+  attach(config: SandboxConfig, options?: Abortable): Promise<Sandbox>
   /** Sandboxes of this runtime on the host that belong to this data directory, a crashed node's included. */
   list(): Promise<SandboxId[]>
-  /** Removes what `list` shows and this process did not create. Returns how many. */
-  reap(): Promise<number>
+  /** Removes what `list` shows and this process neither made nor attached to, but for `keep`. Returns how many. */
+  reap(keep?: ReadonlySet<SandboxId>): Promise<number>
+  /** The writable layers of kept sandboxes, whether one runs on them or not. */
+  readonly layers: Layers
   /** Forgets an image that `prepare` readied. */
   forget(imageDigest: string): Promise<void>
   close(): Promise<void>
+}
+
+export interface Layers {
+  list(): Promise<string[]>
+  /** Bytes in it. */
+  usedBytes(layer: string): Promise<number>
+  /** One that is not there is removed already. Rejects with `conflict` while a sandbox runs on it. */
+  remove(layer: string): Promise<void>
 }
 
 export interface Abortable {
@@ -51,7 +69,10 @@ export interface Capabilities {
   readonly seccomp: boolean
   readonly pause: boolean
   readonly checkpoint: boolean
-  readonly network: readonly ('none' | 'egress')[]
+  /** Kept sandboxes: `keep`, `attach`, `layers`. */
+  readonly keep: boolean
+  readonly network: readonly ('none' | 'egress' | 'allow')[]
+  readonly volumes: boolean
 }
 
 /** What `probe` found: a runtime ready for use, or why there is none and what to do. */
@@ -66,7 +87,20 @@ export interface SandboxConfig {
   readonly runtime?: RuntimeChoice | undefined
   /** The same in every fresh sandbox by default, so that equal commands have equal results. */
   readonly hostname?: string | undefined
+  /** It outlives this process; `layer` names its writable layer, which is made when it is not there. */
+  readonly keep?: { readonly layer: string } | undefined
+  /** Default `none`. */
+  readonly network?: NetworkPolicy | undefined
+  readonly mounts?: readonly SandboxMount[] | undefined
 }
+
+/**
+ * A directory of the host's volumes (`Volumes`) in the sandbox, with its ids mapped. `volume`: shared, writable unless
+ * `readOnly`. `cache`: the sandbox sees `generation` (and what is below it), and writes into a layer of its own.
+ */
+export type SandboxMount =
+  | { readonly kind: 'volume'; readonly volume: string; readonly path: string; readonly readOnly: boolean }
+  | { readonly kind: 'cache'; readonly name: string; readonly lowers: readonly string[]; readonly path: string }
 
 /** Hard limits of one sandbox; the agent counts toward `pids` and memory. */
 export interface SandboxResources {
@@ -86,6 +120,11 @@ export interface Sandbox extends AsyncDisposable {
   readonly ended: Promise<SandboxEnd>
   /** What the kernel accounted so far. Cheap enough to call once per command. */
   stats(): Promise<SandboxStats>
+  /** Stops its processes where they are: they use no processor time until `resume`. Idempotent. Rejects with `unsupported`. */
+  pause(): Promise<void>
+  resume(): Promise<void>
+  readonly paused: boolean
+  /** The sandbox ends. The layer of a kept one stays. */
   destroy(): Promise<void>
 }
 
@@ -99,4 +138,8 @@ export interface SandboxStats {
   /** Processes the kernel killed for want of memory, since the sandbox began. */
   readonly oomKills: number
   readonly diskBytes: number
+  /** Over the sandbox's network, since it began; 0 without one. */
+  readonly egressBytes: number
+  readonly ingressBytes: number
+  readonly processes: number
 }

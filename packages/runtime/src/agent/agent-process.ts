@@ -1,6 +1,6 @@
 import type { AgentProcess, FailedStep, ProcessEvent, ProcessExit } from './agent.ts'
 import { createEventQueue } from './event-queue.ts'
-import { byteFrame, creditFrame, dataFrame, emptyFrame, FRAME } from './frames.ts'
+import { byteFrame, creditFrame, dataFrame, emptyFrame, FRAME, resizeFrame } from './frames.ts'
 
 /** Bytes of each output stream that may wait on this side for the consumer. */
 export const WINDOW_BYTES = 1024 * 1024
@@ -170,6 +170,9 @@ export const createAgentProcess = (deps: ProcessDeps): AgentProcess & ProcessSin
       })
     },
     kill,
+    resize: ({ cols, rows }) => {
+      if (open) deps.send(resizeFrame(channel, cols, rows))
+    },
     discard,
     [Symbol.asyncIterator]: (): AsyncIterator<ProcessEvent> => {
       if (iterated) throw new TypeError('a command is iterated once')

@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream'
 import { BrambleError } from '@bramble/protocol'
+import { withoutLog } from '../without.ts'
 import type { Agent } from './agent.ts'
 import { createAgentProcess, type ProcessSink, WINDOW_BYTES } from './agent-process.ts'
 import { encodeExec } from './exec-frame.ts'
@@ -182,6 +183,8 @@ const openConnection = (stream: Duplex): Connection => {
         signal?.removeEventListener('abort', abort)
       }
     },
+    connect: () => Promise.reject(new BrambleError('unsupported', { detail: 'tunnels' })),
+    log: withoutLog,
     closed: closed.promise,
     close,
     [Symbol.asyncDispose]: close,

@@ -26,7 +26,7 @@ const invalid = (detail: string): BrambleError => new BrambleError('invalid_requ
 export const encodeExec = (channel: number, request: ExecRequest, windowBytes: number): Buffer => {
   const { argv, env = {}, workdir, user, rlimits = {} } = request
   if (argv.length === 0) throw invalid('the command has no arguments')
-  const texts: [tag: number, text: string][] = []
+  const texts: [tag: number, text: string | Uint8Array][] = []
   for (const argument of argv) texts.push([TAG.argument, argument])
   for (const name of Object.keys(env)) {
     if (name === '' || name.includes('=')) throw invalid(`\`${name}\` is no name for the environment`)
@@ -56,8 +56,10 @@ export const encodeExec = (channel: number, request: ExecRequest, windowBytes: n
     at += FIELD_HEADER_BYTES
   }
   for (const [tag, text] of texts) {
-    if (text.includes('\0')) throw invalid('a NUL byte cannot be passed to a command')
-    const length = frame.write(text, at + FIELD_HEADER_BYTES)
+    if (typeof text === 'string' ? text.includes('\0') : text.includes(0))
+      throw invalid('a NUL byte cannot be passed to a command')
+    if (typeof text !== 'string') frame.set(text, at + FIELD_HEADER_BYTES)
+    const length = typeof text === 'string' ? frame.write(text, at + FIELD_HEADER_BYTES) : text.length
     begin(tag, length)
     at += length
   }

@@ -6,6 +6,9 @@ export const FRAME = {
   stdinEof: 0x03,
   credit: 0x04,
   signal: 0x05,
+  connect: 0x08,
+  resize: 0x09,
+  ack: 0x0a,
   discard: 0x06,
   ping: 0x07,
   hello: 0x80,
@@ -139,5 +142,12 @@ export const creditFrame = (channel: number, stream: 1 | 2, bytes: number): Buff
 export const dataFrame = (type: number, channel: number, data: Uint8Array): Buffer => {
   const frame = allocFrame(type, channel, data.length)
   frame.set(data, HEADER_BYTES)
+  return frame
+}
+
+export const resizeFrame = (channel: number, cols: number, rows: number): Buffer => {
+  const frame = allocFrame(FRAME.resize, channel, 4)
+  frame.writeUInt16LE(cols, HEADER_BYTES)
+  frame.writeUInt16LE(rows, HEADER_BYTES + 2)
   return frame
 }

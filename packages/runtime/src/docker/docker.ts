@@ -5,6 +5,7 @@ import type Docker from 'dockerode'
 import { agentBinaryPath } from '../agent/agent-binary.ts'
 import type { LocalImage } from '../images/image-store.ts'
 import type { Capabilities, Probe, Runtime, SandboxConfig } from '../runtime.ts'
+import { withoutKeep } from '../without.ts'
 import { containerOptions, NODE_LABEL, SANDBOX_LABEL } from './container.ts'
 import { connectEngine, type EngineOptions, statusOf, wordsOf } from './engine.ts'
 import { watchOom } from './events.ts'
@@ -100,6 +101,8 @@ const capabilitiesOf = (info: EngineInfo, diskQuota: boolean): Capabilities => {
     seccomp: has('seccomp'),
     pause: false,
     checkpoint: false,
+    keep: false,
+    volumes: false,
     network: ['none'],
   }
 }
@@ -183,6 +186,7 @@ const makeRuntime = (context: DockerContext, capabilities: Capabilities, agent: 
       await Promise.all(left.map(({ container }) => removeContainer(engine.getContainer(container))))
       return left.length
     },
+    ...withoutKeep,
     forget: async (digest) => {
       prepared.delete(digest)
       await removeImage(engine, tagOf(digest, agent))

@@ -2,6 +2,7 @@ import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type Docker from 'dockerode'
 import { connectAgent } from '../agent/connect-agent.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
+import { withoutPause } from '../without.ts'
 import { containerOptions } from './container.ts'
 import { statusOf, wordsOf } from './engine.ts'
 import type { OomWatch } from './events.ts'
@@ -100,6 +101,7 @@ const connect = async (
     config,
     agent,
     ended: ended.promise,
+    ...withoutPause,
     stats: () =>
       readStats(container, agent, context.cgroupVersion, seenOomKills).catch((cause) => {
         throw new BrambleError('sandbox_died', { detail: `no statistics: ${wordsOf(cause)}`, cause })

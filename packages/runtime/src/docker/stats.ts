@@ -49,6 +49,9 @@ const usageByEngine = async (container: Docker.Container): Promise<Usage> => {
     memoryBytes: memory_stats?.usage ?? 0,
     peakMemoryBytes: memory_stats?.max_usage ?? 0,
     oomKills: 0,
+    egressBytes: 0,
+    ingressBytes: 0,
+    processes: 0,
   }
 }
 
@@ -76,7 +79,15 @@ const usageInside = async (agent: Agent, version: 1 | 2): Promise<Usage | undefi
   const memoryBytes = Number(now)
   if (cpu === '' || now === '' || !Number.isFinite(cpuMs + memoryBytes)) return undefined
   // memory.peak came with Linux 5.19.
-  return { cpuMs, memoryBytes, peakMemoryBytes: Number(peak) || memoryBytes, oomKills: field(events, 'oom_kill') }
+  return {
+    cpuMs,
+    memoryBytes,
+    peakMemoryBytes: Number(peak) || memoryBytes,
+    oomKills: field(events, 'oom_kill'),
+    egressBytes: 0,
+    ingressBytes: 0,
+    processes: 0,
+  }
 }
 
 const field = (text: string, name: string): number => Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(text)?.[1] ?? 0)

@@ -2,6 +2,7 @@ import { constants } from 'node:os'
 import { posix } from 'node:path'
 import { BrambleError } from '@bramble/protocol'
 import type { Agent, AgentProcess, ExecRequest, FailedStep, ProcessEvent, Rusage } from '../agent/agent.ts'
+import { withoutLog } from '../without.ts'
 import { SystemError } from './file-system.ts'
 import { OutputQueue } from './output-queue.ts'
 import { emptySource, Pipe, type Sink } from './pipe.ts'
@@ -38,6 +39,9 @@ export const fakeAgent = (machine: Machine, before: (request: ExecRequest) => Pr
       options?.signal?.throwIfAborted()
       if (ended) throw ended
     },
+    connect: ({ port }) =>
+      Promise.reject(new BrambleError('port_closed', { detail: `nothing listens on port ${port}` })),
+    log: withoutLog,
     closed: over.promise,
     close,
     end,
@@ -97,6 +101,7 @@ const startCommand = (
     },
     end: () => stdin.end(),
     kill,
+    resize: () => {},
     discard: (stream) => queue.discard(stream),
     [Symbol.asyncIterator]: () => queue.iterate(() => kill(9)),
   }
@@ -116,7 +121,7 @@ const start = (machine: Machine, request: ExecRequest, queue: OutputQueue<Proces
     machine.files.directory(workdir, user)
     step = 'exec'
     const env = new Map(Object.entries(request.env ?? {}))
-    const { program, argv } = loadProgram(machine, request.argv, { env, workdir, user })
+    const { program, argv } = loadProgram(machine, request.argv.map(String), { env, workdir, user })
     let open = true
     const sink = (type: 'stdout' | 'stderr'): Sink => ({
       write: async (data, writer) => {

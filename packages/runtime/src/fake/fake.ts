@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type { ExecRequest } from '../agent/agent.ts'
 import type { Capabilities, Probe, Runtime, Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
+import { withoutKeep, withoutPause } from '../without.ts'
 import { fakeAgent } from './agent.ts'
 import { makeMachine } from './machine.ts'
 import type { FakeClock } from './process.ts'
@@ -40,6 +41,8 @@ const CAPABILITIES: Capabilities = {
   seccomp: false,
   pause: false,
   checkpoint: false,
+  keep: false,
+  volumes: false,
   network: ['none'],
 }
 const DEFAULT_HOSTNAME = 'sandbox'
@@ -75,6 +78,7 @@ export const fake =
       create: (config, { signal } = {}) => create(context, config, signal),
       list: async () => [...context.host.sandboxes.keys()],
       reap: async () => reap(context),
+      ...withoutKeep,
       forget: async () => undefined,
       close,
       [Symbol.asyncDispose]: close,
@@ -129,12 +133,21 @@ const create = async (context: Context, config: SandboxConfig, signal?: AbortSig
     config,
     agent,
     ended: ended.promise,
+    ...withoutPause,
     stats: async () => {
       const { usedBytes } = machine.files
       peakDiskBytes = Math.max(peakDiskBytes, usedBytes)
       // Its files are all the memory it has.
       const memory = { memoryBytes: usedBytes, peakMemoryBytes: peakDiskBytes }
-      return { cpuMs: 0, ...memory, oomKills: machine.oomKills, diskBytes: usedBytes }
+      return {
+        cpuMs: 0,
+        ...memory,
+        oomKills: machine.oomKills,
+        diskBytes: usedBytes,
+        egressBytes: 0,
+        ingressBytes: 0,
+        processes: machine.processes.size,
+      }
     },
     destroy,
     [Symbol.asyncDispose]: destroy,

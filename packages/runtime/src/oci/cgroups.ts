@@ -92,6 +92,9 @@ export const readStats = async (cgroups: Cgroups, path: string): Promise<Omit<Sa
       // memory.peak came with Linux 5.19.
       peakMemoryBytes: Number(peak) || memoryBytes,
       oomKills: numberOf(events ?? '', 'oom_kill'),
+      egressBytes: 0,
+      ingressBytes: 0,
+      processes: 0,
     }
   }
   const memory = `${cgroups.controller('memory')}${path}`
@@ -106,5 +109,8 @@ export const readStats = async (cgroups: Cgroups, path: string): Promise<Omit<Sa
     memoryBytes: Number(now),
     peakMemoryBytes: Number(peak),
     oomKills: numberOf(control ?? '', 'oom_kill'),
+    egressBytes: 0,
+    ingressBytes: 0,
+    processes: 0,
   }
 }

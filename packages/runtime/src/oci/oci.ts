@@ -7,6 +7,7 @@ import { promisify } from 'node:util'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import { agentBinaryPath } from '../agent/agent-binary.ts'
 import type { Capabilities, Probe, Runtime } from '../runtime.ts'
+import { withoutKeep } from '../without.ts'
 import { makeAgentLayer } from './agent-layer.ts'
 import { type Cgroups, findCgroups, limitsSwap } from './cgroups.ts'
 import { type Launcher, openLauncher } from './launcher.ts'
@@ -146,6 +147,8 @@ const open = async (
     seccomp: true,
     pause: false,
     checkpoint: false,
+    keep: false,
+    volumes: false,
     network: ['none'],
   }
   const close = async (): Promise<void> => {
@@ -162,6 +165,7 @@ const open = async (
     create: (config, createOptions) => createSandbox(context, config, createOptions?.signal),
     list: async () => (await (await getLauncher()).list()) as SandboxId[],
     reap: async () => await (await getLauncher()).reap(),
+    ...withoutKeep,
     forget: async () => {},
     close,
     [Symbol.asyncDispose]: close,

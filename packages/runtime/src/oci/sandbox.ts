@@ -3,6 +3,7 @@ import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type { Agent } from '../agent/agent.ts'
 import { connectAgent } from '../agent/connect-agent.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
+import { withoutPause } from '../without.ts'
 import { type Cgroups, readStats } from './cgroups.ts'
 import { IDS_PER_SANDBOX, ociConfig } from './config.ts'
 import { connectUnixSafely } from './connect.ts'
@@ -151,6 +152,7 @@ const track = (
     agent,
     cgroupPath,
     ended: ended.promise,
+    ...withoutPause,
     stats: async () => {
       const [stats, diskBytes] = await Promise.all([
         readStats(context.cgroups, cgroupPath),

@@ -6,6 +6,7 @@ import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type { Agent } from '../agent/agent.ts'
 import { connectAgent } from '../agent/connect-agent.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
+import { withoutPause } from '../without.ts'
 import { localAgent } from './local-agent.ts'
 import { endProcess, identify, killThoseIn, type ProcessIdentity, readPidFile, writePidFile } from './pid-file.ts'
 import { readStats } from './process-stats.ts'
@@ -119,6 +120,7 @@ const makeSandbox = (
     config,
     agent,
     ended: ended.promise,
+    ...withoutPause,
     stats: async () => {
       const stats = await readStats(identity.pid, homeOf(directory))
       peakMemoryBytes = Math.max(peakMemoryBytes, stats.memoryBytes)

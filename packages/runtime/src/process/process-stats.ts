@@ -47,5 +47,13 @@ export const readStats = async (pid: number, directory: string): Promise<Omit<Sa
   )
   const resident = await Promise.all(pids.map(residentBytes))
   const sum = (values: number[]) => values.reduce((total, value) => total + value, 0)
-  return { cpuMs: (sum(ticks) * 1000) / TICKS_PER_SECOND, memoryBytes: sum(resident), oomKills: 0, diskBytes }
+  return {
+    cpuMs: (sum(ticks) * 1000) / TICKS_PER_SECOND,
+    memoryBytes: sum(resident),
+    oomKills: 0,
+    diskBytes,
+    egressBytes: 0,
+    ingressBytes: 0,
+    processes: pids.length,
+  }
 }

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { BrambleError, type SandboxId, sandboxIdSchema } from '@bramble/protocol'
 import { agentBinaryPath } from '../agent/agent-binary.ts'
 import type { Capabilities, Probe, Runtime } from '../runtime.ts'
+import { withoutKeep } from '../without.ts'
 import { createSandbox, type ProcessContext, removeLeft } from './process-sandbox.ts'
 
 export interface ProcessDeps {
@@ -19,6 +20,8 @@ const CAPABILITIES: Capabilities = {
   seccomp: false,
   pause: false,
   checkpoint: false,
+  keep: false,
+  volumes: false,
   network: ['egress'],
 }
 
@@ -80,6 +83,7 @@ const makeRuntime = (context: ProcessContext): Runtime => {
       await Promise.all(left.map((id) => removeLeft(join(directory, id))))
       return left.length
     },
+    ...withoutKeep,
     forget: async () => undefined,
     close,
     [Symbol.asyncDispose]: close,

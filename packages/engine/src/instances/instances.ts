@@ -1,0 +1,116 @@
+import type { EventEmitter } from 'node:events'
+import type {
+  ExecRequestBody,
+  Instance,
+  InstanceId,
+  InstanceSpec,
+  InstanceStats,
+  InstanceStatus,
+  Quota,
+  StreamCommand,
+} from '@bramble/protocol'
+import type { Agent, NamedCommand, ProcessEvent, SandboxChange, SandboxFiles } from '@bramble/runtime'
+
+/**
+ * Persistent mode: sandboxes that outlive one command.
+ *
+ * Every change of an instance is on disk before its caller is told. A node that starts again takes over the sandboxes that
+ * still run (`Runtime.attach`), finds those that do not `stopped` with the reason, and goes on counting their TTLs.
+ *
+ * Lifecycle: `starting -> running <-> paused`, `running | paused -> stopping -> stopped -> starting`. Changes of one
+ * instance happen one after another; a change that makes no sense in the present state rejects with `conflict`. A sandbox
+ * that ends by itself (its agent killed, out of memory) leaves the instance `stopped`, with the reason, its files kept.
+ *
+ * Use. Whoever talks to an instance holds a lease (`use`): it resumes a paused one (`autoResume`), and while there is one,
+ * or a command runs, the instance is not idle.
+ *
+ * Errors: `not_found` (another tenant's too), `conflict`, `instance_stopped`, `unsupported`, `quota_exceeded`, `queue_full`,
+ * `image_not_found`, `sandbox_failed`, `sandbox_died`.
+ */
+export interface Instances {
+  /** Makes and starts one; resolves when it runs. */
+  create(spec: InstanceSpec, context: InstanceContext): Promise<Instance>
+  /** `ref`: an id, or a name of the tenant. */
+  get(ref: string, tenant: string): Promise<Instance>
+  list(query: InstanceQuery): Promise<{ items: Instance[]; nextCursor: string | null }>
+  start(ref: string, tenant: string): Promise<Instance>
+  /** Ends its processes (SIGTERM, then after a grace SIGKILL); the files are kept. */
+  stop(ref: string, tenant: string): Promise<Instance>
+  pause(ref: string, tenant: string): Promise<Instance>
+  resume(ref: string, tenant: string): Promise<Instance>
+  /** It expires `ttlMs` from now, or never. */
+  extend(ref: string, tenant: string, ttlMs: number | null): Promise<Instance>
+  /** Its processes, its files: all of it. Safe twice (`not_found` then). */
+  remove(ref: string, tenant: string): Promise<void>
+  use(ref: string, tenant: string, options?: { signal?: AbortSignal }): Promise<InstanceLease>
+  stats(ref: string, tenant: string): Promise<InstanceStats>
+}
+
+export interface InstanceContext {
+  readonly tenant: string
+  readonly keyId: string
+  readonly quota?: Quota
+  readonly signal?: AbortSignal
+}
+
+export interface InstanceQuery {
+  readonly tenant: string
+  readonly limit: number
+  readonly cursor?: string
+  readonly status?: InstanceStatus
+  readonly label?: string
+}
+
+/** The right to talk to a running instance, until it is given back. Disposing twice is safe. */
+export interface InstanceLease extends Disposable {
+  readonly id: InstanceId
+  readonly tenant: string
+  /** The connection to the sandbox as it runs now. */
+  readonly agent: Agent
+  readonly files: SandboxFiles
+  readonly stream: InstanceStream
+  /** Environment, user and working directory of its commands, where a command does not say. */
+  readonly defaults: { readonly env: Readonly<Record<string, string>>; readonly user: string; readonly workdir: string }
+  /** Resolves when this sandbox ends: stopped, deleted, or by itself. */
+  readonly ended: Promise<{ readonly status: InstanceStatus | 'deleted'; readonly reason?: string }>
+  /** Runs a command to its end, with the instance's defaults; iterate it for output as it comes. */
+  exec(request: ExecRequestBody, options: { signal: AbortSignal; stream: boolean }): InstanceExec
+  /** Processes and ports, shared by all who ask while anybody does. */
+  observe(options: { signal: AbortSignal }): AsyncIterable<SandboxChange>
+  /** What listens now. */
+  ports(): Promise<{ port: number; address: string; pid?: number; command?: string }[]>
+  /** TCP to a host name or address from the sandbox's place in the network, or to the sandbox itself (`localhost`). */
+  connect(target: { host?: string; port: number; signal?: AbortSignal }): Promise<import('node:stream').Duplex>
+}
+
+export interface InstanceExec
+  extends AsyncIterable<
+    | { readonly type: 'stdout' | 'stderr'; readonly data: Uint8Array }
+    | { readonly type: 'started'; readonly pid: number }
+  > {
+  readonly result: Promise<import('@bramble/protocol').ExecResult>
+}
+
+/**
+ * The log of an instance, for any number of readers: named commands and what programs emit. It holds the entries that the
+ * agent keeps, so that readers that come back find what they missed; the slowest reader is waited for, up to
+ * `stallMs`, then it is cut off with `slow_consumer`.
+ */
+export interface InstanceStream {
+  /** The number of the newest entry. */
+  readonly seq: number
+  readonly commands: ReadonlyMap<string, NamedCommand>
+  /** Starts a command under `command.id` (or an id of its own), with the instance's defaults. Rejects with `conflict`. */
+  start(command: Extract<StreamCommand, { type: 'exec' }>): NamedCommand
+  /**
+   * Entries after `since` (default: only new ones), in order. `take` gives the next entry when it was taken. Rejects with
+   * `window_passed` when `since` is no longer kept. `only`: the entries of one command.
+   */
+  read(options: { since?: number; only?: string; signal: AbortSignal }): AsyncIterable<StreamEntry>
+  /** `state` on every change of the instance. */
+  readonly events: EventEmitter<{ state: [] }>
+}
+
+export type StreamEntry =
+  | { readonly seq: number; readonly id: string; readonly event: ProcessEvent }
+  | { readonly seq: number; readonly name: string; readonly data: unknown }
