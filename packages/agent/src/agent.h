@@ -93,8 +93,8 @@ void channels_step(void), channels_kill(void);
 pid_t spawn_command(const struct exec_request *request, int in, int out, int err, int report);
 void signal_group(pid_t pid, bool reaped, int number);
 int64_t now_ms(void);
-/* applets.c */
+/* applets/applets.c */
 int complain(int code, const char *what, int error);
-int applet_put(const char *path, const char *mode), applet_get(const char *path, const char *max);
+int applet_main(int argc, char **argv);
 
 #endif

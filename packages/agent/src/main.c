@@ -150,8 +150,7 @@ int main(int argc, char **argv) {
   bool stdio = false, keep = false;
   int ready = -1;
   umask(022);
-  if (argc == 4 && !strcmp(argv[1], "put")) return applet_put(argv[2], argv[3]);
-  if (argc == 4 && !strcmp(argv[1], "get")) return applet_get(argv[2], argv[3]);
+  if (argc > 1 && argv[1][0] != '-') return applet_main(argc - 1, argv + 1);
   for (int i = 1; i < argc; i++) {
     bool more = i + 1 < argc;
     if (!strcmp(argv[i], "--stdio")) stdio = true;

@@ -1,6 +1,5 @@
 /* put and get: files in and out of the sandbox, as a command's user, where there may be no shell. */
-#include "agent.h"
-#include <stdio.h>
+#include "applets.h"
 
 static uint8_t buffer[64 << 10];
 
@@ -13,13 +12,9 @@ static bool write_all(int fd, const void *data, size_t length) {
   return true;
 }
 
-/* Says on standard error what failed; gives `code` back. */
-int complain(int code, const char *what, int error) {
-  dprintf(2, "%s: %s\n", what, strerrordesc_np(error));
-  return code;
-}
-
-int applet_put(const char *path, const char *mode) {
+int applet_put(int argc, char **argv) {
+  (void)argc;
+  const char *path = argv[0], *mode = argv[1];
   char target[PATH_BYTES_MAX + 1], temporary[PATH_BYTES_MAX + 32], *end;
   unsigned long bits = strtoul(mode, &end, 8);
   size_t length = strlen(path);
@@ -45,7 +40,9 @@ int applet_put(const char *path, const char *mode) {
   return complain(1, path, error);
 }
 
-int applet_get(const char *path, const char *max) {
+int applet_get(int argc, char **argv) {
+  (void)argc;
+  const char *path = argv[0], *max = argv[1];
   char *end;
   unsigned long long limit = strtoull(max, &end, 10), sent = 0;
   struct stat stat;
