@@ -44,6 +44,31 @@ export interface Instances {
   remove(ref: string, tenant: string): Promise<void>
   use(ref: string, tenant: string, options?: { signal?: AbortSignal }): Promise<InstanceLease>
   stats(ref: string, tenant: string): Promise<InstanceStats>
+  /**
+   * Lets requests from outside reach a port of it, whether something listens there or not; again, it changes the visibility
+   * and nothing else. They last until `unexpose`, or the end of the instance. Rejects with `quota_exceeded` past
+   * `maxExposedPorts`.
+   */
+  expose(ref: string, tenant: string, port: number, visibility: 'private' | 'public'): Promise<Exposure>
+  /** Rejects with `not_found` where the port is not exposed. */
+  unexpose(ref: string, tenant: string, port: number): Promise<void>
+  exposures(ref: string, tenant: string): Promise<Exposure[]>
+  /**
+   * The exposures of `port` by instances with that id or name, of any tenant, the oldest instance first. From memory: it is
+   * asked once for every request that comes for a port.
+   */
+  findExposed(ref: string, port: number): readonly Exposure[]
+}
+
+/** A port of an instance that requests from outside may reach. */
+export interface Exposure {
+  readonly instanceId: InstanceId
+  readonly name?: string
+  readonly tenant: string
+  readonly port: number
+  readonly visibility: 'private' | 'public'
+  /** Kept while the port stays exposed; signatures hold for this time only. */
+  readonly createdAt: string
 }
 
 export interface InstanceContext {
