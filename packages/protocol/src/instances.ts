@@ -1,6 +1,8 @@
 import { z } from 'zod'
+import { problemSchema } from './errors.ts'
 import { instanceIdSchema, sshKeyIdSchema } from './ids.ts'
 import { LIMITS } from './limits.ts'
+import { pageQuerySchema } from './node-api.ts'
 import { encodingSchema } from './result.ts'
 import {
   argumentSchema,
@@ -101,6 +103,16 @@ export type Instance = z.infer<typeof instanceSchema>
 export const instanceRefSchema = z.union([instanceIdSchema, instanceNameSchema])
 export const instanceParamsSchema = z.strictObject({ id: instanceRefSchema })
 
+/** `GET /api/v1/instances`. `label` is `name=value`, or `name` for any value. */
+export const instancesQuerySchema = pageQuerySchema.extend({
+  status: instanceStatusSchema.optional(),
+  label: z
+    .string()
+    .min(1)
+    .max(2 * LIMITS.maxLabelChars.value + 1)
+    .optional(),
+})
+
 /** `POST …/extend`: it expires `ttlMs` from now, or never (`null`). */
 export const extendRequestSchema = z.strictObject({ ttlMs: ttl.nullable() })
 
@@ -136,6 +148,19 @@ export const execResultSchema = z.object({
 })
 export type ExecResult = z.infer<typeof execResultSchema>
 
+const outputChunk = { data: z.string(), encoding: encodingSchema.optional() }
+
+/** What a streamed `exec` says: `started`, output, `exit`, and at last either `result` (its output left out) or `error`. */
+export const execEventSchema = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('started'), pid: z.number().int() }),
+  z.object({ type: z.literal('stdout'), ...outputChunk }),
+  z.object({ type: z.literal('stderr'), ...outputChunk }),
+  z.object({ type: z.literal('exit'), code: z.number().int().nullable(), signal: z.string().optional() }),
+  z.object({ type: z.literal('result'), result: execResultSchema }),
+  z.object({ type: z.literal('error'), error: problemSchema }),
+])
+export type ExecEvent = z.infer<typeof execEventSchema>
+
 /** What a running instance uses; `bramble top`. */
 export const instanceStatsSchema = z.object({
   id: instanceIdSchema,
@@ -165,6 +190,55 @@ export const fileEntrySchema = z.object({
 export type FileEntry = z.infer<typeof fileEntrySchema>
 /** `truncated`: there were more than `maxListedFiles`. */
 export const fileListSchema = z.object({ items: z.array(fileEntrySchema), truncated: z.boolean() })
+
+/** Permission bits in octal. */
+const octalMode = z
+  .string()
+  .regex(/^0?[0-7]{1,4}$/, 'is not a mode in octal (0 to 07777)')
+  .transform((text) => Number.parseInt(text, 8))
+const id32 = z.coerce.number().int().min(0).max(4_294_967_294)
+const flag = z
+  .enum(['true', 'false'])
+  .default('false')
+  .transform((text) => text === 'true')
+const asUser = { user: userSchema.optional() }
+/** A path in a query. Bytes that are no UTF-8 are percent-encoded as they are; the node takes it from the URL itself. */
+const queryPath = z.string().min(1)
+
+/** `PUT …/files/*path`. Parents are made; `user`: whose permissions, and whose file it becomes. */
+export const fileWriteQuerySchema = z.strictObject({
+  ...asUser,
+  mode: octalMode.optional(),
+  parents: z.literal('true').optional(),
+})
+export const fileReadQuerySchema = z.strictObject(asUser)
+export const fileDeleteQuerySchema = z.strictObject({ ...asUser, recursive: flag })
+
+/** `GET …/files`: what is in a directory, or one entry (of a symbolic link itself unless `followLinks`). */
+export const fileLookQuerySchema = z.union([
+  z.strictObject({ list: queryPath, recursive: flag, ...asUser }),
+  z.strictObject({ stat: queryPath, followLinks: flag, ...asUser }),
+])
+
+/** `POST …/files`: one change. `touch` without `modifiedAt` sets the present. */
+export const fileChangeQuerySchema = z.union([
+  z.strictObject({ mkdir: queryPath, parents: flag, mode: octalMode.optional(), ...asUser }),
+  z.strictObject({ move: queryPath, to: queryPath, ...asUser }),
+  z.strictObject({ chmod: queryPath, mode: octalMode, ...asUser }),
+  z.strictObject({ chown: queryPath, uid: id32, gid: id32, ...asUser }),
+  z.strictObject({ touch: queryPath, modifiedAt: z.iso.datetime({ offset: true }).optional(), ...asUser }),
+])
+
+/** `POST …/upload` and `GET …/download`: a tree below `path`. */
+export const treeUploadQuerySchema = z.strictObject({ path: queryPath, ...asUser })
+export const treeDownloadQuerySchema = z.strictObject({ path: queryPath, gzip: flag, ...asUser })
+/** `skipped`: devices and the like, which are not made. */
+export const treeUploadResultSchema = z.object({
+  files: z.number().int(),
+  bytes: z.number().int(),
+  skipped: z.number().int(),
+})
+export type TreeUploadResult = z.infer<typeof treeUploadResultSchema>
 
 const portNumber = z.number().int().min(1).max(65_535)
 export const portParamsSchema = z.strictObject({ id: instanceRefSchema, port: z.coerce.number().pipe(portNumber) })

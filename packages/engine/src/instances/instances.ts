@@ -124,6 +124,8 @@ export interface InstanceExec
 export interface InstanceStream {
   /** The number of the newest entry. */
   readonly seq: number
+  /** The number of the oldest entry that is kept, or will be: `read({since: firstSeq - 1})` gives all of them. */
+  readonly firstSeq: number
   readonly commands: ReadonlyMap<string, NamedCommand>
   /** Starts a command under `command.id` (or an id of its own), with the instance's defaults. Rejects with `conflict`. */
   start(command: Extract<StreamCommand, { type: 'exec' }>): NamedCommand
