@@ -1,6 +1,9 @@
 /* The commands of the connection, one to a channel: their pipes, their credit, their end. */
 #include "agent.h"
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 
 struct stream {
   int fd;
@@ -11,7 +14,9 @@ struct stream {
 /* DETACHED: the host knows it no more, but a daemon still writes into its pipes; that is read and thrown away. */
 static struct channel {
   enum { FREE, STARTING, RUNNING, ENDED, DETACHED } state;
+  enum { PIPES, TERMINAL, SOCKET } kind; /* a socket has no process */
   bool linger, reaped, in_ready, in_eof;
+  uint8_t name_bytes, name[NAME_BYTES_MAX];
   pid_t pid;
   int report, in, status;
   struct stream streams[2];
@@ -63,27 +68,62 @@ static struct channel *take(void) {
   return oldest;
 }
 
-static void failed(struct channel *channel, enum step step, int error) {
+static struct text name_of(const struct channel *channel) { return (struct text){ channel->name, channel->name_bytes }; }
+
+/* What a command says of its life: into the log where it has a name. */
+static void say(const struct channel *channel, uint8_t type, const void *payload, uint32_t length) {
+  if (channel->name_bytes) log_append(type, channel->id, name_of(channel), payload, length);
+  else connection_send(type, channel->id, payload, length);
+}
+
+static uint32_t describe(uint8_t payload[5 + 64], enum step step, int error) {
   const char *words = step == STEP_USER && error == ENOENT ? "No such user or group" : strerrordesc_np(error);
-  uint8_t payload[5 + 64] = { [4] = (uint8_t)step };
   size_t length = words ? strnlen(words, 64) : 0;
   put32(payload, (uint32_t)error);
+  payload[4] = (uint8_t)step;
   if (words) memcpy(payload + 5, words, length);
-  connection_send(FAILED, channel->id, payload, 5 + (uint32_t)length);
+  return 5 + (uint32_t)length;
+}
+
+static void failed(struct channel *channel, enum step step, int error) {
+  uint8_t payload[5 + 64];
+  say(channel, FAILED, payload, describe(payload, step, error));
   release(channel);
+}
+
+/* There is no channel for it; of a named command the log has to tell. */
+static void turn_away(uint32_t id, struct text name) {
+  uint8_t payload[5 + 64];
+  if (name.length) log_append(FAILED, id, name, payload, describe(payload, STEP_FORK, EAGAIN));
+  else connection_refuse(id, TOO_MANY_CHANNELS);
+}
+
+/* A terminal in place of three pipes: ours reads and writes at `pipes[0][0]` and `pipes[3][1]`. */
+static bool open_terminal(const struct exec_request *request, int pipes[4][2]) {
+  struct winsize size = { .ws_col = request->cols, .ws_row = request->rows };
+  int ours = pipes[0][0] = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK), unlocked = 0;
+  if (ours < 0 || ioctl(ours, TIOCSPTLCK, &unlocked) < 0 || ioctl(ours, TIOCSWINSZ, &size) < 0) return false;
+  pipes[3][1] = fcntl(ours, F_DUPFD_CLOEXEC, 0);
+  pipes[3][0] = ioctl(ours, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+  pipes[0][1] = fcntl(pipes[3][0], F_DUPFD_CLOEXEC, 0);
+  pipes[1][1] = fcntl(pipes[3][0], F_DUPFD_CLOEXEC, 0);
+  return pipes[3][1] >= 0 && pipes[0][1] >= 0 && pipes[1][1] >= 0;
 }
 
 void channel_exec(uint32_t id, const struct exec_request *request) {
   static const enum source sources[] = { FROM_STDOUT, FROM_STDERR, FROM_REPORT, FROM_STDIN };
-  struct channel *channel = take();
-  if (!channel) return connection_refuse(id, TOO_MANY_CHANNELS);
+  struct channel *channel = request->name.length && channels_named() >= NAMED_MAX ? NULL : take();
+  if (!channel) return turn_away(id, request->name);
   *channel = (struct channel){ .state = STARTING, .id = id, .serial = ++serials, .linger = request->linger,
+                               .kind = request->pty ? TERMINAL : PIPES, .name_bytes = (uint8_t)request->name.length,
                                .deadline = -1, .in_ready = true, .in_credit = request->stdin_pipe ? STDIN_BYTES_MAX : 0 };
+  if (channel->name_bytes) memcpy(channel->name, request->name.at, channel->name_bytes);
   int pipes[4][2] = { { -1, -1 }, { -1, -1 }, { -1, -1 }, { -1, -1 } };
-  bool piped = true;
+  bool piped = !request->pty || open_terminal(request, pipes);
   for (int i = 0; i < (request->stdin_pipe ? 4 : 3) && piped; i++) {
     int ours = i == 3; /* 0 reads, 1 writes: it does not block and is watched */
-    piped = pipe2(pipes[i], O_CLOEXEC) == 0 && fcntl(pipes[i][ours], F_SETFL, O_NONBLOCK) == 0 &&
+    if (request->pty && i == 1) continue;
+    piped = ((request->pty && i != 2) || (pipe2(pipes[i], O_CLOEXEC) == 0 && fcntl(pipes[i][ours], F_SETFL, O_NONBLOCK) == 0)) &&
             loop_watch(pipes[i][ours], ours ? EPOLLOUT : EPOLLIN, sources[i], slot_of(channel), channel->serial);
   }
   for (int i = 0; i < 2; i++) channel->streams[i] = (struct stream){ .fd = pipes[i][0], .credit = request->credit[i] };
@@ -93,6 +133,29 @@ void channel_exec(uint32_t id, const struct exec_request *request) {
   int error = errno;
   for (int i = 0; i < 4; i++) close_fd(&pipes[i][i < 3]);
   if (channel->pid <= 0) failed(channel, piped ? STEP_FORK : STEP_PIPES, error);
+}
+
+/* A TCP connection from here to `address`. */
+void channel_connect(uint32_t id, uint16_t port, struct text address) {
+  struct channel *channel = take();
+  if (!channel) return connection_refuse(id, TOO_MANY_CHANNELS);
+  char text[ADDRESS_BYTES_MAX + 1] = { 0 };
+  memcpy(text, address.at, address.length);
+  union { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; } to = { .v6.sin6_port = htons(port) };
+  if (inet_pton(AF_INET, text, &to.v4.sin_addr) == 1) to.any.sa_family = AF_INET;
+  else if (inet_pton(AF_INET6, text, &to.v6.sin6_addr) == 1) to.any.sa_family = AF_INET6;
+  else return connection_refuse(id, BAD_FIELDS);
+  int fd = socket(to.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1, error = errno;
+  *channel = (struct channel){ .state = STARTING, .kind = SOCKET, .id = id, .serial = ++serials, .deadline = -1,
+                               .report = -1, .in = -1, .in_credit = STDIN_BYTES_MAX,
+                               .streams = { { .fd = fd }, { .fd = -1 } } };
+  if (fd < 0) return failed(channel, STEP_CONNECT, error);
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  socklen_t length = to.any.sa_family == AF_INET ? sizeof to.v4 : sizeof to.v6;
+  if (connect(fd, &to.any, length) < 0 && errno != EINPROGRESS) return failed(channel, STEP_CONNECT, errno);
+  channel->in = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (channel->in < 0 || !loop_watch(fd, EPOLLIN | EPOLLRDHUP, FROM_STDOUT, slot_of(channel), channel->serial) ||
+      !loop_watch(channel->in, EPOLLOUT, FROM_STDIN, slot_of(channel), channel->serial)) failed(channel, STEP_CONNECT, errno);
 }
 
 /* Standard input goes to the command at once where it can; what nobody will read counts as taken. */
@@ -128,7 +191,10 @@ static void pump_input(struct channel *channel) {
   const uint8_t *input = inputs[slot_of(channel)];
   channel->in_start += write_input(channel, input + channel->in_start, channel->in_end - channel->in_start);
   if (channel->in_start == channel->in_end) drop_input(channel);
-  if (channel->in_eof && !channel->in_end) close_fd(&channel->in);
+  if (channel->in_eof && !channel->in_end) {
+    if (channel->kind == SOCKET && channel->in >= 0) shutdown(channel->in, SHUT_WR);
+    close_fd(&channel->in);
+  }
   if (channel->in_grant < STDIN_BYTES_MAX / 2 || channel->in_eof || !connection_fits(4)) return;
   uint8_t bytes[4];
   put32(bytes, channel->in_grant);
@@ -137,12 +203,27 @@ static void pump_input(struct channel *channel) {
   channel->in_grant = 0;
 }
 
+static void resize(const struct channel *channel, const uint8_t *payload) {
+  struct winsize size = { .ws_col = (uint16_t)(payload[0] | payload[1] << 8), .ws_row = (uint16_t)(payload[2] | payload[3] << 8) };
+  if (channel->kind == TERMINAL) ioctl(channel->streams[0].fd, TIOCSWINSZ, &size);
+}
+
+/* Ends a connection at once, both ways. */
+static void hang_up(struct channel *channel) {
+  if (channel->state == STARTING) return failed(channel, STEP_CONNECT, ECANCELED);
+  drop_input(channel);
+  close_fd(&channel->in);
+  close_fd(&channel->streams[0].fd);
+}
+
 /* A frame of the host about this command; its length is that of its type. */
 void channel_frame(struct channel *channel, uint8_t type, const uint8_t *payload, uint32_t length) {
   uint8_t first = length ? payload[0] : 0;
   struct stream *stream = first == 1 || first == 2 ? &channel->streams[first - 1] : NULL;
   if (type == STDIN) take_input(channel, payload, length);
-  else if (type == STDIN_EOF) channel->in_eof = true;
+  else if (type == STDIN_EOF) channel->in_eof = channel->kind != TERMINAL;
+  else if (type == RESIZE) resize(channel, payload);
+  else if (type == SIGNAL && first >= 1 && channel->kind == SOCKET) hang_up(channel);
   else if (type == SIGNAL && first >= 1 && first <= 64) signal_group(channel->pid, channel->reaped, first);
   else if (type == DISCARD && stream) stream->discard = true;
   else if (type == CREDIT && stream) {
@@ -153,29 +234,47 @@ void channel_frame(struct channel *channel, uint8_t type, const uint8_t *payload
 
 /* Reads while there is output, credit and room, and hands it on. */
 static void pump_stream(struct channel *channel, struct stream *stream) {
-  static uint8_t scratch[16 << 10];
+  static uint8_t scratch[CHUNK_BYTES_MAX];
   size_t taken = 0;
+  bool named = channel->name_bytes > 0, aside = stream->discard || named;
+  uint8_t type = stream == channel->streams ? STDOUT : STDERR;
   while (stream->fd >= 0 && (stream->ready || stream->last)) {
-    size_t want = stream->discard ? sizeof scratch : CHUNK_BYTES_MAX;
+    size_t want = stream->discard ? sizeof scratch : CHUNK_BYTES_MAX, room = named ? log_room(channel->name_bytes) : stream->credit;
     if (stream->last && stream->left < want) want = stream->left;
-    if (!stream->discard && stream->credit < want) want = stream->credit;
-    if (!want || (!stream->discard && !connection_fits(want))) return;
+    if (!stream->discard && room < want) want = room;
+    if (!want) return;
+    if (!stream->discard && (!named || connection.out >= 0) && !connection_fits(want + 1 + channel->name_bytes)) return;
     if (taken >= TURN_BYTES_MAX) return (void)(loop_again = true);
-    ssize_t n = read(stream->fd, stream->discard ? scratch : connection_room(want), want);
+    ssize_t n = read(stream->fd, aside ? scratch : connection_room(want), want);
     if (n <= 0) {
       stream->ready = false;
       stream->left = 0;
-      if (n == 0 || errno != EAGAIN) close_fd(&stream->fd);
+      if (n < 0 && errno == EAGAIN) return;
+      close_fd(&stream->fd);
+      if (channel->kind == SOCKET && channel->state == RUNNING) connection_send(STDOUT, channel->id, NULL, 0);
       return;
     }
     taken += (size_t)n;
     if (stream->last) stream->left -= (uint32_t)n;
     if (n == CHUNK_BYTES_MAX && !stream->wide) stream->wide = fcntl(stream->fd, F_SETPIPE_SZ, PIPE_BYTES) != 0;
     if (stream->discard) continue;
-    stream->credit -= (uint32_t)n;
-    connection_commit(stream == channel->streams ? STDOUT : STDERR, channel->id, (uint32_t)n);
+    if (named) log_append(type, channel->id, name_of(channel), scratch, (uint32_t)n);
+    else stream->credit -= (uint32_t)n, connection_commit(type, channel->id, (uint32_t)n);
     connection_flush();
   }
+}
+
+/* Whether the connection was made; as `begin`. */
+static bool connected(struct channel *channel) {
+  uint8_t pid[4] = { 0 };
+  int error = 0;
+  socklen_t length = sizeof error;
+  if (!channel->in_ready) return false;
+  if (getsockopt(channel->in, SOL_SOCKET, SO_ERROR, &error, &length) < 0 || error)
+    return failed(channel, STEP_CONNECT, error), false;
+  channel->state = RUNNING;
+  connection_send(STARTED, channel->id, pid, sizeof pid);
+  return true;
 }
 
 /* Whether the command has begun; says so, or why not (then the channel is closed). */
@@ -188,7 +287,7 @@ static bool begin(struct channel *channel) {
   close_fd(&channel->report);
   channel->state = channel->reaped ? ENDED : RUNNING;
   put32(pid, (uint32_t)channel->pid);
-  connection_send(STARTED, channel->id, pid, sizeof pid);
+  say(channel, STARTED, pid, sizeof pid);
   return true;
 }
 
@@ -212,8 +311,9 @@ static void finish(struct channel *channel) {
   bool killed = WIFSIGNALED(channel->status);
   uint8_t payload[28] = { killed, (uint8_t)(killed ? WTERMSIG(channel->status) : WEXITSTATUS(channel->status)) };
   for (int i = 0; i < 6; i++) put32(payload + 4 + 4 * i, (uint32_t)(values[i / 2] >> 32 * (i % 2)));
-  connection_send(EXIT, channel->id, payload, sizeof payload);
-  if (channel->streams[0].fd < 0 && channel->streams[1].fd < 0) return release(channel);
+  say(channel, EXIT, payload, sizeof payload);
+  bool over = channel->streams[0].fd < 0 && channel->streams[1].fd < 0;
+  if (over || channel->kind == TERMINAL) return release(channel); /* a terminal hangs up on whoever is left */
   drop_input(channel);
   close_fd(&channel->in);
   channel->state = DETACHED;
@@ -222,12 +322,13 @@ static void finish(struct channel *channel) {
 
 static void step(struct channel *channel) {
   struct stream *out = &channel->streams[0], *err = &channel->streams[1];
-  if (channel->state == STARTING && !begin(channel)) return;
+  if (channel->state == STARTING && !(channel->kind == SOCKET ? connected(channel) : begin(channel))) return;
   if (channel->deadline >= 0 && now_ms() >= channel->deadline) cut(channel);
   if (channel->state != DETACHED) pump_input(channel);
   pump_stream(channel, out);
   pump_stream(channel, err);
   if (channel->state == DETACHED && out->fd < 0 && err->fd < 0) release(channel);
+  if (channel->kind == SOCKET && channel->state == RUNNING && out->fd < 0 && channel->in < 0) return finish(channel);
   if (channel->state != ENDED) return;
   bool cut_off = out->last || err->last;
   if ((out->fd < 0 || (out->last && !out->left)) && (err->fd < 0 || (err->last && !err->left))) finish(channel);
@@ -256,7 +357,7 @@ void channel_event(uint32_t slot, uint32_t serial, enum source source) {
 
 void channel_ended(pid_t pid, int status, const struct rusage *usage) {
   for (struct channel *channel = channels; channel < channels + CHANNELS_MAX; channel++) {
-    if (channel->state == FREE || channel->pid != pid || channel->reaped) continue;
+    if (channel->state == FREE || channel->kind == SOCKET || channel->pid != pid || channel->reaped) continue;
     channel->reaped = true;
     channel->status = status;
     channel->usage = *usage;
@@ -264,11 +365,32 @@ void channel_ended(pid_t pid, int status, const struct rusage *usage) {
   }
 }
 
-/* The connection ended: its commands are killed. What they left behind, detached, lives on. */
+/* How many named commands have not ended. */
+uint32_t channels_named(void) {
+  uint32_t count = 0;
+  for (struct channel *channel = channels; channel < channels + CHANNELS_MAX; channel++)
+    count += channel->state != FREE && channel->state != DETACHED && channel->name_bytes > 0;
+  return count;
+}
+
+/* Says to a new connection which named commands there are. */
+void channels_announce(void) {
+  for (struct channel *channel = channels; channel < channels + CHANNELS_MAX; channel++) {
+    if (channel->state == FREE || channel->state == DETACHED || !channel->name_bytes) continue;
+    uint8_t payload[9 + NAME_BYTES_MAX] = { (uint8_t)((channel->state != STARTING) | (channel->kind == TERMINAL) << 1 |
+                                                      (channel->in >= 0 && !channel->in_eof) << 2) };
+    put32(payload + 1, channel->state == STARTING ? 0 : (uint32_t)channel->pid);
+    put32(payload + 5, channel->in_credit);
+    memcpy(payload + 9, channel->name, channel->name_bytes);
+    connection_send(CHANNEL, channel->id, payload, 9U + channel->name_bytes);
+  }
+}
+
+/* The connection ended: its commands are killed, but for the named ones. What they left behind, detached, lives on. */
 void channels_kill(void) {
   for (struct channel *channel = channels; channel < channels + CHANNELS_MAX; channel++) {
-    if (channel->state == FREE || channel->state == DETACHED) continue;
-    signal_group(channel->pid, channel->reaped, SIGKILL);
+    if (channel->state == FREE || channel->state == DETACHED || channel->name_bytes) continue;
+    if (channel->kind != SOCKET) signal_group(channel->pid, channel->reaped, SIGKILL);
     release(channel);
   }
 }

@@ -12,6 +12,7 @@ static uint8_t tx[TX_BYTES_MAX] __attribute__((aligned(4096)));
 static const struct { uint32_t min, max; } lengths[] = {
   [EXEC] = { 0, PAYLOAD_BYTES_MAX }, [STDIN] = { 0, PAYLOAD_BYTES_MAX }, [STDIN_EOF] = { 0, 0 },
   [CREDIT] = { 5, 5 }, [SIGNAL] = { 1, 1 }, [DISCARD] = { 1, 1 }, [PING] = { 0, PING_BYTES_MAX },
+  [CONNECT] = { 3, 2 + ADDRESS_BYTES_MAX }, [RESIZE] = { 4, 4 }, [ACK] = { 8, 8 },
 };
 
 bool connection_open(int in, int out) {
@@ -20,12 +21,11 @@ bool connection_open(int in, int out) {
   uint32_t one = in == out ? EPOLLOUT : 0;
   if (!loop_watch(in, EPOLLIN | EPOLLRDHUP | one, FROM_CONNECTION_IN, 0, connection.serial)) return false;
   if (!one && !loop_watch(out, EPOLLOUT, FROM_CONNECTION_OUT, 0, connection.serial)) return false;
-  const uint8_t hello[8] = { PROTOCOL_VERSION, [6] = PAYLOAD_BYTES_MAX >> 16 };
-  connection_send(HELLO, 0, hello, sizeof hello);
+  log_replay();
   return loop_again = true;
 }
 
-/* Kills what the connection asked for, then forgets it. */
+/* Kills what the connection asked for, but for named commands, then forgets it. */
 void connection_close(void) {
   channels_kill();
   if (connection.in >= 0) close(connection.in);
@@ -79,6 +79,15 @@ void connection_send(uint8_t type, uint32_t channel, const void *payload, uint32
   connection_commit(type, channel, length);
 }
 
+/* A frame as the log has it: header and all. */
+void connection_send_frame(const uint8_t *frame, size_t bytes) {
+  if (connection.out < 0 || connection.over) return;
+  memcpy(connection_room(bytes - HEADER_BYTES) - HEADER_BYTES, frame, bytes);
+  connection.tx_end += bytes;
+  connection.large |= connection.tx_end > KEEP_BYTES;
+  if (frame[4] != STARTED) connection.urgent = true;
+}
+
 void connection_flush(void) {
   while (connection.out >= 0 && connection.writable && !connection.over && waiting()) {
     ssize_t n = write(connection.out, tx + connection.tx_start, waiting());
@@ -118,8 +127,15 @@ static bool is_flag(struct text value, bool *flag) {
   return value.length == 1 && value.at[0] <= 1;
 }
 
+/* Printable, without space. */
+static bool is_name(struct text value) {
+  for (uint32_t i = 0; i < value.length; i++)
+    if (value.at[i] <= ' ' || value.at[i] > '~') return false;
+  return value.length >= 1 && value.length <= NAME_BYTES_MAX;
+}
+
 static bool take_field(struct exec_request *request, uint8_t tag, struct text value) {
-  uint32_t low = value.length == 8 ? get32(value.at) : 0, high = value.length == 8 ? get32(value.at + 4) : 0;
+  uint32_t low = value.length == 8 || value.length == 4 ? get32(value.at) : 0, high = value.length == 8 ? get32(value.at + 4) : 0;
   switch (tag) {
   case 1: return ++request->argc && is_text(value, 0, PAYLOAD_BYTES_MAX);
   case 2: return ++request->envc && is_text(value, 1, PAYLOAD_BYTES_MAX) && memchr(value.at, '=', value.length);
@@ -133,6 +149,10 @@ static bool take_field(struct exec_request *request, uint8_t tag, struct text va
   case 8: case 9: case 10:
     request->limit[tag - 8] = low | (uint64_t)high << 32;
     return request->limited[tag - 8] = value.length == 8;
+  case 11:
+    request->cols = (uint16_t)low, request->rows = (uint16_t)(low >> 16);
+    return request->pty = value.length == 4;
+  case 12: return is_name(request->name = value);
   default: return false;
   }
 }
@@ -143,6 +163,7 @@ static bool request_parse(const uint8_t *payload, uint32_t length, struct exec_r
   *request = (struct exec_request){ .fields = rest, .limited = { [2] = true } };
   while (field_next(&rest, &tag, &value))
     if (!take_field(request, tag, value)) return false;
+  request->stdin_pipe |= request->pty;
   return rest.length == 0 && request->argc > 0;
 }
 
@@ -150,11 +171,14 @@ static void dispatch(uint8_t type, uint32_t id, const uint8_t *payload, uint32_t
   struct exec_request request;
   struct channel *channel = channel_find(id);
   if (length < lengths[type].min || length > lengths[type].max) connection_refuse(id, BAD_LENGTH);
-  else if ((type == PING) != (id == 0)) connection_refuse(id, BAD_FIELDS);
+  else if ((type == PING || type == ACK) != (id == 0)) connection_refuse(id, BAD_FIELDS);
   else if (type == PING) connection_send(PONG, 0, payload, length);
-  else if (type != EXEC && channel) channel_frame(channel, type, payload, length);
-  else if (type != EXEC) return; /* it crossed the channel's EXIT */
+  else if (type == ACK) log_acknowledge(get32(payload) | (uint64_t)get32(payload + 4) << 32);
+  else if (type != EXEC && type != CONNECT && channel) channel_frame(channel, type, payload, length);
+  else if (type != EXEC && type != CONNECT) return; /* it crossed the channel's EXIT */
   else if (channel) connection_refuse(id, CHANNEL_IN_USE);
+  else if (type == CONNECT)
+    channel_connect(id, (uint16_t)(payload[0] | payload[1] << 8), (struct text){ payload + 2, length - 2 });
   else if (!request_parse(payload, length, &request)) connection_refuse(id, BAD_FIELDS);
   else channel_exec(id, &request);
 }
@@ -165,7 +189,7 @@ static bool next_frame(void) {
   size_t have = connection.rx_end - connection.rx_start;
   if (have < HEADER_BYTES || connection.over) return false;
   uint32_t length = get32(frame), type = get32(frame + 4);
-  if (type < EXEC || type > PING) connection_refuse(0, UNKNOWN_TYPE);
+  if (type < EXEC || type > ACK) connection_refuse(0, UNKNOWN_TYPE);
   else if (length > PAYLOAD_BYTES_MAX) connection_refuse(0, BAD_LENGTH);
   if (connection.over || have < HEADER_BYTES + length) return false;
   connection.rx_start += HEADER_BYTES + length;

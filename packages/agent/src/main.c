@@ -9,7 +9,7 @@
 
 enum { REAP_MAX = 256, DEVICE_POLL_MS = 50, KILL_ROUNDS_MAX = 5000 };
 static int poller = -1, signals = -1, listener = -1;
-static bool init, once, stop; /* `init`: this is PID 1; `once`: it ends with its connection */
+static bool init, relay, once, stop; /* `init`: this is PID 1; `once`: it ends with its connection */
 bool loop_again;
 
 static _Noreturn void die(const char *what, int error) { _exit(complain(1, what, error)); }
@@ -21,7 +21,7 @@ static void accept_one(void) {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) return;
     /* The host is outside this process namespace and has no pid in it; whoever has one is of the sandbox. */
-    if (init && (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0 || peer.pid != 0)) close(fd);
+    if (init && (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0 || (peer.pid != 0 && !(relay && peer.uid == 0)))) close(fd);
     else if (!connection_open(fd, fd)) connection_close();
   }
 }
@@ -63,6 +63,7 @@ void loop_turn(int timeout_ms) {
     enum source source = (enum source)(events[i].data.u64 & 0xff);
     uint32_t slot = events[i].data.u64 >> 8 & 0xffffff, serial = (uint32_t)(events[i].data.u64 >> 32);
     if (source == FROM_SIGNALS) signalled = true;
+    else if (source == FROM_EVENTS) log_event();
     else if (source >= FROM_REPORT) channel_event(slot, serial, source);
     else if (serial == connection.serial) {
       if (source == FROM_CONNECTION_IN && events[i].events & ~(uint32_t)EPOLLOUT) connection.readable = true;
@@ -73,6 +74,7 @@ void loop_turn(int timeout_ms) {
   if (connection.urgent) connection_flush();
   connection_receive();
   channels_step();
+  log_step();
   if (connection.urgent) connection_flush();
   if (connection.starved && connection.writable) loop_again = true; /* the answers have room now */
   if (connection.over) connection_close(), stop |= once;
@@ -146,7 +148,7 @@ static void use_device(const char *path) {
 }
 
 int main(int argc, char **argv) {
-  const char *path = NULL, *device = NULL;
+  const char *path = NULL, *device = NULL, *emitted = NULL;
   bool stdio = false, keep = false;
   int ready = -1;
   umask(022);
@@ -155,6 +157,8 @@ int main(int argc, char **argv) {
     bool more = i + 1 < argc;
     if (!strcmp(argv[i], "--stdio")) stdio = true;
     else if (!strcmp(argv[i], "--keep")) keep = true;
+    else if (!strcmp(argv[i], "--relay")) relay = true;
+    else if (!strcmp(argv[i], "--events") && more) emitted = argv[++i];
     else if (!strcmp(argv[i], "--listen") && more) path = argv[++i];
     else if (!strcmp(argv[i], "--open") && more) device = argv[++i];
     else if (!strcmp(argv[i], "--ready-fd") && more) ready = atoi(argv[++i]);
@@ -164,6 +168,7 @@ int main(int argc, char **argv) {
   syscall(SYS_close_range, 3, ~0U, 1U << 2 /* CLOSE_RANGE_CLOEXEC */);
   set_up_process();
   once = stdio || (!init && !keep);
+  if (emitted && (log_listen(emitted), errno)) die(emitted, errno);
   if (path) listen_at(path, ready);
   else if (stdio) use_stdio();
   else close_standard(1);

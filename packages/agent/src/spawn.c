@@ -2,6 +2,7 @@
 #include "agent.h"
 #include <grp.h>
 #include <limits.h>
+#include <sys/ioctl.h>
 #include <time.h>
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -66,7 +67,7 @@ static bool group_line(char *const *fields) {
 
 /* Makes this process the user's; 0, or the error. A uid that has no line in passwd gets group 0, as in other runtimes;
    a group that is named is the only one. Root is 0 also in an image that names nobody: from scratch, many have no passwd. */
-static int user_apply(const char *spec) {
+static int user_apply(const char *spec, int tty) {
   static char copy[USER_BYTES_MAX + 1];
   char *rest = strncpy(copy, spec, USER_BYTES_MAX);
   who.user = strsep(&rest, ":");
@@ -74,6 +75,7 @@ static int user_apply(const char *spec) {
   if (!scan("/etc/passwd", passwd_line) && !number(who.user, &who.uid) && strcmp(who.user, "root")) return ENOENT;
   if (who.group && !number(who.group, &who.gid) && !scan("/etc/group", group_line)) return ENOENT;
   if (!who.group && who.name[0]) scan("/etc/group", group_line);
+  if (tty >= 0 && fchown(tty, who.uid, (gid_t)-1) < 0) errno = 0; /* or the user could not open it again by its name */
   if (getuid() != 0 && who.uid == getuid() && who.gid == getgid()) return 0;
   if (setgroups(who.count, who.groups) < 0 || setresgid(who.gid, who.gid, who.gid) < 0) return errno;
   return setresuid(who.uid, who.uid, who.uid) < 0 ? errno : 0;
@@ -156,7 +158,8 @@ static _Noreturn void child(const struct exec_request *request, int in, int out,
   offer_to_oom(); /* while the file is this process's own */
   for (int i = 0; i < 3; i++)
     if (request->limited[i]) limit(resources[i], request->limit[i]);
-  int error = user ? user_apply(user) : 0;
+  if (request->pty && ioctl(in, TIOCSCTTY, 0) < 0) give_up(report, STEP_PIPES, errno);
+  int error = user ? user_apply(user, request->pty ? in : -1) : 0;
   if (error) give_up(report, STEP_USER, error);
   if (workdir && chdir(workdir) < 0) give_up(report, STEP_WORKDIR, errno);
   /* The agent's own 0, 1 and 2 are always open, so none of these is below 3. */

@@ -1,8 +1,10 @@
+import { isIP } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { BrambleError } from '@bramble/protocol'
-import { withoutLog } from '../without.ts'
-import type { Agent } from './agent.ts'
+import type { Agent, ConnectRequest } from './agent.ts'
+import { createAgentLog } from './agent-log.ts'
 import { createAgentProcess, type ProcessSink, WINDOW_BYTES } from './agent-process.ts'
+import { createAgentSocket } from './agent-socket.ts'
 import { encodeExec } from './exec-frame.ts'
 import { createFrameReader, dataFrame, FRAME, PROTOCOL_VERSION, REFUSED_TOO_MANY_CHANNELS } from './frames.ts'
 
@@ -68,6 +70,8 @@ const openConnection = (stream: Duplex): Connection => {
   const closed = Promise.withResolvers<Error | undefined>()
   hello.promise.catch(() => {})
   let greeted = false
+  /** Named commands that the agent still has to tell of. */
+  let announced = 0
   let over: { error: Error } | undefined
   let lastChannel = 0
   let corked = false
@@ -78,6 +82,7 @@ const openConnection = (stream: Duplex): Connection => {
     over = { error: reason }
     hello.reject(reason)
     for (const sink of [...channels.values()]) sink.fail(reason)
+    log.fail(reason)
     for (const ping of pings.splice(0)) ping.reject(reason)
     stream.destroy()
     closed.resolve(error)
@@ -103,8 +108,19 @@ const openConnection = (stream: Duplex): Connection => {
     if (type !== FRAME.hello) throw new Error('another frame before HELLO')
     const version = payload.readUInt32LE(0)
     if (version !== PROTOCOL_VERSION) throw new Error(`version ${version}, which is not ${PROTOCOL_VERSION}`)
+    const [first, next] = [payload.readBigUInt64LE(8), payload.readBigUInt64LE(16)]
+    if (first < 1n || next < first || next > BigInt(Number.MAX_SAFE_INTEGER))
+      throw new Error(`a log from ${first} to ${next}`)
+    log.onHello(Number(first), Number(next))
     greeted = true
-    hello.resolve()
+    announced = payload.readUInt32LE(24)
+    if (announced === 0) hello.resolve()
+  }
+
+  const onChannel = (channel: number, payload: Buffer): void => {
+    if (announced === 0) throw new Error('a CHANNEL that was not announced')
+    log.onChannel(channel, payload)
+    if (--announced === 0) hello.resolve()
   }
 
   const onRefused = (channel: number, payload: Buffer): void => {
@@ -121,10 +137,14 @@ const openConnection = (stream: Duplex): Connection => {
     ping.resolve()
   }
 
-  const onFrame = (type: number, channel: number, payload: Buffer): void => {
+  const onFrame = (type: number, channel: number, payload: Buffer, kept: boolean): void => {
     if (over !== undefined) return
     const sink = channels.get(channel)
     if (!greeted) onHello(type, payload)
+    else if (type === FRAME.channel) onChannel(channel, payload)
+    else if (announced > 0) throw new Error('another frame before the last CHANNEL')
+    else if (kept) log.onEntry(type, payload)
+    else if (type === FRAME.stdinCredit && log.has(channel)) log.onStdinCredit(channel, payload.readUInt32LE(0))
     else if (type === FRAME.refused) onRefused(channel, payload)
     else if (sink !== undefined) sink.onFrame(type, payload)
     else if (channel === 0 && type === FRAME.pong) onPong()
@@ -148,8 +168,36 @@ const openConnection = (stream: Duplex): Connection => {
 
   const nextChannel = (): number => {
     do lastChannel = lastChannel === CHANNEL_MAX ? 1 : lastChannel + 1
-    while (channels.has(lastChannel))
+    while (channels.has(lastChannel) || log.has(lastChannel))
     return lastChannel
+  }
+
+  const log = createAgentLog({ send, nextChannel, failure: () => over?.error })
+
+  const connectTo = (host: string, port: number, signal: AbortSignal | undefined): Promise<Duplex> => {
+    if (over !== undefined) return Promise.reject(over.error)
+    const channel = nextChannel()
+    const socket = createAgentSocket({ channel, host, port, send, onClosed: () => channels.delete(channel) })
+    channels.set(channel, socket)
+    if (signal === undefined) return socket.opened
+    const abort = (): void => socket.cancel(abortError(signal))
+    signal.addEventListener('abort', abort)
+    return socket.opened.finally(() => signal.removeEventListener('abort', abort))
+  }
+
+  const connect = async ({ host, port, signal }: ConnectRequest): Promise<Duplex> => {
+    signal?.throwIfAborted()
+    if (!Number.isInteger(port) || port < 1 || port > 65_535 || (host !== undefined && isIP(host) === 0))
+      throw new BrambleError('invalid_request', { detail: `${host ?? ''}:${port} is no address and port` })
+    if (host !== undefined) return await connectTo(host, port, signal)
+    try {
+      return await connectTo('127.0.0.1', port, signal)
+    } catch (error) {
+      if (!(error instanceof BrambleError) || error.code !== 'port_closed') throw error
+      return await connectTo('::1', port, signal).catch(() => {
+        throw error
+      })
+    }
   }
 
   const close = (): Promise<void> => {
@@ -183,8 +231,8 @@ const openConnection = (stream: Duplex): Connection => {
         signal?.removeEventListener('abort', abort)
       }
     },
-    connect: () => Promise.reject(new BrambleError('unsupported', { detail: 'tunnels' })),
-    log: withoutLog,
+    connect,
+    log: log.api,
     closed: closed.promise,
     close,
     [Symbol.asyncDispose]: close,

@@ -13,6 +13,8 @@ const TAG = {
   fileSizeLimit: 8,
   openFilesLimit: 9,
   coreLimit: 10,
+  terminal: 11,
+  name: 12,
 } as const
 
 const FIELD_HEADER_BYTES = 5
@@ -23,7 +25,7 @@ const invalid = (detail: string): BrambleError => new BrambleError('invalid_requ
  * The `EXEC` frame of a request, in one buffer. Throws `invalid_request` for what the agent would refuse: no argument, a
  * NUL byte, an environment name with `=`, or more than fits one frame.
  */
-export const encodeExec = (channel: number, request: ExecRequest, windowBytes: number): Buffer => {
+export const encodeExec = (channel: number, request: ExecRequest, windowBytes: number, name?: string): Buffer => {
   const { argv, env = {}, workdir, user, rlimits = {} } = request
   if (argv.length === 0) throw invalid('the command has no arguments')
   const texts: [tag: number, text: string | Uint8Array][] = []
@@ -34,6 +36,7 @@ export const encodeExec = (channel: number, request: ExecRequest, windowBytes: n
   }
   if (workdir !== undefined) texts.push([TAG.workdir, workdir])
   if (user !== undefined) texts.push([TAG.user, user])
+  if (name !== undefined) texts.push([TAG.name, name])
   const limits = [
     [TAG.fileSizeLimit, rlimits.fileSizeBytes],
     [TAG.openFilesLimit, rlimits.openFiles],
@@ -42,6 +45,7 @@ export const encodeExec = (channel: number, request: ExecRequest, windowBytes: n
 
   let bytes = FIELD_HEADER_BYTES + 8
   for (const [, text] of texts) bytes += FIELD_HEADER_BYTES + Buffer.byteLength(text)
+  if (request.pty) bytes += FIELD_HEADER_BYTES + 4
   if (request.stdin === 'pipe') bytes += FIELD_HEADER_BYTES + 1
   if (request.linger) bytes += FIELD_HEADER_BYTES + 1
   for (const [, limit] of limits) if (limit !== undefined) bytes += FIELD_HEADER_BYTES + 8
@@ -73,6 +77,11 @@ export const encodeExec = (channel: number, request: ExecRequest, windowBytes: n
   if (request.linger) {
     begin(TAG.linger, 1)
     frame[at++] = 1
+  }
+  if (request.pty) {
+    begin(TAG.terminal, 4)
+    at = frame.writeUInt16LE(request.pty.cols, at)
+    at = frame.writeUInt16LE(request.pty.rows, at)
   }
   for (const [tag, limit] of limits) {
     if (limit === undefined) continue

@@ -52,7 +52,10 @@ describe('the frame reader', () => {
   it('refuses unknown types, bytes that must be zero, and lengths that the type does not have', () => {
     const bad = (frame: Buffer) => expect(() => collect([frame])).toThrow()
     for (const type of [0, FRAME.exec, FRAME.ping, 0x7f, 0x89, 0xff]) bad(allocFrame(type, 1, 0))
-    bad(allocFrame(FRAME.stdout | 0x100, 1, 1))
+    for (const flags of [0x200, 0x300, 0x10000, 0x1000000]) bad(allocFrame(FRAME.stdout | flags, 1, 1))
+    for (const type of [FRAME.pong, FRAME.hello, FRAME.stdinCredit]) bad(allocFrame(type | 0x100, 1, 4))
+    bad(allocFrame(FRAME.stdout | 0x100, 1, 0))
+    bad(allocFrame(FRAME.stdout | 0x100, 1, 256 * 1024))
     bad(allocFrame(FRAME.stdout | 0x0100_0000, 1, 1))
     bad(allocFrame(FRAME.stdout, 1, 0))
     bad(allocFrame(FRAME.exit, 1, 27))

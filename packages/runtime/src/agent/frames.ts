@@ -20,41 +20,60 @@ export const FRAME = {
   failed: 0x86,
   pong: 0x87,
   refused: 0x88,
+  channel: 0x89,
+  event: 0x8a,
 } as const
 
-export const PROTOCOL_VERSION = 1
+export const PROTOCOL_VERSION = 2
 export const HEADER_BYTES = 12
 export const PAYLOAD_BYTES_MAX = 1024 * 1024
 
 export const REFUSED_TOO_MANY_CHANNELS = 5
+const NAME_BYTES_MAX = 64
+const ENTRY_BYTES_MAX = 128 * 1024
+const FLAG_KEPT = 1
 
-/** What a frame of the agent may be long. Output is handed on in pieces; everything else is small and whole. */
+/** What a frame of the agent may be long. Output is handed on in pieces; everything else is small, and whole. */
 const PAYLOAD_BYTES: Readonly<Record<number, readonly [min: number, max: number]>> = {
-  [FRAME.hello]: [8, 8],
+  [FRAME.hello]: [28, 28],
   [FRAME.started]: [4, 4],
-  [FRAME.stdout]: [1, PAYLOAD_BYTES_MAX],
-  [FRAME.stderr]: [1, PAYLOAD_BYTES_MAX],
+  [FRAME.stdout]: [0, PAYLOAD_BYTES_MAX],
+  [FRAME.stderr]: [0, PAYLOAD_BYTES_MAX],
   [FRAME.stdinCredit]: [4, 4],
   [FRAME.exit]: [28, 28],
   [FRAME.failed]: [5, 1024],
   [FRAME.pong]: [0, 64],
   [FRAME.refused]: [4, 4],
+  [FRAME.channel]: [10, 9 + NAME_BYTES_MAX],
 }
+/** Entries of the log: whole, with the name of whose they are before what they say. */
+const ENTRY_TYPES: readonly number[] = [
+  FRAME.started,
+  FRAME.stdout,
+  FRAME.stderr,
+  FRAME.exit,
+  FRAME.failed,
+  FRAME.event,
+]
 
 /**
- * Called for each frame, or for each piece of an output frame as it arrives: `payload` is a view of the chunk that was
+ * Called for each frame, or for each piece of an output frame that is no entry of the log as it arrives: `payload` is a view of the chunk that was
  * read wherever it can be. `length` is the whole frame's.
  */
-export type OnFrame = (type: number, channel: number, payload: Buffer) => void
+export type OnFrame = (type: number, channel: number, payload: Buffer, kept: boolean) => void
 
 /** Takes chunks as they come; throws `Error` with what is wrong when they are not frames of an agent. */
 export type FrameReader = (chunk: Buffer) => void
+
+const entryBounds = (type: number): readonly [number, number] | undefined =>
+  ENTRY_TYPES.includes(type) ? [1, ENTRY_BYTES_MAX] : undefined
 
 export const createFrameReader = (onFrame: OnFrame): FrameReader => {
   const header = Buffer.alloc(HEADER_BYTES)
   let headerBytes = 0
   let type = 0
   let channel = 0
+  let kept = false
   /** Bytes of the present payload that are still to come. */
   let left = 0
   let small: Buffer | undefined
@@ -62,9 +81,11 @@ export const createFrameReader = (onFrame: OnFrame): FrameReader => {
 
   const begin = (source: Buffer, at: number): void => {
     left = source.readUInt32LE(at)
-    type = source.readUInt32LE(at + 4)
+    const word = source.readUInt32LE(at + 4)
+    kept = word >>> 8 === FLAG_KEPT
+    type = kept ? word & 0xff : word
     channel = source.readUInt32LE(at + 8)
-    const bounds = PAYLOAD_BYTES[type]
+    const bounds = kept ? entryBounds(type) : PAYLOAD_BYTES[type]
     if (bounds === undefined) throw new Error(`a frame of unknown type 0x${type.toString(16)}`)
     if (left < bounds[0] || left > bounds[1])
       throw new Error(`a frame of type 0x${type.toString(16)} with ${left} bytes`)
@@ -75,10 +96,10 @@ export const createFrameReader = (onFrame: OnFrame): FrameReader => {
     const bytes = end - at
     const whole = bytes === left
     left -= bytes
-    if (type === FRAME.stdout || type === FRAME.stderr) {
-      if (bytes > 0) onFrame(type, channel, chunk.subarray(at, end))
+    if (!kept && (type === FRAME.stdout || type === FRAME.stderr)) {
+      if (bytes > 0) onFrame(type, channel, chunk.subarray(at, end), kept)
     } else if (small === undefined && whole) {
-      onFrame(type, channel, chunk.subarray(at, end))
+      onFrame(type, channel, chunk.subarray(at, end), kept)
     } else {
       small ??= Buffer.alloc(bytes + left)
       chunk.copy(small, smallBytes, at, end)
@@ -87,7 +108,7 @@ export const createFrameReader = (onFrame: OnFrame): FrameReader => {
         const payload = small
         small = undefined
         smallBytes = 0
-        onFrame(type, channel, payload)
+        onFrame(type, channel, payload, kept)
       }
     }
     return end
@@ -108,7 +129,7 @@ export const createFrameReader = (onFrame: OnFrame): FrameReader => {
           headerBytes = 0
           begin(header, 0)
         }
-        if (left === 0) onFrame(type, channel, chunk.subarray(at, at))
+        if (left === 0) onFrame(type, channel, chunk.subarray(at, at), kept)
       }
       if (left > 0) at = takePayload(chunk, at)
     }
@@ -136,6 +157,19 @@ export const creditFrame = (channel: number, stream: 1 | 2, bytes: number): Buff
   const frame = allocFrame(FRAME.credit, channel, 5)
   frame.writeUInt8(stream, HEADER_BYTES)
   frame.writeUInt32LE(bytes, HEADER_BYTES + 1)
+  return frame
+}
+
+export const connectFrame = (channel: number, port: number, host: string): Buffer => {
+  const frame = allocFrame(FRAME.connect, channel, 2 + Buffer.byteLength(host))
+  frame.writeUInt16LE(port, HEADER_BYTES)
+  frame.write(host, HEADER_BYTES + 2)
+  return frame
+}
+
+export const ackFrame = (seq: number): Buffer => {
+  const frame = allocFrame(FRAME.ack, 0, 8)
+  frame.writeBigUInt64LE(BigInt(seq), HEADER_BYTES)
   return frame
 }
 

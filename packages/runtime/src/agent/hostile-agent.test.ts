@@ -13,7 +13,9 @@ const u32 = (...values: number[]): Buffer => {
   return bytes
 }
 
-const hello = (version = 1): Buffer => dataFrame(FRAME.hello, 0, u32(version, 1024 * 1024))
+/** With a log that is empty, and so many named commands. */
+const hello = (version = 2, named = 0): Buffer =>
+  dataFrame(FRAME.hello, 0, u32(version, 1024 * 1024, 1, 0, 1, 0, named))
 const started = (channel: number): Buffer => dataFrame(FRAME.started, channel, u32(42))
 const exit = (channel: number, kind = 0, code = 0): Buffer =>
   dataFrame(FRAME.exit, channel, Buffer.concat([Buffer.from([kind, code, 0, 0]), Buffer.alloc(24)]))
@@ -39,7 +41,7 @@ const lies: Record<string, Buffer[]> = {
   'a second HELLO': [hello()],
   'a type nobody knows': [allocFrame(0x90, 1, 0)],
   'a frame of the host': [allocFrame(FRAME.exec, 1, 0)],
-  'a byte that must be zero': [allocFrame(FRAME.stdout | 0x100, 1, 1)],
+  'a byte that must be zero': [allocFrame(FRAME.stdout | 0x200, 1, 1)],
   'a payload that is too long': [Buffer.concat([u32(1024 * 1024 + 1, FRAME.stdout, 1)])],
   'an EXIT that is too short': [started(1), dataFrame(FRAME.exit, 1, Buffer.alloc(27))],
   'a command that is not there': [started(2)],
@@ -48,7 +50,7 @@ const lies: Record<string, Buffer[]> = {
   'EXIT before STARTED': [exit(1)],
   'STARTED twice': [started(1), started(1)],
   'FAILED after STARTED': [started(1), dataFrame(FRAME.failed, 1, Buffer.from([2, 0, 0, 0, 5]))],
-  'FAILED with an unknown step': [dataFrame(FRAME.failed, 1, Buffer.from([2, 0, 0, 0, 6]))],
+  'FAILED with an unknown step': [dataFrame(FRAME.failed, 1, Buffer.from([2, 0, 0, 0, 7]))],
   'an EXIT of an unknown kind': [started(1), exit(1, 2, 0)],
   'an EXIT by signal 0': [started(1), exit(1, 1, 0)],
   'an EXIT by signal 65': [started(1), exit(1, 1, 65)],
@@ -170,7 +172,7 @@ describe('connecting', () => {
     expect(await refused((far) => far.destroy(new Error('reset')))).toMatchObject({ code: 'sandbox_died' })
     expect(await refused((far) => far.write('HTTP/1.1 400 Bad Request\r\n'))).toMatchObject(brokeProtocol)
     expect(await refused((far) => far.write(started(1)))).toMatchObject(brokeProtocol)
-    expect(await refused((far) => far.write(hello(2)))).toMatchObject(brokeProtocol)
+    expect(await refused((far) => far.write(hello(3)))).toMatchObject(brokeProtocol)
     expect(await refused(() => {}, { helloTimeoutMs: 1 })).toMatchObject({ code: 'sandbox_failed' })
   })
 
