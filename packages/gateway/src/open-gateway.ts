@@ -88,7 +88,11 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
     inFlight: new Set(),
     shutdown: { closing: false },
   }
-  const server = createServer(context, { logger: options.logger, corsOrigins: options.corsOrigins ?? [] })
+  const server = createServer(context, {
+    logger: options.logger,
+    corsOrigins: options.corsOrigins ?? [],
+    upgrades: [],
+  })
   undo.defer(() => stopServer(server))
   await server.listen({ host, port: options.port ?? 8080 })
   const { port } = server.server.address() as AddressInfo

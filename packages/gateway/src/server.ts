@@ -10,6 +10,7 @@ import fastify, {
 import type { GatewayContext } from './context.ts'
 import { applyCors } from './cors.ts'
 import { registerDocsAssets } from './docs-page.ts'
+import { listenForUpgrades, type UpgradeHandler } from './live/upgrades.ts'
 import { registerNotFound } from './not-found.ts'
 import { clientErrorResponse, sendProblem } from './problems.ts'
 import { registerRoutes } from './register-routes.ts'
@@ -18,6 +19,8 @@ import { routeTable } from './routes/table.ts'
 export interface ServerOptions {
   readonly logger?: FastifyBaseLogger | undefined
   readonly corsOrigins: readonly string[]
+  /** Who answers upgrades, in the order in which they are asked. */
+  readonly upgrades: readonly UpgradeHandler[]
 }
 
 /** Bytes that a slow reader may have waiting in a connection before whoever writes has to wait. */
@@ -47,6 +50,8 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
       connectionsCheckingInterval: Math.min(5_000, limits.headersTimeoutMs),
       highWaterMark: WRITE_BUFFER_BYTES,
       noDelay: true,
+      // What is no WebSocket (h2c, say) is answered as if it had not asked, as RFC 9110 allows.
+      shouldUpgradeCallback: (request) => request.headers.upgrade?.toLowerCase() === 'websocket',
     },
     clientErrorHandler: (error, socket) => refuse(error, socket),
     frameworkErrors: (error, request, reply) => {
@@ -54,6 +59,7 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
     },
   }) as FastifyInstance
   app.server.maxConnections = limits.maxConnections
+  listenForUpgrades(app.server, context, options.upgrades)
 
   app.addHook('onRequest', (request, reply, done) => {
     observe(context, request, reply)

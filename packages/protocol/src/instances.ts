@@ -150,7 +150,7 @@ export type ExecResult = z.infer<typeof execResultSchema>
 
 const outputChunk = { data: z.string(), encoding: encodingSchema.optional() }
 
-/** What a streamed `exec` says: `started`, output, `exit`, and at last either `result` (its output left out) or `error`. */
+/** What a streamed `exec` says: `started`, output, `exit`, and at last either `result` or `error`. */
 export const execEventSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('started'), pid: z.number().int() }),
   z.object({ type: z.literal('stdout'), ...outputChunk }),

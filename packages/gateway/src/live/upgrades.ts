@@ -1,0 +1,58 @@
+import type { IncomingMessage, Server } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { BrambleError, newId } from '@bramble/protocol'
+import type { GatewayContext } from '../context.ts'
+import { presentable } from '../problems.ts'
+
+/** A request to go on with another protocol (RFC 9110, section 7.8), before anybody answered it. */
+export interface Upgrade {
+  readonly request: IncomingMessage
+  readonly socket: Duplex
+  /** What the client sent after the request. */
+  readonly head: Buffer
+  readonly requestId: string
+  /** The path as it came, percent-encoded. */
+  readonly path: string
+  readonly query: URLSearchParams
+}
+
+/** True: it is taken, and its socket is the handler's from here on. Throws to refuse it. */
+export type UpgradeHandler = (upgrade: Upgrade) => boolean
+
+/** Offers each upgrade to the handlers in turn; what nobody takes is a route that is not there. */
+export const listenForUpgrades = (server: Server, context: GatewayContext, handlers: readonly UpgradeHandler[]): void => {
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    // A client that goes in the middle of it.
+    socket.on('error', () => socket.destroy())
+    const [path = '', query = ''] = (request.url ?? '').split('?', 2)
+    const upgrade = { request, socket, head, requestId: newId('request'), path, query: new URLSearchParams(query) }
+    try {
+      if (context.shutdown.closing)
+        throw new BrambleError('shutting_down', { detail: 'the gateway takes no new requests', retryAfterMs: 1000 })
+      if (handlers.some((handle) => handle(upgrade))) return
+      throw new BrambleError('not_found', { detail: `there is no WebSocket at \`${path}\`` })
+    } catch (error) {
+      refuseUpgrade(upgrade, error)
+    }
+  })
+}
+
+/** Answers an upgrade with a problem document, as any request, and ends the connection. Returns the status. */
+export const refuseUpgrade = ({ socket, requestId }: Upgrade, thrown: unknown): number => {
+  const error = presentable(thrown)
+  const problem = error.toProblem(requestId)
+  const body = JSON.stringify(problem)
+  const lines = [
+    `HTTP/1.1 ${problem.status} ${problem.code}`,
+    'content-type: application/problem+json',
+    `content-length: ${Buffer.byteLength(body)}`,
+    `x-request-id: ${requestId}`,
+    'cache-control: no-store',
+    'connection: close',
+  ]
+  if (error.code === 'unauthorized') lines.push('www-authenticate: Bearer')
+  if (error.retryAfterMs !== undefined) lines.push(`retry-after: ${Math.ceil(error.retryAfterMs / 1000)}`)
+  if (socket.writable) socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`)
+  else socket.destroy()
+  return problem.status
+}
