@@ -155,6 +155,12 @@ export const ERRORS = {
     title: 'The sandbox refuses that on this file',
     hint: 'Read `detail`: permissions, kind of file, or room are those of the sandbox and its user.',
   },
+  range_not_satisfiable: {
+    status: 416,
+    retryable: false,
+    title: 'The file has no such range',
+    hint: 'Ask for a range within the size that `content-range` tells.',
+  },
   port_closed: {
     status: 502,
     retryable: true,
