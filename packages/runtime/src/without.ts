@@ -25,6 +25,7 @@ export const withoutPause: Pick<Sandbox, 'pause' | 'resume' | 'paused'> = {
 /** Of an agent whose commands all end with the connection. */
 export const withoutLog: AgentLog = {
   firstSeq: 1,
+  firstNewSeq: 1,
   nextSeq: 1,
   commands: new Map(),
   start: () => {

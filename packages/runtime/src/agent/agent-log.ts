@@ -17,7 +17,7 @@ const FLAG = { begun: 1, terminal: 2, stdinOpen: 4 } as const
 /** The connection's end of the log. Each `on…` throws `Error` where the agent may not say so. */
 export interface LogSink {
   readonly api: AgentLog
-  onHello(firstSeq: number, nextSeq: number): void
+  onHello(firstSeq: number, firstNewSeq: number): void
   /** A named command that ran before this connection. */
   onChannel(channel: number, payload: Buffer): void
   onEntry(type: number, payload: Buffer): void
@@ -56,6 +56,7 @@ export const createAgentLog = ({ send, nextChannel, failure }: LogDeps): LogSink
   const byChannel = new Map<number, Live>()
   const commands = new Map<string, NamedCommand>()
   let firstSeq = 1
+  let firstNewSeq = 1
   let nextSeq = 1
   let waiting: LogEntry[] = []
   let reader: ((entry: LogEntry) => void) | undefined
@@ -150,6 +151,9 @@ export const createAgentLog = ({ send, nextChannel, failure }: LogDeps): LogSink
       get firstSeq() {
         return firstSeq
       },
+      get firstNewSeq() {
+        return firstNewSeq
+      },
       get nextSeq() {
         return nextSeq
       },
@@ -164,8 +168,9 @@ export const createAgentLog = ({ send, nextChannel, failure }: LogDeps): LogSink
       },
       acknowledge,
     },
-    onHello: (first) => {
+    onHello: (first, firstNew) => {
       firstSeq = first
+      firstNewSeq = firstNew
       nextSeq = first
     },
     onChannel: (channel, payload) => {

@@ -38,6 +38,8 @@ export interface ConnectRequest {
 export interface AgentLog {
   /** The number of the first entry that this connection hands out. */
   readonly firstSeq: number
+  /** That of the first one after those that were kept when this connection began, whether they have come yet or not. */
+  readonly firstNewSeq: number
   /** The number that the next entry will have. */
   readonly nextSeq: number
   /** Named commands that run, by name; those that ran before this connection included. */
