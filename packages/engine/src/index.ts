@@ -1,5 +1,6 @@
 export * from './batch.ts'
 export * from './engine.ts'
+export * from './instances/instances.ts'
 export * from './limits.ts'
 export * from './open-engine.ts'
 export * from './options.ts'
