@@ -1,6 +1,6 @@
-import { open, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type KeyStore, newKeyText } from './key-store.ts'
+import { writeSecret } from './write-secret.ts'
 
 /**
  * Makes the admin key of a node that has none, and leaves it in `<dataDirectory>/admin.key` for the CLI of this host.
@@ -9,16 +9,7 @@ import { type KeyStore, newKeyText } from './key-store.ts'
 export const ensureAdminKey = async (keys: KeyStore, dataDirectory: string): Promise<string | undefined> => {
   if (keys.list().some((key) => key.scopes.includes('admin'))) return undefined
   const key = newKeyText()
-  const path = join(dataDirectory, 'admin.key')
-  const file = await open(`${path}.new`, 'w', 0o600)
-  try {
-    await file.chmod(0o600)
-    await file.writeFile(`${key}\n`)
-    await file.sync()
-  } finally {
-    await file.close()
-  }
-  await rename(`${path}.new`, path)
+  await writeSecret(join(dataDirectory, 'admin.key'), `${key}\n`)
   await keys.create({ name: 'admin', tenant: 'default', scopes: ['execute', 'read', 'admin'], quota: {} }, key)
   return key
 }
