@@ -210,7 +210,9 @@ static void resize(const struct channel *channel, const uint8_t *payload) {
 
 /* Ends a connection at once, both ways. */
 static void hang_up(struct channel *channel) {
+  struct linger none = { .l_onoff = 1 };
   if (channel->state == STARTING) return failed(channel, STEP_CONNECT, ECANCELED);
+  setsockopt(channel->in >= 0 ? channel->in : channel->streams[0].fd, SOL_SOCKET, SO_LINGER, &none, sizeof none); /* a reset */
   drop_input(channel);
   close_fd(&channel->in);
   close_fd(&channel->streams[0].fd);

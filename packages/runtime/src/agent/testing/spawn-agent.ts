@@ -36,6 +36,8 @@ export interface SpawnedAgent extends AsyncDisposable {
 export interface SpawnOptions {
   /** Serve one connection after another, as PID 1 of a sandbox does. */
   readonly keep?: boolean
+  /** Take events of programs at `events.sock` in its folder. */
+  readonly events?: boolean
   /** Run it as the first process of a new process namespace, which takes root. */
   readonly init?: boolean
   /** Run it as this user, which takes root, with at most so many processes of that user. */
@@ -56,6 +58,7 @@ export const spawnAgent = async (options: SpawnOptions = {}): Promise<SpawnedAge
   }
   const socket = join(folder, 'agent.sock')
   const args = [binary, '--listen', socket, '--ready-fd', '3', ...(options.keep ? ['--keep'] : [])]
+  if (options.events) args.push('--events', join(folder, 'events.sock'))
   const wrapper = options.init
     ? ['unshare', '--pid', '--mount-proc', '--fork', '--kill-child']
     : options.processes !== undefined
