@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import { BrambleError, type Quota, type Scope } from '@bramble/protocol'
 import type { KeyStore } from './key-store.ts'
 import { isLoopback } from './loopback.ts'
+import { isOriginAllowed } from './origin.ts'
 import type { TokenBucket } from './rate-limit.ts'
 
 /** Who makes a request, and what they may do. */
@@ -45,13 +46,22 @@ const EVERYONE: Caller = { tenant: 'default', keyId: 'none', scopes: ['admin'], 
 
 /**
  * No keys: for a loopback address only. The `Host` must name the loopback too, or a web page whose name was made to
- * point here (DNS rebinding) could run commands.
+ * point here (DNS rebinding) could run commands; and the page that asks, where one does, must be of a known origin.
  */
-export const openAuthenticator: Authenticator = (request) => {
-  const host = hostOf(request)
-  if (!isLoopback(host))
-    throw new BrambleError('forbidden', { detail: `without keys only loopback names are served, not \`${host}\`` })
-  return EVERYONE
+export const openAuthenticator =
+  (corsOrigins: readonly string[]): Authenticator =>
+  (request) => {
+    const host = hostOf(request)
+    if (!isLoopback(host))
+      throw new BrambleError('forbidden', { detail: `without keys only loopback names are served, not \`${host}\`` })
+    requireOrigin(corsOrigins, request)
+    return EVERYONE
+  }
+
+/** Throws `forbidden` for a page of an origin that is neither this node's nor named. */
+export const requireOrigin = (corsOrigins: readonly string[], request: IncomingMessage): void => {
+  if (isOriginAllowed(corsOrigins, request)) return
+  throw new BrambleError('forbidden', { detail: 'pages of that `Origin` may not use this node' })
 }
 
 /** From this machine, to it by a name of its own, and through no proxy that says so. */

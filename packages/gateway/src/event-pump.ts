@@ -1,11 +1,16 @@
 import type { EngineEvent } from '@bramble/engine'
-import { BrambleError, type ExecutionResult, type Problem } from '@bramble/protocol'
+import { BrambleError, type ExecResult, type ExecutionResult, type Problem } from '@bramble/protocol'
 import { outputCutter } from './output-pieces.ts'
 import type { EventStream, Wrap } from './sse.ts'
 
-/** Writes the events of one execution onto a stream. Wait for each, and the execution goes at the client's pace. */
+/** What a command in an instance says, beside what an execution does. */
+export type InstanceEvent =
+  | { readonly type: 'started'; readonly pid: number }
+  | { readonly type: 'result'; readonly result: ExecResult }
+
+/** Writes the events of one command onto a stream. Wait for each, and the command goes at the client's pace. */
 export interface EventSender {
-  (event: EngineEvent): Promise<void>
+  (event: EngineEvent | InstanceEvent): Promise<void>
   /** Sends the half characters that wait for their rest. */
   flush(): Promise<void>
 }
@@ -21,7 +26,7 @@ export const eventSender = (stream: EventStream, wrap: Wrap = UNWRAPPED): EventS
       if (rest) await stream.sendOutput(type, rest, wrap)
     }
   }
-  const send = async (event: EngineEvent): Promise<void> => {
+  const send = async (event: EngineEvent | InstanceEvent): Promise<void> => {
     if (event.type === 'stdout' || event.type === 'stderr') {
       for (const piece of cutters[event.type].cut(event.data)) {
         const wait = stream.sendOutput(event.type, piece, wrap)

@@ -28,8 +28,26 @@ export interface GatewayLimits {
   readonly idempotencyTtlMs: number
   /** Output of all results in one JSON answer of a batch. */
   readonly maxBatchOutputBytes: number
-  /** Silence on an event stream before a comment is sent to keep it open. */
+  /** Silence on an event stream before a comment is sent to keep it open; between two pings of a WebSocket. */
   readonly heartbeatMs: number
+  /** How long a client may send nothing of a file or an archive for an instance. */
+  readonly uploadStallMs: number
+  /** What one archive for an instance may unpack to; its disk is what bounds it first. */
+  readonly maxUnpackedBytes: number
+  /** Files of one zip archive, or parts of one form. */
+  readonly maxArchiveEntries: number
+  /** How many times its size a zip archive may unpack to. Deflate reaches 1032. */
+  readonly maxZipRatio: number
+  /** Bytes on their way to a WebSocket's client before whoever writes has to wait. */
+  readonly liveBufferBytes: number
+  /** Standard input of one WebSocket's commands that waits for them, before its client is not heard any more. */
+  readonly livePendingBytes: number
+  /** How long a WebSocket's client may take nothing before it is cut off. */
+  readonly liveStallMs: number
+  /** How long a terminal whose client vanished waits for it to come back. */
+  readonly ptyKeepMs: number
+  /** TCP tunnels of one instance at once; each is a channel of its agent. */
+  readonly maxTunnels: number
 }
 
 export const DEFAULT_LIMITS: GatewayLimits = {
@@ -48,4 +66,13 @@ export const DEFAULT_LIMITS: GatewayLimits = {
   idempotencyTtlMs: 600_000,
   maxBatchOutputBytes: 128 * 1024 * 1024,
   heartbeatMs: 15_000,
+  uploadStallMs: 60_000,
+  maxUnpackedBytes: 64 * 1024 ** 3,
+  maxArchiveEntries: 1_000_000,
+  maxZipRatio: 1100,
+  liveBufferBytes: 256 * 1024,
+  livePendingBytes: 1024 * 1024,
+  liveStallMs: 30_000,
+  ptyKeepMs: 60_000,
+  maxTunnels: 128,
 }

@@ -75,6 +75,7 @@ const noticeCounter = (registers: Registry[]): ((notice: EngineNotice) => void) 
   const hits = count('pool_hits_total', 'Executions that found a sandbox ready', 'image', 'runtime')
   const misses = count('pool_misses_total', 'Executions that had to wait for theirs', 'image', 'runtime')
   const failures = count('sandbox_failures_total', 'Sandboxes that could not be made or destroyed', 'what', 'runtime')
+  const changes = count('instance_changes_total', 'What happened to instances', 'change', 'runtime')
   const flushFailures = count('history_flush_failures_total', 'Writes of the history that failed')
   const queued = time('execution_queued_seconds', 'Waiting for a place on the node')
   const starts = time('execution_start_seconds', 'Getting a sandbox for an execution, from the pool or made')
@@ -109,6 +110,8 @@ const noticeCounter = (registers: Registry[]): ((notice: EngineNotice) => void) 
         return failures.inc({ what: 'destroy', runtime: notice.runtime })
       case 'historyNotFlushed':
         return flushFailures.inc()
+      case 'instance':
+        return changes.inc({ change: notice.change, runtime: notice.runtime })
       default:
         notice satisfies never
     }

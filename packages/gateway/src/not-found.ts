@@ -20,5 +20,8 @@ export const registerNotFound = (app: FastifyInstance, table: readonly Route[]):
 }
 
 const matches = (pattern: readonly string[], segments: readonly string[]): boolean =>
-  pattern.length === segments.length &&
-  pattern.every((part, index) => (part.startsWith(':') ? segments[index] !== '' : part === segments[index]))
+  (pattern.at(-1) === '*' ? pattern.length <= segments.length : pattern.length === segments.length) &&
+  pattern.every((part, index) => {
+    if (part === '*') return true
+    return part.startsWith(':') ? segments[index] !== '' : part === segments[index]
+  })

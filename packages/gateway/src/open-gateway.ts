@@ -54,7 +54,7 @@ export interface Gateway extends AsyncDisposable {
  * Errors: `invalid_request` for an address that these options may not bind; what listen(2) says otherwise.
  */
 export const openGateway = async (options: GatewayOptions): Promise<Gateway> => {
-  const { engine, version, host = '127.0.0.1', auth = true } = options
+  const { engine, version, host = '127.0.0.1', auth = true, corsOrigins = [] } = options
   if (!auth && !isLoopback(host))
     throw new BrambleError('invalid_request', { detail: `\`${host}\` is not a loopback address, so it needs keys` })
   const dataDirectory = resolve(options.dataDirectory)
@@ -72,7 +72,7 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
   const context: GatewayContext = {
     engine,
     keys,
-    authenticate: auth ? keyAuthenticator(keys) : openAuthenticator,
+    authenticate: auth ? keyAuthenticator(keys) : openAuthenticator(corsOrigins),
     idempotency: idempotencyMemory({
       maxEntries: limits.maxIdempotencyEntries,
       maxBytes: limits.maxIdempotencyBytes,
@@ -90,7 +90,7 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
   }
   const server = createServer(context, {
     logger: options.logger,
-    corsOrigins: options.corsOrigins ?? [],
+    corsOrigins,
     upgrades: [],
   })
   undo.defer(() => stopServer(server))

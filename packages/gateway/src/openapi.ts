@@ -19,7 +19,7 @@ export const openApiText = (table: readonly Route[], version: string): string =>
   const problem = output.schema(protocol.problemSchema)
   const paths: Record<string, Json> = {}
   for (const route of table) {
-    const path = route.path.replace(/:(\w+)/g, '{$1}')
+    const path = route.path.replace(/:(\w+)/g, '{$1}').replace(/\*$/, '{path}')
     paths[path] = {
       ...paths[path],
       [route.method.toLowerCase()]: operation(route, input.schema, output.schema, problem),
@@ -53,13 +53,13 @@ const operation = (
     content[answer.mediaType ?? 'application/json'] = answer.schema ? { schema: output(answer.schema) } : {}
   if (route.events) content['text/event-stream'] = { schema: output(route.events) }
   return {
-    operationId: `${route.method.toLowerCase()}${route.path.replace(/[/:.]+(\w)/g, (_, letter: string) => letter.toUpperCase())}`,
+    operationId: `${route.method.toLowerCase()}${route.path.replace('*', 'path').replace(/[/:.]+(\w)/g, (_, letter: string) => letter.toUpperCase())}`,
     tags: [route.tag],
     summary: route.summary,
     ...(route.description !== undefined && { description: route.description }),
     security: route.scope === 'public' ? [] : [{ key: [route.scope] }],
     parameters: parameters(route, input),
-    ...(route.body && { requestBody: { required: true, content: bodyContent(route, route.body, input) } }),
+    ...((route.body ?? route.upload) && { requestBody: { required: true, content: bodyContent(route, input) } }),
     responses: {
       [answer.status]: { description: answer.description, ...(Object.keys(content).length > 0 && { content }) },
       ...problems(route, problem),
@@ -67,13 +67,25 @@ const operation = (
   }
 }
 
-const bodyContent = (route: Route, body: z.ZodType, input: (schema: z.ZodType) => Json): Json => {
-  const archives = (route.upload ?? []).map((type) => [type, { schema: { type: 'string', format: 'binary' } }])
-  return { 'application/json': { schema: input(body) }, ...Object.fromEntries(archives) }
+const bodyContent = (route: Route, input: (schema: z.ZodType) => Json): Json => {
+  const streams = (route.upload ?? []).map((type) => [
+    type === '*' ? '*/*' : type,
+    { schema: { type: 'string', format: 'binary' } },
+  ])
+  return { ...(route.body && { 'application/json': { schema: input(route.body) } }), ...Object.fromEntries(streams) }
+}
+
+const PATH_PARAMETER: Json = {
+  name: 'path',
+  in: 'path',
+  required: true,
+  description: 'From the root of the sandbox; `/` stands for itself, and any byte may be percent-encoded.',
+  schema: { type: 'string' },
 }
 
 const parameters = (route: Route, input: (schema: z.ZodType) => Json): Json[] => [
   ...fields(route.params, 'path', input),
+  ...(route.path.endsWith('*') ? [PATH_PARAMETER] : []),
   ...fields(route.query, 'query', input),
   ...(route.idempotent
     ? [
@@ -89,8 +101,12 @@ const parameters = (route: Route, input: (schema: z.ZodType) => Json): Json[] =>
 ]
 
 const fields = (schema: z.ZodType | undefined, place: string, input: (schema: z.ZodType) => Json): Json[] => {
-  if (schema instanceof z.ZodUnion)
-    return (schema.options as z.ZodType[]).flatMap((option) => fields(option, place, input))
+  if (schema instanceof z.ZodUnion) {
+    const options = (schema.options as z.ZodType[]).map((option) => fields(option, place, input))
+    const byName = new Map(options.flat().map((field) => [field.name, field]))
+    const inAll = (name: unknown): boolean => options.every((option) => option.some((field) => field.name === name))
+    return [...byName.values()].map((field) => ({ ...field, required: field.required === true && inAll(field.name) }))
+  }
   if (!(schema instanceof z.ZodObject)) return []
   return Object.entries(schema.shape as Record<string, z.ZodType>).map(([name, field]) => ({
     name,

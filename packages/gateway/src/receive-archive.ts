@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { createWriteStream } from 'node:fs'
 import { mkdir, rm } from 'node:fs/promises'
-import type { IncomingMessage } from 'node:http'
 import { join } from 'node:path'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -13,13 +12,13 @@ export interface ReceivedArchive extends AsyncDisposable {
 }
 
 /**
- * Writes a request body to a file of its own, which disposing removes. What arrived before a failure is removed at once.
+ * Writes a request's body to a file of its own, which disposing removes. What arrived before a failure is removed at once.
  *
- * Errors: `body_too_large`, `cancelled` (the client went away).
+ * Errors: `body_too_large`, and those of the body.
  */
 export const receiveArchive = async (
-  request: IncomingMessage,
-  options: { uploadDirectory: string; limits: Pick<GatewayLimits, 'maxUploadBytes'> },
+  body: AsyncIterable<Uint8Array>,
+  options: { uploadDirectory: string; limits: Pick<GatewayLimits, 'maxUploadBytes'>; declaredBytes?: number },
   signal: AbortSignal,
 ): Promise<ReceivedArchive> => {
   const { maxUploadBytes } = options.limits
@@ -28,7 +27,7 @@ export const receiveArchive = async (
   const path = join(directory, 'upload')
   const remove = (): Promise<void> => rm(directory, { recursive: true, force: true })
   const tooLarge = new BrambleError('body_too_large', { detail: `the archive is larger than ${maxUploadBytes} bytes` })
-  if (Number(request.headers['content-length']) > maxUploadBytes) throw tooLarge
+  if ((options.declaredBytes ?? 0) > maxUploadBytes) throw tooLarge
   let size = 0
   const bounded = new Transform({
     transform: (chunk: Buffer, _encoding, done) => {
@@ -39,8 +38,7 @@ export const receiveArchive = async (
   })
   await mkdir(directory, { mode: 0o700 })
   try {
-    // Kept open on failure: the answer still has to go out on the same connection.
-    await pipeline(request.iterator({ destroyOnReturn: false }), bounded, createWriteStream(path, { mode: 0o600 }), {
+    await pipeline(body, bounded, createWriteStream(path, { mode: 0o600 }), {
       signal,
     })
   } catch (error) {

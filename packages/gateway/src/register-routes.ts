@@ -34,7 +34,11 @@ export const registerRoutes = (app: FastifyInstance, context: GatewayContext, ta
     if (!upload) add(app, context, route)
     else
       app.register(async (child) => {
-        child.addContentTypeParser([...upload], (_request, _payload, done) => done(null, undefined))
+        // Of any type: JSON too is a stream of bytes here.
+        if (upload.includes('*')) child.removeAllContentTypeParsers()
+        child.addContentTypeParser(upload.includes('*') ? '*' : [...upload], (_request, _payload, done) =>
+          done(null, undefined),
+        )
         add(child, context, route)
       })
   }
@@ -59,8 +63,10 @@ const add = (app: FastifyInstance, context: GatewayContext, route: Route): void 
   })
 }
 
+const isRead = ({ method }: FastifyRequest): boolean => method === 'GET' || method === 'HEAD'
+
 const tokenOf = (request: FastifyRequest): string | undefined => {
-  const token = request.method === 'GET' ? (request.query as Record<string, unknown>).token : undefined
+  const token = isRead(request) ? (request.query as Record<string, unknown>).token : undefined
   return typeof token === 'string' ? token : undefined
 }
 
@@ -96,7 +102,7 @@ const serve = async (
   const idempotencyKey = route.idempotent ? idempotencyKeyOf(request) : undefined
   let stream: EventStream | undefined
   const call: Call<unknown, unknown, unknown> & { note: (text: string) => void } = {
-    params: route.params && parse(route.params, request.params),
+    params: route.params && parse(route.params, namedParameters(request)),
     query: parse(route.query ?? NO_PARAMETERS, withoutToken(request)),
     body: bodyOf(route, request),
     caller: request.caller ?? ANONYMOUS,
@@ -126,15 +132,22 @@ const serve = async (
         ? await route.handle(call, context)
         : await once(context, route, call, reply, idempotencyKey)
     if (stream) return endStream(stream, reply)
+    // Sent as a stream of bytes.
+    if (reply.sent) return reply
     reply.code(answer.status)
     cutWhenStalled(reply.raw, context.limits.stallTimeoutMs)
     if (answer.text === undefined) return reply.send()
     const mediaType = answer.status < 400 ? (route.answer.mediaType ?? 'application/json') : 'application/problem+json'
     return reply.header('content-type', mediaType).send(answer.text)
   } catch (error) {
-    if (!stream) throw error
+    if (!stream && !reply.sent) throw error
     const problem = problemOf(error, request.id)
     if (problem.status >= 500) request.log.error({ code: problem.code, err: error }, problem.detail)
+    if (!stream) {
+      // Too late to say why: what the client has is cut short, so that it does not take it for whole.
+      reply.raw.destroy()
+      return reply
+    }
     await stream.send('error', JSON.stringify({ type: 'error', error: problem }))
     return endStream(stream, reply)
   } finally {
@@ -176,8 +189,14 @@ const endStream = (stream: EventStream, reply: FastifyReply): FastifyReply => {
   return reply
 }
 
+/** What `*` stands for is taken from the URL itself. */
+const namedParameters = (request: FastifyRequest): unknown => {
+  const { '*': _rest, ...named } = request.params as Record<string, unknown>
+  return named
+}
+
 const withoutToken = (request: FastifyRequest): unknown => {
-  if (request.method !== 'GET') return request.query
+  if (!isRead(request)) return request.query
   const { token: _token, ...query } = request.query as Record<string, unknown>
   return query
 }

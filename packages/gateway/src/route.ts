@@ -36,8 +36,8 @@ export interface Route<
   Query extends z.ZodType = z.ZodType,
   Body extends z.ZodType = z.ZodType,
 > {
-  readonly method: 'GET' | 'POST' | 'DELETE'
-  /** With `:name` for parameters. */
+  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'DELETE'
+  /** With `:name` for parameters, and `*` at the end for all that follows: a path in a sandbox. */
   readonly path: string
   readonly tag: string
   readonly summary: string
@@ -47,7 +47,7 @@ export interface Route<
   readonly params?: Params
   readonly query?: Query
   readonly body?: Body
-  /** Media types taken as a stream instead of JSON: the handler reads `request.raw`, `body` is then undefined. */
+  /** Media types taken as a stream instead of JSON (`*`: any): the handler reads `request.raw`, `body` is then undefined. */
   readonly upload?: readonly string[]
   readonly answer: {
     readonly status: number

@@ -10,6 +10,7 @@ import fastify, {
 import type { GatewayContext } from './context.ts'
 import { applyCors } from './cors.ts'
 import { registerDocsAssets } from './docs-page.ts'
+import { withoutFilePath } from './files/url-bytes.ts'
 import { listenForUpgrades, type UpgradeHandler } from './live/upgrades.ts'
 import { registerNotFound } from './not-found.ts'
 import { clientErrorResponse, sendProblem } from './problems.ts'
@@ -39,6 +40,8 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
     requestIdHeader: false,
     genReqId: (raw) => requestIdOf(raw.headers['x-request-id']),
     exposeHeadRoutes: false,
+    // The router decodes paths as UTF-8; those of files are taken from the URL as it came.
+    rewriteUrl: (request) => withoutFilePath(request.url ?? '/'),
     return503OnClosing: false,
     forceCloseConnections: 'idle',
     keepAliveTimeout: limits.keepAliveMs,

@@ -20,7 +20,11 @@ export interface Upgrade {
 export type UpgradeHandler = (upgrade: Upgrade) => boolean
 
 /** Offers each upgrade to the handlers in turn; what nobody takes is a route that is not there. */
-export const listenForUpgrades = (server: Server, context: GatewayContext, handlers: readonly UpgradeHandler[]): void => {
+export const listenForUpgrades = (
+  server: Server,
+  context: GatewayContext,
+  handlers: readonly UpgradeHandler[],
+): void => {
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     // A client that goes in the middle of it.
     socket.on('error', () => socket.destroy())

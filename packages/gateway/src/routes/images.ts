@@ -73,7 +73,11 @@ const add = route({
       void stream?.send('progress', JSON.stringify({ type: 'progress', phase, message, fraction }))
     }
     if (upload) progress('upload', 'receiving the archive')
-    await using archive = upload && (await receiveArchive(call.request.raw, context, call.signal))
+    const { raw } = call.request
+    const declaredBytes = Number(raw.headers['content-length'] ?? 0)
+    // Kept open on failure: the answer still has to go out on the same connection.
+    const body = raw.iterator({ destroyOnReturn: false })
+    await using archive = upload && (await receiveArchive(body, { ...context, declaredBytes }, call.signal))
     const source = archive ? { kind: upload.format, path: archive.path } : sourceOf(call.body)
     const image = imageView(
       await context.engine.images.import(source, {

@@ -3,6 +3,10 @@ import { type Route, route } from '../route.ts'
 import { batchRoutes } from './batch.ts'
 import { executionRoutes } from './executions.ts'
 import { imageRoutes } from './images.ts'
+import { instanceExecRoutes } from './instance-exec.ts'
+import { instanceFileRoutes } from './instance-files.ts'
+import { instanceTreeRoutes } from './instance-trees.ts'
+import { instanceRoutes } from './instances.ts'
 import { keyRoutes } from './keys.ts'
 import { operationRoutes } from './operations.ts'
 import { poolRoutes } from './pools.ts'
@@ -27,6 +31,10 @@ export const routeTable = (version: string): readonly Route[] => {
   const table: Route[] = [
     ...executionRoutes,
     ...batchRoutes,
+    ...instanceRoutes,
+    ...instanceExecRoutes,
+    ...instanceFileRoutes,
+    ...instanceTreeRoutes,
     ...imageRoutes,
     ...poolRoutes,
     ...keyRoutes,
