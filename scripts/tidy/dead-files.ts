@@ -31,9 +31,10 @@ const manifestEntries = (repository: Repository): string[] => {
   const entries: string[] = []
   for (const [path, text] of repository) {
     if (!/(^|\/)package\.json$/.test(path)) continue
-    const { exports = {}, scripts = {} } = JSON.parse(text)
+    const { exports = {}, imports = {}, scripts = {} } = JSON.parse(text)
+    const named = [...Object.values(exports), ...Object.values(imports).flatMap((by) => Object.values(by as object))]
     const words = Object.values(scripts).flatMap((script) => String(script).split(' '))
-    for (const file of [...Object.values(exports).map(String), ...words])
+    for (const file of [...named.map(String), ...words])
       if (file.endsWith('.ts')) entries.push(posix.join(posix.dirname(path), file))
   }
   return entries

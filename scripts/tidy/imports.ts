@@ -6,6 +6,8 @@ interface PackageRule {
   readonly imports: readonly string[]
   /** Whether it may use Node's own modules; what runs in a browser may not. */
   readonly node: boolean
+  /** A folder of its `src` that only Node loads; no file outside it may import from it. */
+  readonly nodeFolder?: string
   /** What its tests may import beside that, to try it against the real thing. */
   readonly testImports?: readonly string[]
 }
@@ -17,7 +19,7 @@ export const IMPORT_TABLE: Readonly<Record<string, PackageRule>> = {
   runtime: { imports: ['protocol'], node: true },
   engine: { imports: ['protocol', 'runtime'], node: true },
   gateway: { imports: ['protocol', 'engine'], node: true, testImports: ['runtime'] },
-  sdk: { imports: ['protocol'], node: false, testImports: ['gateway', 'engine', 'runtime'] },
+  sdk: { imports: ['protocol'], node: false, nodeFolder: 'node', testImports: ['gateway', 'engine', 'runtime'] },
   cli: { imports: ['protocol', 'runtime', 'engine', 'gateway', 'sdk'], node: true },
 }
 
@@ -42,6 +44,8 @@ const packageOf = (path: string): string | undefined => /^packages\/([^/]+)\//.e
 
 interface Manifest {
   readonly exports: ReadonlySet<string>
+  /** Names of its own, that lead to another file by where it runs (`#name`). */
+  readonly imports: ReadonlySet<string>
   readonly dependencies: ReadonlySet<string>
 }
 
@@ -49,6 +53,7 @@ const manifestOf = (repository: Repository, path: string): Manifest => {
   const json = JSON.parse(repository.get(path) ?? '{}')
   return {
     exports: new Set(Object.keys(json.exports ?? {})),
+    imports: new Set(Object.keys(json.imports ?? {})),
     dependencies: new Set(
       ['dependencies', 'devDependencies', 'peerDependencies'].flatMap((kind) => Object.keys(json[kind] ?? {})),
     ),
@@ -90,12 +95,16 @@ const faultOf = (repository: Repository, asked: Asked): string | undefined => {
   if (specifier.startsWith('.')) {
     const target = posix.join(posix.dirname(path), specifier)
     if (packageOf(target) !== home) return `${specifier} leaves ${home ?? 'the root'}: import the package by its name`
+    if (isOfNode(home, rule, target) && !isOfNode(home, rule, path) && !isTest(path))
+      return `${specifier} is for Node only`
     return repository.has(target) ? undefined : `${specifier} is not there`
   }
   if (specifier.startsWith('node:')) {
-    const allowed = rule === undefined || rule.node || isTest(path)
+    const allowed = rule === undefined || rule.node || isTest(path) || isOfNode(home, rule, path)
     return allowed ? undefined : `${home} also runs where there is no Node: no ${specifier}`
   }
+  if (specifier.startsWith('#'))
+    return manifest.imports.has(specifier) ? undefined : `${specifier} is not among the imports in package.json`
   const [scope = '', name = ''] = specifier.split('/')
   if (scope !== '@bramble') {
     const dependency = scope.startsWith('@') ? `${scope}/${name}` : scope
@@ -110,6 +119,9 @@ const faultOf = (repository: Repository, asked: Asked): string | undefined => {
   const exported = manifestOf(repository, `packages/${name}/package.json`).exports.has(entry)
   return exported ? undefined : `${specifier} is not exported by ${name}`
 }
+
+const isOfNode = (home: string | undefined, rule: PackageRule | undefined, path: string): boolean =>
+  rule?.nodeFolder !== undefined && path.startsWith(`packages/${home}/src/${rule.nodeFolder}/`)
 
 /** Tests, and the contract suites that packages export for them, use the root's development dependencies. */
 const isTestOnly = (path: string, dependency: string, root: Manifest): boolean =>

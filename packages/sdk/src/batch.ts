@@ -10,9 +10,9 @@ import {
 } from '@bramble/protocol'
 import type { CallOptions } from './call.ts'
 import { isRepeatable, timeoutOf } from './execute.ts'
-import { endedEarly } from './execution-stream.ts'
 import { SDK_LIMITS } from './limits.ts'
 import { type Runnable, specOf } from './many.ts'
+import { endedEarly } from './result-stream.ts'
 import { checked, parseJson, type Request, type Transport } from './transport.ts'
 
 export interface BatchOptions extends CallOptions {

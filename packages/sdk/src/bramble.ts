@@ -8,11 +8,16 @@ import { ExecutionBuilder } from './execution-builder.ts'
 import type { ExecutionStream } from './execution-stream.ts'
 import { type Executions, executions } from './executions.ts'
 import { type Images, images } from './images.ts'
+import { type Instances, instances } from './instances/instances.ts'
 import { type Keys, keys } from './keys.ts'
 import { SDK_LIMITS } from './limits.ts'
 import { type MapOptions, map, type RaceResult, type Runnable, race, specOf } from './many.ts'
 import { health, type PrewarmInput, pools, prewarm, type UsageQuery, usage } from './operations.ts'
+import type { WebSocketClass } from './socket/open-socket.ts'
+import type { SocketOpener } from './socket/socket.ts'
+import { type SshKeys, sshKeys } from './ssh-keys.ts'
 import { type Transport, transport } from './transport.ts'
+import { type Volumes, volumes } from './volumes.ts'
 
 export interface BrambleOptions {
   /** Of the node. Default: `BRAMBLE_URL`, else `http://127.0.0.1:8080`. */
@@ -21,6 +26,11 @@ export interface BrambleOptions {
   readonly apiKey?: string | undefined
   /** Another `fetch`: of a test, of a proxy, of an older platform. */
   readonly fetch?: typeof globalThis.fetch | undefined
+  /**
+   * Another `WebSocket`. Default: in Node that of `ws`, which can wait for a slow reader and sends the key as a header;
+   * elsewhere the platform's, with the key as `?token=` in the URL.
+   */
+  readonly webSocket?: WebSocketClass | undefined
   /** How long a command may run where its spec does not say. Default: the node's, one minute. */
   readonly timeoutMs?: number | undefined
   /** How long a request other than an execution may wait for its answer. Default 30 s. */
@@ -44,25 +54,36 @@ export class Bramble {
   readonly url: string
   readonly executions: Executions
   readonly images: Images
+  readonly instances: Instances
   readonly keys: Keys
+  readonly sshKeys: SshKeys
+  readonly volumes: Volumes
   readonly #transport: Transport
   readonly #executor: Executor
 
   constructor(options: BrambleOptions = {}) {
     const environment = readEnvironment()
     this.url = baseUrl(options.url ?? environment.url ?? 'http://127.0.0.1:8080')
+    const retry = retryPolicy({
+      ...options.backoff,
+      ...(options.retries !== undefined && { retries: options.retries }),
+    })
     this.#transport = transport({
       url: this.url,
       apiKey: printable(options.apiKey ?? environment.apiKey),
       // Called through `globalThis`, because a browser's `fetch` refuses any other receiver.
       fetch: options.fetch ?? ((input, init) => globalThis.fetch(input, init)),
       requestTimeoutMs: options.requestTimeoutMs ?? SDK_LIMITS.requestTimeoutMs,
-      retry: retryPolicy({ ...options.backoff, ...(options.retries !== undefined && { retries: options.retries }) }),
+      retry,
+      sockets: () => openerFor(options.webSocket),
     })
     this.#executor = { transport: this.#transport, timeoutMs: options.timeoutMs }
     this.executions = executions(this.#transport)
     this.images = images(this.#transport)
+    this.instances = instances({ transport: this.#transport, retry })
     this.keys = keys(this.#transport)
+    this.sshKeys = sshKeys(this.#transport)
+    this.volumes = volumes(this.#transport)
   }
 
   /** Runs a command in a fresh sandbox: a string by `sh -c`, an array as it is. */
@@ -127,6 +148,12 @@ export class Bramble {
   health(options?: CallOptions) {
     return health(this.#transport, options)
   }
+}
+
+/** Loaded when the first socket is opened: most programs need none. */
+const openerFor = async (Class: WebSocketClass | undefined): Promise<SocketOpener> => {
+  if (Class !== undefined) return (await import('./socket/open-socket.ts')).openerOf(Class)
+  return (await import('#open-socket')).socketOpener()
 }
 
 const baseUrl = (text: string): string => {

@@ -26,3 +26,13 @@ export const fromBase64 = (text: string): Uint8Array<ArrayBuffer> => {
 /** The bytes of output as an event or a result writes it: UTF-8 text, or base64 where `encoding` says so. */
 export const outputBytes = (data: string, encoding: Encoding | undefined): Uint8Array<ArrayBuffer> =>
   encoding === 'base64' ? fromBase64(data) : new TextEncoder().encode(data)
+
+export const joinBytes = (pieces: readonly Uint8Array[]): Uint8Array<ArrayBuffer> => {
+  const whole = new Uint8Array(pieces.reduce((bytes, piece) => bytes + piece.length, 0))
+  let at = 0
+  for (const piece of pieces) {
+    whole.set(piece, at)
+    at += piece.length
+  }
+  return whole
+}

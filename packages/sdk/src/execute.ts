@@ -6,9 +6,10 @@ import {
   newId,
 } from '@bramble/protocol'
 import type { ExecuteOptions } from './call.ts'
-import { ExecutionStream, endedEarly, eventOf } from './execution-stream.ts'
+import { ExecutionStream, eventOf } from './execution-stream.ts'
 import { CommandFailedError, cancelled } from './failure.ts'
 import { SDK_LIMITS } from './limits.ts'
+import { endedEarly } from './result-stream.ts'
 import { EVENTS_TYPE, JSON_TYPE, readJson, readMessages, type Transport } from './transport.ts'
 
 /** What executing needs: the way to the node, and the client's own default for how long a command may run. */

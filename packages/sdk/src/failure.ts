@@ -2,17 +2,23 @@ import { BrambleError, type ErrorCode, type ExecutionResult, type Problem, probl
 import { readText } from './body.ts'
 import { SDK_LIMITS } from './limits.ts'
 
-/** Thrown only where `check` was asked for: the command did not succeed. The whole result is on `result`. */
-export class CommandFailedError extends BrambleError {
-  readonly result: ExecutionResult
+/** What the results of all commands have: executions, and commands in instances. */
+export type CommandOutcome = Pick<
+  ExecutionResult,
+  'status' | 'exitCode' | 'signal' | 'message' | 'stdout' | 'stderr' | 'encoding'
+>
 
-  constructor(result: ExecutionResult) {
+/** Thrown only where `check` was asked for: the command did not succeed. The whole result is on `result`. */
+export class CommandFailedError<R extends CommandOutcome = ExecutionResult> extends BrambleError {
+  readonly result: R
+
+  constructor(result: R) {
     super('command_failed', { detail: describe(result) })
     this.result = result
   }
 }
 
-const describe = (result: ExecutionResult): string => {
+const describe = (result: CommandOutcome): string => {
   const how =
     result.status !== 'failed'
       ? `status ${result.status}${result.message === undefined ? '' : ` (${result.message})`}`

@@ -9,9 +9,9 @@ import {
   pageSchema,
 } from '@bramble/protocol'
 import type { CallOptions } from './call.ts'
-import { endedEarly } from './execution-stream.ts'
 import { type ListQuery, type PagedList, pagedList } from './page.ts'
-import { checked, parseJson, type Request, type Transport } from './transport.ts'
+import { endedEarly } from './result-stream.ts'
+import { type Content, checked, parseJson, type Request, type Transport } from './transport.ts'
 
 type Loose<T> = T extends { insecure: boolean } ? Omit<T, 'insecure'> & { insecure?: boolean } : T
 
@@ -30,11 +30,7 @@ export interface Images {
   /** Brings an image in and resolves when it can be used. Aborting leaves nothing behind. */
   import(input: ImageInput, options?: ImportOptions): Promise<Image>
   /** The same with an archive of the caller's: its bytes, or a stream of them. Sent once, never again. */
-  upload(
-    archive: Blob | Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>,
-    query: Partial<ImageUploadQuery>,
-    options?: ImportOptions,
-  ): Promise<Image>
+  upload(archive: Content, query: Partial<ImageUploadQuery>, options?: ImportOptions): Promise<Image>
   /** By digest, or by a name of this node. `image_in_use` while a sandbox runs on it. */
   remove(digestOrName: string, options?: CallOptions): Promise<void>
 }
@@ -70,7 +66,7 @@ export const images = (transport: Transport): Images => ({
   import: (input, options = {}) =>
     follow(transport, { method: 'POST', path: PATH, body: input, repeatable: true }, options),
   upload: (archive, query, options = {}) =>
-    follow(transport, { method: 'POST', path: PATH, query, archive, repeatable: false }, options),
+    follow(transport, { method: 'POST', path: PATH, query, content: archive, repeatable: false }, options),
   remove: async (digestOrName, options = {}) => {
     const digest = await digestOf(transport, digestOrName, options)
     await transport.none({ method: 'DELETE', path: `${PATH}/${encodeURIComponent(digest)}`, ...options })

@@ -6,13 +6,19 @@ export type {
   ExecutionResult,
   ExecutionSpecInput,
   ExecutionStatus,
+  FileEntry,
   Image,
+  InstanceSpecInput,
+  InstanceStats,
+  InstanceStatus,
   NewApiKey,
   OutputFile,
   Pool,
   Quota,
   Scope,
+  SshKey,
   UsageRow,
+  Volume,
 } from '@bramble/protocol'
 export { BrambleError } from '@bramble/protocol'
 export type { RetryPolicy } from './backoff.ts'
@@ -23,10 +29,34 @@ export type { CallOptions, ExecuteOptions } from './call.ts'
 export { ExecutionBuilder, type FileContent } from './execution-builder.ts'
 export { ExecutionStream, type StreamEvent } from './execution-stream.ts'
 export type { Executions, ExecutionsQuery, LogsOptions } from './executions.ts'
-export { CommandFailedError } from './failure.ts'
+export { CommandFailedError, type CommandOutcome } from './failure.ts'
 export type { ImageInput, Images } from './images.ts'
+export type { FileSource } from './instances/content.ts'
+export type { CommandOutput, CustomEvent, FileEvent, InstanceEvent, StateEvent } from './instances/events.ts'
+export type { ExecEvent, ExecOptions, ExecStream, InstanceExec } from './instances/exec.ts'
+export type {
+  FileCall,
+  FilePath,
+  FileStorage,
+  Files,
+  RangeOptions,
+  TreeSource,
+  WriteOptions,
+} from './instances/files.ts'
+export type { Instance } from './instances/instance.ts'
+export type { InstanceStream, ProcessOptions, StreamOptions } from './instances/instance-stream.ts'
+export type { InstanceManager, Instances, InstancesQuery, StartOptions } from './instances/instances.ts'
+export type { Exposed, ExposeOptions, Ports } from './instances/ports.ts'
+export type { ProcessEnd, StreamProcess } from './instances/process.ts'
+export type { Terminal, TerminalEnd, TerminalOptions } from './instances/terminal.ts'
+export type { FileTree, TreeFile } from './instances/tree.ts'
+export type { Tunnel } from './instances/tunnel.ts'
 export type { KeyInput, Keys } from './keys.ts'
 export { SDK_LIMITS } from './limits.ts'
 export type { MapOptions, RaceResult, Runnable } from './many.ts'
 export type { Health, PrewarmInput, UsageQuery, UsageReport } from './operations.ts'
+export { Output } from './output.ts'
 export type { ListQuery, Page, PagedList } from './page.ts'
+export type { WebSocketClass } from './socket/open-socket.ts'
+export type { SshKeyInput, SshKeys } from './ssh-keys.ts'
+export type { VolumeInput, Volumes } from './volumes.ts'

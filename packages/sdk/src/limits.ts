@@ -25,6 +25,18 @@ export const SDK_LIMITS = {
   cancelGraceMs: 10_000,
   /** Longest timer of the platform (a signed 32-bit number); a longer wait has no clock. */
   maxTimerMs: 2 ** 31 - 1,
+  /** Longest single message of a socket: the node sends pieces of output, far shorter. */
+  maxMessageBytes: 16 * 1024 * 1024,
+  /** What waits on a socket, either way, before the other side is made to wait. */
+  socketHighWaterBytes: 256 * 1024,
+  /** What may wait to be read where the platform's socket cannot be paused (browsers); past it the connection ends. */
+  maxBufferedBytes: 64 * 1024 * 1024,
+  /** A stream that hears nothing for so long, not even a heartbeat, connects anew. */
+  streamSilenceMs: 60_000,
+  /** How long a stream or a terminal that lost its connection tries to get it back, unless it is told otherwise. */
+  reconnectMs: 120_000,
+  /** Output of a command on a stream, or events for one reader, that wait to be read before the stream itself waits. */
+  maxUnreadBytes: 1024 * 1024,
   /** Executions that `map` has under way at once. */
   mapConcurrency: 8,
 } as const

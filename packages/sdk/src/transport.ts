@@ -1,23 +1,32 @@
 import { backoffMs, pause, type RetryPolicy } from './backoff.ts'
 import { readText } from './body.ts'
+import { escapeBytes, escapeText } from './escape.ts'
 import { badResponse, connectionFailure, failureOf, neverStarted } from './failure.ts'
 import { SDK_LIMITS } from './limits.ts'
 import { type Scope, scopeOf } from './scope.ts'
+import type { Socket, SocketOpener } from './socket/socket.ts'
 import { type SseMessage, sseParser } from './sse.ts'
 
 export const JSON_TYPE = 'application/json'
 export const EVENTS_TYPE = 'text/event-stream'
+const TAR_TYPE = 'application/x-tar'
+
+/** What `fetch` sends as it is. */
+export type Content = Blob | Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>
 
 /** One request to the node. */
 export interface Request {
-  readonly method: 'GET' | 'POST' | 'DELETE'
+  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE'
   /** From `/`, below the URL of the node. */
   readonly path: string
-  readonly query?: Record<string, string | number | undefined>
+  readonly query?: Record<string, string | number | boolean | Uint8Array | undefined>
   /** Sent as JSON. */
   readonly body?: unknown
-  /** Sent as it is, instead of `body`: an archive. A stream can be sent once only. */
-  readonly archive?: Blob | Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>
+  /** Sent as it is, instead of `body`: a file, an archive. A stream can be sent once only. */
+  readonly content?: Content
+  /** Of `content`. Default: a tar. */
+  readonly contentType?: string
+  readonly headers?: Readonly<Record<string, string>>
   /** Aborting ends the request at once; it is never tried again. */
   readonly signal?: AbortSignal | undefined
   /** How long the caller waits for the answer, all tries together; of a stream, for its head. 0: as long as it takes. */
@@ -52,8 +61,25 @@ export interface Transport {
   json<T>(request: Request & Pick<Exchange<T>, 'idempotencyKey'>, schema: Schema<T>): Promise<T>
   /** For an answer without a body. */
   none(request: Request): Promise<void>
+  /**
+   * The answer as bytes, read at the caller's pace; its body must be read or cancelled. Tried again only until its head
+   * has arrived.
+   */
+  open(request: Request): Promise<OpenAnswer>
+  /** A WebSocket. Tried again, until it is open, where the error is `retryable`. */
+  socket(request: SocketCall): Promise<Socket>
   /** Opens a stream of events. Tried again only until its head has arrived. Batches: what one read has completed. */
   stream(request: Request): AsyncGenerator<SseMessage[], void, undefined>
+}
+
+export interface OpenAnswer {
+  readonly headers: Headers
+  readonly body: ReadableStream<Uint8Array<ArrayBuffer>>
+}
+
+export interface SocketCall extends Pick<Request, 'path' | 'query' | 'signal' | 'requestTimeoutMs'> {
+  /** A path whose `GET` fails for the same reason, for platforms whose sockets do not tell theirs. */
+  readonly like: string
 }
 
 export interface TransportOptions {
@@ -62,16 +88,25 @@ export interface TransportOptions {
   readonly fetch: typeof globalThis.fetch
   readonly requestTimeoutMs: number
   readonly retry: RetryPolicy
+  readonly sockets: () => Promise<SocketOpener>
 }
 
 export const transport = (options: TransportOptions): Transport => {
   const { url, retry } = options
 
+  const targetOf = ({ path, query = {} }: Pick<Request, 'path' | 'query'>): string => {
+    const pairs = Object.entries(query).flatMap(([name, value]) =>
+      value === undefined ? [] : [`${name}=${value instanceof Uint8Array ? escapeBytes(value) : escapeText(value)}`],
+    )
+    return `${url}${path}${pairs.length > 0 ? `?${pairs.join('&')}` : ''}`
+  }
+
   const headersOf = (exchange: Exchange<unknown>, tries: number): Headers => {
-    const headers = new Headers({ accept: exchange.accept(tries) })
+    const headers = new Headers(exchange.headers)
+    headers.set('accept', exchange.accept(tries) || '*/*')
     if (options.apiKey !== undefined) headers.set('authorization', `Bearer ${options.apiKey}`)
     if (exchange.body !== undefined) headers.set('content-type', JSON_TYPE)
-    if (exchange.archive !== undefined) headers.set('content-type', 'application/x-tar')
+    if (exchange.content !== undefined) headers.set('content-type', exchange.contentType ?? TAR_TYPE)
     const key = exchange.idempotencyKey?.(tries)
     if (key !== undefined) headers.set('idempotency-key', key)
     return headers
@@ -79,10 +114,7 @@ export const transport = (options: TransportOptions): Transport => {
 
   const send = async (exchange: Exchange<unknown>, tries: number, scope: Scope): Promise<Response> => {
     const headers = headersOf(exchange, tries)
-    const query = new URLSearchParams()
-    for (const [name, value] of Object.entries(exchange.query ?? {}))
-      if (value !== undefined) query.set(name, String(value))
-    const target = `${url}${exchange.path}${query.size > 0 ? `?${query}` : ''}`
+    const target = targetOf(exchange)
     const response = await options.fetch(target, {
       method: exchange.method,
       headers,
@@ -91,7 +123,7 @@ export const transport = (options: TransportOptions): Transport => {
       redirect: 'error',
       ...(exchange.body !== undefined && { body: JSON.stringify(exchange.body) }),
       // `fetch` wants to be told that it need not wait for the answer's head before it has sent a stream.
-      ...(exchange.archive !== undefined && { body: exchange.archive, duplex: 'half' }),
+      ...(exchange.content !== undefined && { body: exchange.content, duplex: 'half' }),
     })
     if (!response.ok) throw await failureOf(response)
     const type = response.headers.get('content-type') ?? ''
@@ -113,11 +145,45 @@ export const transport = (options: TransportOptions): Transport => {
         const error = connectionFailure(thrown, `${url}${exchange.path}`)
         const delayMs = backoffMs(retry, tries, error.retryAfterMs)
         if (!error.retryable || tries >= retry.retries || !(repeatable || neverStarted(error))) throw error
-        if (exchange.archive instanceof ReadableStream) throw error
+        if (exchange.content instanceof ReadableStream) throw error
         if ((error.retryAfterMs ?? 0) > SDK_LIMITS.maxRetryAfterMs || Date.now() + delayMs >= scope.deadline)
           throw error
         await pause(delayMs, scope.signal)
       }
+    }
+  }
+
+  const openSocket = async (call: SocketCall, scope: Scope): Promise<Socket> => {
+    const opener = await options.sockets()
+    const target = targetOf(call).replace(/^http/, 'ws')
+    for (let tries = 0; ; tries++) {
+      try {
+        return await opener.open({ url: target, apiKey: options.apiKey, signal: scope.signal })
+      } catch (thrown) {
+        if (scope.signal.aborted) throw scope.signal.reason
+        // A browser says of a socket that was refused only that it is not open.
+        if (!opener.saysWhy)
+          await tryAll({ method: 'GET', path: call.like, accept: () => '', read: drop, repeatable: false }, scope)
+        const error = connectionFailure(thrown, target.replace(/\?.*/, ''))
+        const delayMs = backoffMs(retry, tries, error.retryAfterMs)
+        if (!error.retryable || tries >= retry.retries || Date.now() + delayMs >= scope.deadline) throw error
+        await pause(delayMs, scope.signal)
+      }
+    }
+  }
+
+  const open = async (request: Request): Promise<OpenAnswer> => {
+    const scope = scopeOf(request, options.requestTimeoutMs)
+    const failed = (error: unknown): unknown => {
+      scope.release()
+      return scope.signal.aborted ? scope.signal.reason : connectionFailure(error, `${url}${request.path}`)
+    }
+    try {
+      const response = await tryAll({ ...request, accept: () => '', read: async (head) => head }, scope)
+      scope.stopClock()
+      return { headers: response.headers, body: watched(response, failed, scope.release) }
+    } catch (error) {
+      throw failed(error)
     }
   }
 
@@ -147,6 +213,15 @@ export const transport = (options: TransportOptions): Transport => {
     url,
     exchange,
     stream,
+    open,
+    socket: async (call) => {
+      const scope = scopeOf({ method: 'GET', ...call }, options.requestTimeoutMs)
+      try {
+        return await openSocket(call, scope)
+      } finally {
+        scope.release()
+      }
+    },
     json: (request, schema) =>
       exchange({
         ...request,
@@ -157,11 +232,41 @@ export const transport = (options: TransportOptions): Transport => {
       exchange({
         ...request,
         accept: () => '',
-        read: async (response) => {
-          await response.body?.cancel()
-        },
+        read: drop,
       }),
   }
+}
+
+const drop = async (response: Response): Promise<void> => {
+  await response.body?.cancel()
+}
+
+/** The body of an answer, with the client's own errors; nothing is read ahead. */
+const watched = (
+  response: Response,
+  failed: (error: unknown) => unknown,
+  done: () => void,
+): ReadableStream<Uint8Array<ArrayBuffer>> => {
+  const reader = response.body?.getReader()
+  return new ReadableStream(
+    {
+      async pull(controller) {
+        try {
+          const step = await reader?.read()
+          if (step?.value !== undefined) return controller.enqueue(step.value)
+          done()
+          controller.close()
+        } catch (error) {
+          controller.error(failed(error))
+        }
+      },
+      async cancel() {
+        done()
+        await reader?.cancel().catch(() => undefined)
+      },
+    },
+    { highWaterMark: 0 },
+  )
 }
 
 /** The events of an answer, as batches. Leaving early closes the connection, by which the node knows that nobody reads. */
