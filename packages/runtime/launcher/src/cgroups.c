@@ -73,7 +73,7 @@ static void kill_member(pid_t pid, const char *id)
 }
 
 /* Kills what is in the cgroup. `cgroup.kill` (cgroups v2) reaches children made meanwhile; else it takes another try. */
-static void kill_all(const char *id)
+void cgroups_kill(const char *id)
 {
 	cgroups_thaw(id);
 	for (int i = 0; i < settings.hierarchy_count; i++) {
@@ -147,7 +147,7 @@ int cgroups_end(const char *id)
 		if (remove_all(id) == 0)
 			return 0;
 		memcpy(failure, reason, sizeof reason);
-		kill_all(id);
+		cgroups_kill(id);
 		memcpy(failure, reason, sizeof reason);
 		nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
 	}

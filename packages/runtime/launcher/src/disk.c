@@ -1,6 +1,6 @@
-/* Writable layers: one btrfs subvolume each, on a sparse image that is attached by a loop device and mounted in our
- * namespace only. A subvolume is its own quota group (btrfs-quota(5)), so a limit costs one ioctl and removal does not
- * walk the tree. Without btrfs each layer is a tmpfs of the asked size. */
+/* Writable layers: one btrfs subvolume each, on DISK itself for the life of a sandbox, below LAYERS for those that stay. A
+ * subvolume is its own quota group (btrfs-quota(5)), so a limit costs one ioctl and removal does not walk the tree. Without
+ * btrfs each layer is a tmpfs of the asked size. */
 #define _GNU_SOURCE
 #include "launcher.h"
 
@@ -16,16 +16,12 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/wait.h>
+#include <sys/syscall.h>
 #include <unistd.h>
-
-#ifndef BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA
-#define BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA 4
-#endif
 
 #define QGROUPS_AT_ONCE 16
 
-static int root = -1;
+static int root = -1, layers = -1;
 static char qgroups[80];
 
 /* Where sysfs shows the quota groups of the file system at `fd`. */
@@ -41,85 +37,89 @@ static void find_qgroups(int fd)
 	snprintf(qgroups + used, sizeof qgroups - used, "/qgroups");
 }
 
-static int run(char *const argv[])
-{
-	pid_t pid = vfork();
-	if (pid < 0)
-		return fail("fork");
-	if (pid == 0) {
-		int null = open("/dev/null", O_RDWR);
-		dup2(null, 0);
-		dup2(null, 1);
-		execvp(argv[0], argv);
-		_exit(127);
-	}
-	int status;
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	errno = 0;
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-		return fail("%s failed with status %d", argv[0], WIFEXITED(status) ? WEXITSTATUS(status) : -1);
-	return 0;
-}
+static void remove_one(const char *id) { disk_remove(id); }
 
 int disk_open(void)
 {
-	if (make_directory(DISK, 0711) != 0)
+	if (make_directory(DISK, 0711) != 0 || (settings.disk_bytes > 0 && image_open() != 0))
 		return -1;
-	if (settings.disk_bytes > 0) {
-		char image[PATH_MAX], fresh[PATH_MAX + 8];
-		snprintf(image, sizeof image, "%s/disk.img", settings.directory);
-		snprintf(fresh, sizeof fresh, "%s.new", image);
-		unlink(image);
-		int fd = open(fresh, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-		if (fd < 0 || ftruncate(fd, (off_t)settings.disk_bytes) != 0)
-			return fail("create %s", fresh);
-		close(fd);
-		if (run((char *const[]){ "mkfs.btrfs", "-q", "-K", "-m", "single", "-d", "single", fresh, NULL }) != 0)
-			return -1;
-		if (rename(fresh, image) != 0)
-			return fail("rename %s", fresh);
-		if (run((char *const[]){ "mount", "-n", "-t", "btrfs", "-o",
-				"loop,noatime,nosuid,nodev,discard=sync,commit=10", image, DISK, NULL }) != 0)
-			return -1;
-	}
 	root = open(DISK, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (root < 0)
 		return fail("open %s", DISK);
 	if (fchmod(root, 0711) != 0)
 		return fail("chmod %s", DISK);
-	if (settings.disk_bytes > 0) {
-		struct btrfs_ioctl_quota_ctl_args quota = { .cmd = BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA };
-		if (ioctl(root, BTRFS_IOC_QUOTA_CTL, &quota) != 0) {
-			quota.cmd = BTRFS_QUOTA_CTL_ENABLE;
-			if (ioctl(root, BTRFS_IOC_QUOTA_CTL, &quota) != 0)
-				return fail("enable quotas on %s", DISK);
-		}
-		find_qgroups(root);
-	}
-	return 0;
+	if (settings.disk_bytes == 0)
+		return 0;
+	if (make_directory(LAYERS, 0711) != 0)
+		return -1;
+	layers = open(LAYERS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (layers < 0)
+		return fail("open %s", LAYERS);
+	find_qgroups(root);
+	/* Of sandboxes that ended with an earlier launcher, and were not kept. */
+	return disk_list(remove_one);
 }
 
+/* Waits for what was written, and for the kernel to let go of the image where no sandbox holds it. */
+void disk_close(void)
+{
+	close(layers);
+	close(root);
+	umount2(DISK, 0);
+}
+
+void disk_path(char *path, size_t bytes, const char *id, const char *layer)
+{
+	if (layer[0] != '\0')
+		snprintf(path, bytes, "%s/%s", LAYERS, layer);
+	else
+		snprintf(path, bytes, "%s/%s", DISK, id);
+}
+
+/* The folder that a subvolume is in, and its name there. */
+static int place_of(const char *id, const char *layer, const char **name)
+{
+	*name = layer[0] != '\0' ? layer : id;
+	return layer[0] != '\0' ? layers : root;
+}
+
+static int open_layer(const char *id, const char *layer)
+{
+	const char *name;
+	int place = place_of(id, layer, &name);
+	return openat(place, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+}
+
+static int make_subvolume(const char *id, const char *layer)
+{
+	struct btrfs_ioctl_vol_args subvolume = { 0 };
+	const char *name;
+	int place = place_of(id, layer, &name);
+	snprintf(subvolume.name, sizeof subvolume.name, "%s", name);
+	if (ioctl(place, BTRFS_IOC_SUBVOL_CREATE, &subvolume) == 0 || (errno == EEXIST && layer[0] != '\0'))
+		return 0;
+	return fail("create subvolume %s", name);
+}
+
+/* A layer that stays may be there already, and what made it may have been killed between any two of these. The sandbox's /
+ * takes its mode from `upper`, and may have changed it. */
 static int make_layer(int layer)
 {
-	if (mkdirat(layer, "upper", 0755) != 0 || mkdirat(layer, "work", 0700) != 0)
-		return fail("mkdir in a new layer");
-	/* The sandbox's / takes its mode from `upper`. */
-	if (fchmodat(layer, "upper", 0755, 0) != 0 || fchmod(layer, 0711) != 0)
-		return fail("chmod of a new layer");
+	if (fchmod(layer, 0711) != 0)
+		return fail("chmod of a layer");
+	if ((mkdirat(layer, "work", 0700) != 0 && errno != EEXIST) || (mkdirat(layer, "upper", 0755) != 0 && errno != EEXIST))
+		return fail("mkdir in a layer");
 	return 0;
 }
 
-int disk_create(const char *id, uint64_t bytes)
+int disk_create(const char *id, const char *kept, uint64_t bytes)
 {
 	if (settings.disk_bytes > 0) {
-		struct btrfs_ioctl_vol_args subvolume = { 0 };
-		snprintf(subvolume.name, sizeof subvolume.name, "%s", id);
-		if (ioctl(root, BTRFS_IOC_SUBVOL_CREATE, &subvolume) != 0)
-			return fail("create subvolume %s", id);
+		if (make_subvolume(id, kept) != 0)
+			return -1;
 	} else {
 		char path[PATH_MAX], options[96];
-		snprintf(path, sizeof path, "%s/%s", DISK, id);
+		disk_path(path, sizeof path, id, "");
 		snprintf(options, sizeof options, "mode=711,size=%llu,nr_inodes=%llu", (unsigned long long)bytes,
 			(unsigned long long)(bytes / 4096 + 64));
 		if (make_directory(path, 0711) != 0)
@@ -127,16 +127,16 @@ int disk_create(const char *id, uint64_t bytes)
 		if (mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options) != 0)
 			return fail("mount tmpfs for %s", id);
 	}
-	int layer = openat(root, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int layer = open_layer(id, kept);
 	if (layer < 0)
-		return fail("open layer %s", id);
+		return fail("open the layer of %s", id);
 	int result = make_layer(layer);
 	if (result == 0 && settings.disk_bytes > 0) {
 		struct btrfs_ioctl_qgroup_limit_args limit = { .qgroupid = 0 };
 		limit.lim.flags = BTRFS_QGROUP_LIMIT_MAX_RFER;
 		limit.lim.max_rfer = bytes;
 		if (ioctl(layer, BTRFS_IOC_QGROUP_LIMIT, &limit) != 0)
-			result = fail("limit layer %s", id);
+			result = fail("limit the layer of %s", id);
 	}
 	close(layer);
 	return result;
@@ -145,6 +145,19 @@ int disk_create(const char *id, uint64_t bytes)
 void disk_sync(void)
 {
 	syncfs(root);
+}
+
+/* Writes the disk out in a process of its own, whose pid is returned: it may take as long as the host's disk. It holds
+ * nothing else of ours, lest peers wait for it when we are gone. */
+pid_t disk_sync_apart(void)
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		dup2(root, 0);
+		syscall(SYS_close_range, 1, ~0U, 0);
+		_exit(syncfs(0) == 0 ? 0 : 1);
+	}
+	return pid;
 }
 
 /* Whether the file system gave up: btrfs is read-only from the first write on that it cannot do without. */
@@ -159,9 +172,9 @@ bool disk_is_lost(void)
 static uint64_t unwanted[MAX_SANDBOXES];
 static int unwanted_first, unwanted_count;
 
-static uint64_t subvolume_of(const char *id)
+static uint64_t subvolume_of(const char *id, const char *kept)
 {
-	int layer = openat(root, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	int layer = open_layer(id, kept);
 	if (layer < 0)
 		return 0;
 	struct btrfs_ioctl_ino_lookup_args self = { .objectid = BTRFS_FIRST_FREE_OBJECTID };
@@ -186,23 +199,34 @@ static void remove_qgroups(uint64_t subvolume)
 	}
 }
 
-int disk_remove(const char *id)
+static int remove_subvolume(const char *id, const char *kept)
 {
-	if (settings.disk_bytes == 0) {
-		char path[PATH_MAX];
-		snprintf(path, sizeof path, "%s/%s", DISK, id);
-		if (umount2(path, MNT_DETACH) != 0 && errno != EINVAL && errno != ENOENT)
-			return fail("unmount %s", path);
-		return rmdir(path) == 0 || errno == ENOENT ? 0 : fail("rmdir %s", path);
-	}
 	struct btrfs_ioctl_vol_args subvolume = { 0 };
-	uint64_t number = subvolume_of(id);
-	snprintf(subvolume.name, sizeof subvolume.name, "%s", id);
-	if (ioctl(root, BTRFS_IOC_SNAP_DESTROY, &subvolume) != 0 && errno != ENOENT)
-		return fail("destroy subvolume %s", id);
+	uint64_t number = subvolume_of(id, kept);
+	const char *name;
+	int place = place_of(id, kept, &name);
+	snprintf(subvolume.name, sizeof subvolume.name, "%s", name);
+	if (ioctl(place, BTRFS_IOC_SNAP_DESTROY, &subvolume) != 0 && errno != ENOENT)
+		return fail("destroy subvolume %s", name);
 	if (number != 0)
 		remove_qgroups(number);
 	return 0;
+}
+
+int disk_remove(const char *id)
+{
+	if (settings.disk_bytes > 0)
+		return remove_subvolume(id, "");
+	char path[PATH_MAX];
+	disk_path(path, sizeof path, id, "");
+	if (umount2(path, MNT_DETACH) != 0 && errno != EINVAL && errno != ENOENT)
+		return fail("unmount %s", path);
+	return rmdir(path) == 0 || errno == ENOENT ? 0 : fail("rmdir %s", path);
+}
+
+int disk_remove_layer(const char *layer)
+{
+	return settings.disk_bytes > 0 ? remove_subvolume("", layer) : 0;
 }
 
 static uint64_t qgroup_figure(uint64_t subvolume, const char *name)
@@ -214,9 +238,9 @@ static uint64_t qgroup_figure(uint64_t subvolume, const char *name)
 
 /* Bytes in a layer: what its quota group refers to and has reserved for delayed writes, or what its tmpfs holds. 0 where
  * that cannot be told. sysfs has the figures of this moment; the quota tree has those of the last commit. */
-uint64_t disk_used(const char *id)
+uint64_t disk_used(const char *id, const char *kept)
 {
-	int layer = openat(root, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int layer = open_layer(id, kept);
 	uint64_t used = 0;
 	if (layer < 0)
 		return 0;
@@ -232,15 +256,25 @@ uint64_t disk_used(const char *id)
 	return used;
 }
 
-int disk_list(void (*each)(const char *id))
+static int list(const char *path, void (*each)(const char *))
 {
-	DIR *directory = opendir(DISK);
+	DIR *directory = opendir(path);
 	if (directory == NULL)
-		return fail("open %s", DISK);
+		return fail("open %s", path);
 	struct dirent *entry;
 	while ((entry = readdir(directory)) != NULL)
 		if (valid_id(entry->d_name))
 			each(entry->d_name);
 	closedir(directory);
 	return 0;
+}
+
+int disk_list(void (*each)(const char *id))
+{
+	return list(DISK, each);
+}
+
+int disk_list_layers(void (*each)(const char *layer))
+{
+	return settings.disk_bytes > 0 ? list(LAYERS, each) : 0;
 }

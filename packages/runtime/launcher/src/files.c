@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 char failure[4096];
@@ -24,6 +25,13 @@ int fail(const char *format, ...)
 	if (error != 0 && used >= 0 && (size_t)used < sizeof failure)
 		snprintf(failure + used, sizeof failure - (size_t)used, ": %s", strerror(error));
 	return -1;
+}
+
+int64_t now_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 /* Ids become names of files and cgroups: letters, digits and _ only, so that no path can be made of them. */

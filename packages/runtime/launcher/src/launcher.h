@@ -1,5 +1,5 @@
-/* The launcher: a small process in a mount namespace of its own that makes and removes the host's side of container
- * sandboxes. See README.md for its protocol. Its peer is the runtime that started it, which is trusted. */
+/* The launcher: a process in a mount namespace of its own that makes and removes the host's side of container sandboxes,
+ * and outlives the node that started it while it keeps some. See README.md for its protocol. Its peer is trusted. */
 #pragma once
 
 #include <limits.h>
@@ -8,43 +8,64 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#define PROTOCOL_VERSION 1
 #define MAX_HIERARCHIES 32
 #define MAX_SANDBOXES 4096
 #define ID_BYTES 64
+#define MAX_LOWERS_BYTES 8192
 
 /* All of it in a tmpfs of our own namespace. */
 #define RUN "/run"
 #define DISK "/run/disk"
+/* No id begins with a dot. */
+#define LAYERS DISK "/.layers"
 #define OCI_STATE "/run/.oci"
 
-/* What is fixed at start, from the command line. */
+/* What is fixed at start, from the command line; the OCI binary is the last node's. */
 struct settings {
-	const char *directory;   /* holds disk.img */
+	const char *directory;   /* holds disk.img, the lock and the socket */
 	const char *oci_binary;  /* crun or runc */
 	const char *cgroup;      /* path of our cgroups below each hierarchy, "/bramble/<node>" */
 	const char *hierarchies[MAX_HIERARCHIES];
 	int hierarchy_count;
 	const char *hide;        /* a mount to take out of our namespace, or NULL: crun 1.8 refuses hybrid cgroups */
-	uint64_t disk_bytes;     /* size of the sparse disk image; 0: sandboxes write to tmpfs */
+	uint64_t disk_bytes;     /* size of a new disk image; 0: sandboxes write to tmpfs, and none is kept */
 };
 extern struct settings settings;
+
+/* What `create` asks for. */
+struct wanted {
+	uid_t base;              /* first host id */
+	uint64_t disk_bytes;     /* the quota of the layer */
+	char layer[ID_BYTES];    /* of a kept sandbox; empty: the layer ends with the sandbox */
+	char lowers[MAX_LOWERS_BYTES]; /* absolute paths, the topmost first, joined by newlines */
+};
 
 /* Errors travel as text; the first one wins. Returns -1 so that callers can `return fail(...)`. */
 int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 extern char failure[4096];
 
-/* disk.c: where the writable layers live, each under a quota of its own. */
+/* image.c: the disk image, mounted on DISK. */
+int image_open(void);
+extern char image_notice[PATH_MAX + 256]; /* what the node is to be told of it, or empty */
+
+/* disk.c: where the writable layers live, each under a quota of its own. `layer` empty: the one that is `id`'s alone. */
 int disk_open(void);
-int disk_create(const char *id, uint64_t bytes);
+void disk_close(void);
+int disk_create(const char *id, const char *layer, uint64_t bytes);
 int disk_remove(const char *id);
+int disk_remove_layer(const char *layer);
+void disk_path(char *path, size_t bytes, const char *id, const char *layer);
 void disk_sync(void);
+pid_t disk_sync_apart(void);
 bool disk_is_lost(void);
-uint64_t disk_used(const char *id);
+uint64_t disk_used(const char *id, const char *layer);
 int disk_list(void (*each)(const char *id));
+int disk_list_layers(void (*each)(const char *layer));
 
 /* mounts.c */
 int mounts_open(void);
-int mounts_overlay(const char *id, const char *lowers, uid_t base);
+int mounts_overlay(const char *id, const struct wanted *wanted);
 int mounts_run(const char *id, uid_t base);
 void mounts_release_root(const char *id);
 void mounts_release(const char *id);
@@ -52,13 +73,13 @@ void mounts_release(const char *id);
 /* cgroups.c */
 int cgroups_list(void (*each)(const char *id));
 void cgroups_thaw(const char *id);
+void cgroups_kill(const char *id);
 unsigned cgroups_oom_kills(const char *id);
 int cgroups_end(const char *id);
 void cgroups_close(void);
 
 /* sandboxes.c */
-void sandbox_create(const char *tag, const char *id, uid_t base, uint64_t disk_bytes, const char *lowers,
-	const char *config, size_t config_bytes);
+void sandbox_create(const char *tag, const char *id, const struct wanted *wanted, const char *config, size_t config_bytes);
 void sandbox_destroy(const char *tag, const char *id);
 void sandbox_ready(int index);
 void sandbox_reaped(pid_t pid, int status);
@@ -66,17 +87,31 @@ int sandbox_ready_fd(int index);
 int sandbox_high_water(void);
 int sandbox_patience_ms(void);
 void sandbox_expire(void);
-void sandbox_end_all(void);
-int sandbox_reap_leftovers(void);
+void sandbox_end_all(bool kept_too);
+int sandbox_leaving(void);  /* how many are not simply kept: being made or unmade, or of this connection only */
+int sandbox_kept(void);
+bool sandbox_runs(const char *id);
+const char *sandbox_layer_of(const char *id);
+bool sandbox_on_layer(const char *layer);
+void sandbox_list_kept(void (*each)(const char *id, uid_t base, const char *layer));
 extern bool sandbox_failed; /* one could not be made, since this was last cleared */
 
+/* leftovers.c: what earlier launchers of this directory left. */
+int leftovers_remove(bool told);
+
+/* requests.c */
+void request_dispatch(char **field, size_t *bytes, int count);
+
+/* peer.c: the node, one at a time, over the socket. A reply is a tag and fields, each ended by a NUL. */
+int peer_open(int directory);
+void peer_loop(int signals);
+void reply(const char *tag, const char *kind, const char *text);
+void reply_two(const char *tag, const char *kind, const char *text, const char *more);
+
 /* files.c */
+int64_t now_ms(void);
 int write_file(const char *path, const char *data, size_t bytes);
 ssize_t read_file(const char *path, char *data, size_t bytes);
 int remove_tree(const char *path);
 int make_directory(const char *path, mode_t mode);
 bool valid_id(const char *id);
-
-/* main.c: a reply is a tag and fields, each ended by a NUL. */
-void reply(const char *tag, const char *kind, const char *text);
-void reply_two(const char *tag, const char *kind, const char *text, const char *more);

@@ -33,8 +33,9 @@ int mounts_open(void)
 {
 	if (unshare(CLONE_NEWNS) != 0)
 		return fail("unshare the mount namespace");
-	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
-		return fail("make mounts private");
+	/* What the host unmounts in all the time that we live goes here too; what we mount goes nowhere. */
+	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) != 0)
+		return fail("make mounts our own");
 	/* OCI runtimes make their folders there all the same: in a tmpfs of ours, not in the host's. */
 	if (settings.hide != NULL && umount2(settings.hide, MNT_DETACH) != 0 && errno != EINVAL)
 		return fail("unmount %s", settings.hide);
@@ -110,22 +111,20 @@ static int map_mount(const char *source, const char *target, int namespace)
 	return result;
 }
 
-/* `lowers`: absolute paths, the topmost first, joined by newlines. */
-int mounts_overlay(const char *id, const char *lowers, uid_t base)
+int mounts_overlay(const char *id, const struct wanted *wanted)
 {
-	int namespace = user_namespace(base);
+	int namespace = user_namespace(wanted->base);
 	if (namespace < 0)
 		return -1;
 	char run[PATH_MAX], target[PATH_MAX + 32], source[PATH_MAX + 32];
-	char options[8192], list[8192];
+	char options[8192], list[MAX_LOWERS_BYTES];
 	size_t used = 0, listed = 0;
 	int layers = 0, result = 0;
 	struct statvfs space;
-	if (strlen(lowers) >= sizeof list)
-		return fail("the list of layers is too long");
-	strcpy(list, lowers);
+	strcpy(list, wanted->lowers);
 	snprintf(run, sizeof run, "%s/%s", RUN, id);
-	used = (size_t)snprintf(options, sizeof options, "volatile,lowerdir=");
+	/* A layer that stays must mean its fsync(2), and may find other lower layers under it: a newer agent's. */
+	used = (size_t)snprintf(options, sizeof options, "%s,lowerdir=", wanted->layer[0] == '\0' ? "volatile" : "index=off");
 	for (char *rest = list, *lower; result == 0 && (lower = strsep(&rest, "\n")) != NULL; layers++) {
 		snprintf(target, sizeof target, "%s/l%d", run, layers);
 		if (layers >= MAX_LAYERS || make_directory(target, 0700) != 0 || map_mount(lower, target, namespace) != 0)
@@ -137,7 +136,7 @@ int mounts_overlay(const char *id, const char *lowers, uid_t base)
 	}
 	listed = (size_t)layers;
 	if (result == 0) {
-		snprintf(source, sizeof source, "%s/%s", DISK, id);
+		disk_path(source, sizeof source, id, wanted->layer);
 		snprintf(target, sizeof target, "%s/w", run);
 		if (make_directory(target, 0700) != 0 || map_mount(source, target, namespace) != 0)
 			result = -1;
@@ -169,14 +168,14 @@ int mounts_overlay(const char *id, const char *lowers, uid_t base)
 	return result;
 }
 
-/* The folder of the agent's socket, which the sandbox sees as it is and its root may write: a tmpfs of its own with room
+/* The folder of the agent's sockets, which the sandbox sees as it is, its root may write and all its users may pass: a tmpfs of its own with room
  * for little more than a socket. In the layer it would be a folder of btrfs without overlayfs before it, where anyone may
  * make a subvolume (btrfs-subvolume(8)), which has no quota and keeps the layer from being destroyed. */
 int mounts_run(const char *id, uid_t base)
 {
 	char path[PATH_MAX], options[96];
 	snprintf(path, sizeof path, "%s/%s/run", RUN, id);
-	snprintf(options, sizeof options, "mode=700,size=64k,nr_inodes=16,uid=%u,gid=%u", base, base);
+	snprintf(options, sizeof options, "mode=711,size=64k,nr_inodes=16,uid=%u,gid=%u", base, base);
 	if (make_directory(path, 0700) != 0)
 		return -1;
 	if (mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) != 0)

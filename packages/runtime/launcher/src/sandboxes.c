@@ -12,7 +12,6 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 /* How long the OCI runtime and the agent together may take. A sandbox that is not ready by then is given up. */
@@ -26,9 +25,14 @@ struct sandbox {
 	char destroy_tag[32]; /* who waits for the removal */
 	pid_t starter;        /* the OCI runtime while it runs */
 	pid_t init;           /* PID 1 of the sandbox as we see it; 0 before and after */
+	pid_t syncer;         /* writes out the layer that stays, when all else is released */
+	uid_t base;
+	char layer[ID_BYTES]; /* empty: it is not kept */
 	int ready_fd;         /* the agent writes a byte when it listens; -1 when that is settled */
 	int64_t deadline_ms;  /* of the creation, or of its abort; 0 when it is over, or was missed */
 	bool destroying;
+	bool lost;            /* not all of it could be released */
+	unsigned oom_kills;
 	char reason[1024];    /* why the creation failed; what follows comes later, when others may have failed too */
 };
 
@@ -45,13 +49,6 @@ static struct sandbox *find(const char *id)
 		if (sandboxes[i] != NULL && strcmp(sandboxes[i]->id, id) == 0)
 			return sandboxes[i];
 	return NULL;
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 static void run_path(char *path, size_t bytes, const char *id, const char *file)
@@ -82,14 +79,17 @@ static void forget(struct sandbox *box)
 	free(box);
 }
 
-/* Releases all that the host holds for an id, however far its creation came. Goes on past errors. */
-static int release(const char *id)
+/* Releases all that the host holds for a sandbox, however far its creation came, but for a layer that stays. Goes on past
+ * errors. */
+static int release(const struct sandbox *box)
 {
+	const char *id = box->id;
 	char path[PATH_MAX];
 	int result = 0;
 	mounts_release(id);
 	result |= cgroups_end(id);
-	result |= disk_remove(id);
+	if (box->layer[0] == '\0')
+		result |= disk_remove(id);
 	run_path(path, sizeof path, id, "");
 	result |= remove_tree(path);
 	snprintf(path, sizeof path, "%s/%s", OCI_STATE, id);
@@ -108,24 +108,36 @@ static void keep_reason(struct sandbox *box)
 	failure[0] = '\0';
 }
 
+/* Nothing is left of it: whoever waits is told. */
+static void conclude(struct sandbox *box)
+{
+	char oom_kills[16];
+	snprintf(oom_kills, sizeof oom_kills, "%u", box->oom_kills);
+	sandbox_failed |= box->create_tag[0] != '\0' || box->lost;
+	if (box->create_tag[0] != '\0')
+		reply(box->create_tag, "error", box->reason[0] != '\0' ? box->reason : "the sandbox was destroyed while it started");
+	if (box->destroy_tag[0] != '\0')
+		reply(box->destroy_tag, box->lost ? "error" : "ok", box->lost ? box->reason : "");
+	else if (box->create_tag[0] == '\0')
+		reply_two("", "ended", box->id, oom_kills);
+	forget(box);
+}
+
 static void finish(struct sandbox *box)
 {
 	keep_reason(box);
 	if (box->ready_fd >= 0)
 		close(box->ready_fd);
 	box->ready_fd = -1;
-	char oom_kills[16];
-	snprintf(oom_kills, sizeof oom_kills, "%u", cgroups_oom_kills(box->id));
-	int released = release(box->id);
-	sandbox_failed |= box->create_tag[0] != '\0' || released != 0;
-	if (box->create_tag[0] != '\0')
-		reply(box->create_tag, "error", box->reason[0] != '\0' ? box->reason : "the sandbox was destroyed while it started");
-	if (box->destroy_tag[0] != '\0')
-		reply(box->destroy_tag, released == 0 ? "ok" : "error", failure);
-	else if (box->create_tag[0] == '\0')
-		reply_two("", "ended", box->id, oom_kills);
-	failure[0] = '\0';
-	forget(box);
+	box->destroying = true;
+	box->deadline_ms = 0;
+	box->oom_kills = cgroups_oom_kills(box->id);
+	box->lost = release(box) != 0;
+	keep_reason(box);
+	if (box->layer[0] != '\0' && (box->syncer = disk_sync_apart()) > 0)
+		return;
+	box->syncer = 0;
+	conclude(box);
 }
 
 /* Brings an end about: kills PID 1 if there is one, or releases at once. What follows comes with SIGCHLD. */
@@ -133,6 +145,8 @@ static void end(struct sandbox *box)
 {
 	box->destroying = true;
 	keep_reason(box);
+	if (box->syncer > 0)
+		return;
 	if (box->starter > 0) {
 		int64_t deadline_ms = now_ms() + ABORT_TIMEOUT_MS;
 		if (box->deadline_ms == 0 || box->deadline_ms > deadline_ms)
@@ -180,8 +194,7 @@ static pid_t start(const char *id, int ready, const char *bundle)
 	return pid;
 }
 
-void sandbox_create(const char *tag, const char *id, uid_t base, uint64_t disk_bytes, const char *lowers,
-	const char *config, size_t config_bytes)
+void sandbox_create(const char *tag, const char *id, const struct wanted *wanted, const char *config, size_t config_bytes)
 {
 	char path[PATH_MAX], bundle[PATH_MAX];
 	int slot = 0, ready[2] = { -1, -1 };
@@ -199,6 +212,8 @@ void sandbox_create(const char *tag, const char *id, uid_t base, uint64_t disk_b
 	}
 	snprintf(box->id, sizeof box->id, "%s", id);
 	snprintf(box->create_tag, sizeof box->create_tag, "%s", tag);
+	snprintf(box->layer, sizeof box->layer, "%s", wanted->layer);
+	box->base = wanted->base;
 	box->ready_fd = -1;
 	sandboxes[slot] = box;
 	if (slot >= high_water)
@@ -207,8 +222,8 @@ void sandbox_create(const char *tag, const char *id, uid_t base, uint64_t disk_b
 	box->deadline_ms = now_ms() + START_TIMEOUT_MS;
 	run_path(bundle, sizeof bundle, id, "");
 	run_path(path, sizeof path, id, "/config.json");
-	if (make_directory(bundle, 0711) != 0 || write_file(path, config, config_bytes) != 0 || mounts_run(id, base) != 0 ||
-		disk_create(id, disk_bytes) != 0 || mounts_overlay(id, lowers, base) != 0) {
+	if (make_directory(bundle, 0711) != 0 || write_file(path, config, config_bytes) != 0 || mounts_run(id, wanted->base) != 0 ||
+		disk_create(id, wanted->layer, wanted->disk_bytes) != 0 || mounts_overlay(id, wanted) != 0) {
 		finish(box);
 		return;
 	}
@@ -319,6 +334,11 @@ void sandbox_reaped(pid_t pid, int status)
 			finish(box);
 			return;
 		}
+		if (box->syncer == pid) {
+			box->syncer = 0;
+			conclude(box);
+			return;
+		}
 	}
 }
 
@@ -353,32 +373,56 @@ void sandbox_expire(void)
 	}
 }
 
-void sandbox_end_all(void)
+/* Those that nobody will ask for any more: all but the kept ones whose node was told that they are there. */
+void sandbox_end_all(bool kept_too)
 {
-	for (int i = high_water - 1; i >= 0; i--)
-		if (i < high_water && sandboxes[i] != NULL && !sandboxes[i]->destroying)
-			end(sandboxes[i]);
+	for (int i = high_water - 1; i >= 0; i--) {
+		struct sandbox *box = i < high_water ? sandboxes[i] : NULL;
+		if (box != NULL && !box->destroying && (kept_too || box->layer[0] == '\0' || box->create_tag[0] != '\0'))
+			end(box);
+	}
 }
 
-static char leftovers[MAX_SANDBOXES][ID_BYTES];
-static int leftover_count;
-
-static void note_leftover(const char *id)
+static bool is_kept(const struct sandbox *box)
 {
-	for (int i = 0; i < leftover_count; i++)
-		if (strcmp(leftovers[i], id) == 0)
-			return;
-	if (leftover_count < MAX_SANDBOXES && find(id) == NULL)
-		snprintf(leftovers[leftover_count++], ID_BYTES, "%s", id);
+	return box != NULL && box->layer[0] != '\0' && !box->destroying && box->create_tag[0] == '\0';
 }
 
-/* Kills and removes what earlier launchers of this directory left: their cgroups tell. Their mounts ended with their
- * namespaces, and the disk image was made anew. Waits for the kernel, a second at most for each. */
-int sandbox_reap_leftovers(void)
+int sandbox_kept(void)
 {
-	leftover_count = 0;
-	cgroups_list(note_leftover);
-	for (int i = 0; i < leftover_count; i++)
-		cgroups_end(leftovers[i]);
-	return leftover_count;
+	int count = 0;
+	for (int i = 0; i < high_water; i++)
+		count += is_kept(sandboxes[i]);
+	return count;
+}
+
+int sandbox_leaving(void)
+{
+	int count = 0;
+	for (int i = 0; i < high_water; i++)
+		count += sandboxes[i] != NULL && !is_kept(sandboxes[i]);
+	return count;
+}
+
+bool sandbox_runs(const char *id) { return find(id) != NULL; }
+
+const char *sandbox_layer_of(const char *id)
+{
+	const struct sandbox *box = find(id);
+	return box == NULL ? "" : box->layer;
+}
+
+bool sandbox_on_layer(const char *layer)
+{
+	for (int i = 0; i < high_water; i++)
+		if (sandboxes[i] != NULL && strcmp(sandboxes[i]->layer, layer) == 0)
+			return true;
+	return false;
+}
+
+void sandbox_list_kept(void (*each)(const char *id, uid_t base, const char *layer))
+{
+	for (int i = 0; i < high_water; i++)
+		if (is_kept(sandboxes[i]))
+			each(sandboxes[i]->id, sandboxes[i]->base, sandboxes[i]->layer);
 }

@@ -61,7 +61,8 @@ test('figures of version 2, the peak also where the kernel keeps none', async ()
   await writeFile(`${path}/one/cpu.stat`, 'usage_usec 12500\nuser_usec 10000\nsystem_usec 2500\n')
   await writeFile(`${path}/one/memory.current`, '4096\n')
   await writeFile(`${path}/one/memory.events`, 'low 0\nhigh 0\nmax 7\noom 2\noom_kill 1\noom_group_kill 0\n')
-  const stats = { cpuMs: 12.5, memoryBytes: 4096, peakMemoryBytes: 4096, oomKills: 1 }
+  await writeFile(`${path}/one/pids.current`, '3\n')
+  const stats = { cpuMs: 12.5, memoryBytes: 4096, peakMemoryBytes: 4096, oomKills: 1, processes: 3 }
   expect(await readStats(cgroups, '/one')).toEqual(stats)
   await writeFile(`${path}/one/memory.peak`, '8192\n')
   expect(await readStats(cgroups, '/one')).toEqual({ ...stats, peakMemoryBytes: 8192 })

@@ -10,7 +10,7 @@ export interface Cgroups {
   /** Where cgroup2 is mounted beside version 1. */
   readonly unified?: string
   /** The directory that accounts for a controller, or undefined where the host has none. */
-  controller(name: 'memory' | 'cpu' | 'cpuacct' | 'pids'): string | undefined
+  controller(name: 'memory' | 'cpu' | 'cpuacct' | 'pids' | 'freezer'): string | undefined
 }
 
 /** What cgroup2 may control at and below a directory; nothing where it cannot be read. */
@@ -43,8 +43,9 @@ export const findCgroups = (
   const version = byController.size === 0 ? 2 : unified === undefined ? 1 : 'hybrid'
   if (version === 2 && unified !== undefined) {
     for (const controller of controllersOf(unified)) byController.set(controller, unified)
-    // Its accounting of processor time is no controller (`cpu.stat` is everywhere).
+    // Its accounting of processor time and its freezer are no controllers (`cpu.stat`, `cgroup.freeze` are everywhere).
     byController.set('cpuacct', unified)
+    byController.set('freezer', unified)
   }
   return {
     version,
@@ -79,7 +80,11 @@ const numberOf = (text: string, name: string): number => {
 const readText = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '')
 
 /** What the kernel accounted to one cgroup, below its hierarchies. Zeros where a file is gone or unknown. */
-export const readStats = async (cgroups: Cgroups, path: string): Promise<Omit<SandboxStats, 'diskBytes'>> => {
+export const readStats = async (
+  cgroups: Cgroups,
+  path: string,
+): Promise<Omit<SandboxStats, 'diskBytes' | 'egressBytes' | 'ingressBytes'>> => {
+  const counting = readText(`${cgroups.controller('pids')}${path}/pids.current`)
   if (cgroups.version === 2) {
     const at = `${cgroups.controller('cpuacct')}${path}`
     const [cpu, now, peak, events] = await Promise.all(
@@ -92,9 +97,7 @@ export const readStats = async (cgroups: Cgroups, path: string): Promise<Omit<Sa
       // memory.peak came with Linux 5.19.
       peakMemoryBytes: Number(peak) || memoryBytes,
       oomKills: numberOf(events ?? '', 'oom_kill'),
-      egressBytes: 0,
-      ingressBytes: 0,
-      processes: 0,
+      processes: Number(await counting),
     }
   }
   const memory = `${cgroups.controller('memory')}${path}`
@@ -109,8 +112,6 @@ export const readStats = async (cgroups: Cgroups, path: string): Promise<Omit<Sa
     memoryBytes: Number(now),
     peakMemoryBytes: Number(peak),
     oomKills: numberOf(control ?? '', 'oom_kill'),
-    egressBytes: 0,
-    ingressBytes: 0,
-    processes: 0,
+    processes: Number(await counting),
   }
 }

@@ -9,7 +9,9 @@ import {
 } from '../sandbox-policy.ts'
 
 /** Where the agent listens, seen from inside. */
-export const AGENT_SOCKET = '/.bramble/run/agent.sock'
+const AGENT_SOCKET = '/.bramble/run/agent.sock'
+/** Where programs in the sandbox send events to. */
+const EVENTS_SOCKET = '/.bramble/run/events.sock'
 export const IDS_PER_SANDBOX = 65_536
 
 export interface ConfigContext {
@@ -82,7 +84,7 @@ export const ociConfig = (config: SandboxConfig, context: ConfigContext): string
     process: {
       terminal: false,
       user: { uid: 0, gid: 0 },
-      args: ['/.bramble/agent', '--listen', AGENT_SOCKET, '--ready-fd', '3'],
+      args: ['/.bramble/agent', '--listen', AGENT_SOCKET, '--events', EVENTS_SOCKET, '--ready-fd', '3'],
       env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'],
       cwd: '/',
       capabilities: {

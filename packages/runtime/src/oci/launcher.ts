@@ -1,89 +1,76 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import type { Readable, Writable } from 'node:stream'
-import { fileURLToPath } from 'node:url'
+import type { Socket } from 'node:net'
 import { BrambleError } from '@bramble/protocol'
+import { encodeMessage, readMessages } from './launcher-messages.ts'
+import { connectLauncher, type LauncherOptions, startLauncher } from './launcher-process.ts'
 
+/** Raised with each change of the requests (`launcher/src/launcher.h`): a kept sandbox may run under an older launcher. */
+const PROTOCOL_VERSION = 1
 /**
  * The launcher answers within its own limit for a start (30 s), or it hangs, and is killed. A sandbox whose end the kernel
  * draws out is no reason to end the others: that is an error of its own.
  */
 const ANSWER_TIMEOUT_MS = 90_000
-/** Largest message of the launcher that is read; the longest is the list of 4,096 ids. */
-const MAX_MESSAGE_BYTES = 512 * 1024
+/** Launchers that may go, one after another, while we connect to them. */
+const MAX_CONNECTS = 5
 
 /** Where the launcher keeps a folder for each sandbox, in its own mount namespace (`launcher/src/launcher.h`). */
 export const LAUNCHER_RUN = '/run'
 export const LAUNCHER_OCI_STATE = '/run/.oci'
-
-export interface LauncherOptions {
-  /** Holds the disk image. One launcher at a time. */
-  directory: string
-  ociBinary: string
-  /** Path of the sandboxes' cgroups below each hierarchy: `/bramble/<node>`. */
-  cgroup: string
-  hierarchies: readonly string[]
-  /** A mount that the OCI runtime must not see. */
-  hide?: string | undefined
-  /** Size of the sparse disk image; 0 puts writable layers on tmpfs. */
-  diskBytes: number
-}
 
 export interface CreateRequest {
   id: string
   /** First host id of the 65,536 that the sandbox's ids 0 to 65,535 become. */
   uidBase: number
   diskBytes: number
+  /** The layer of a kept sandbox; absent: it ends with its sandbox, and that with the connection. */
+  layer?: string | undefined
   /** Layer directories, the topmost first. */
   lowers: readonly string[]
   /** The OCI configuration, as JSON. */
   config: string
 }
 
+export interface KeptSandbox {
+  readonly id: string
+  readonly uidBase: number
+  readonly layer: string
+}
+
+export interface LauncherEvents {
+  /** A sandbox ended by itself; the launcher has released what it held. */
+  onEnded: (id: string, oomKills: number) => void
+  /** What people should hear of: the disk was lost. */
+  onNotice: (text: string) => void
+}
+
 /**
  * The runtime's end of the launcher (`packages/runtime/launcher/README.md`): a process in a mount namespace of its own
- * that makes sandboxes and removes them. Requests run side by side; each answers when it is done.
+ * that makes sandboxes and removes them, and lives on while it keeps some. Requests run side by side; each answers when it
+ * is done.
  */
 export interface Launcher extends AsyncDisposable {
   readonly pid: number
-  /** Removes the sandboxes that earlier launchers of this directory left. Returns how many. */
+  /** Whether its layers can outlive their sandboxes. */
+  readonly keeps: boolean
+  /** Kept sandboxes that run. */
+  kept(): Promise<KeptSandbox[]>
+  /** Removes the sandboxes that earlier launchers of this directory left. Returns how many, those removed at its start included. */
   reap(): Promise<number>
-  /** Resolves when the agent of the sandbox listens. */
+  /** Resolves when the agent of the sandbox listens. Rejects with `conflict` when a sandbox runs on the layer. */
   create(request: CreateRequest): Promise<void>
-  /** Resolves when nothing of the sandbox is left. One that is not there is destroyed already. */
+  /** Resolves when nothing of the sandbox is left but its layer, if that is kept. One that is not there is destroyed already. */
   destroy(id: string): Promise<void>
   /** Bytes in the sandbox's writable layer. */
   diskUsed(id: string): Promise<number>
   list(): Promise<string[]>
-  /** Resolves when the process has ended, asked or not. */
+  layers(): Promise<string[]>
+  layerUsed(layer: string): Promise<number>
+  /** Rejects with `conflict` when a sandbox runs on it. */
+  removeLayer(layer: string): Promise<void>
+  /** Resolves when the connection has ended, asked or not. */
   readonly closed: Promise<void>
-  /** Ends every sandbox and the process. */
+  /** Ends every sandbox that is not kept, and lets go of the launcher, which goes when it keeps none. */
   close(): Promise<void>
-}
-
-export const launcherBinaryPath = (): string => fileURLToPath(new URL('../../launcher/build/launcher', import.meta.url))
-
-const encode = (fields: readonly string[]): Buffer => {
-  const text = Buffer.from(`${fields.join('\0')}\0`)
-  const length = Buffer.allocUnsafe(4)
-  length.writeUInt32LE(text.length)
-  return Buffer.concat([length, text])
-}
-
-const readMessages = (stream: Readable, onMessage: (fields: string[]) => void, onGarbage: () => void): void => {
-  let rest: Buffer = Buffer.alloc(0)
-  stream.on('data', (chunk: Buffer) => {
-    rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk])
-    let at = 0
-    while (rest.length - at >= 4) {
-      const length = rest.readUInt32LE(at)
-      if (length === 0 || length > MAX_MESSAGE_BYTES) return onGarbage()
-      if (rest.length - at - 4 < length) break
-      onMessage(rest.toString('utf8', at + 4, at + 4 + length - 1).split('\0'))
-      at += 4 + length
-    }
-    rest = rest.subarray(at)
-  })
 }
 
 interface Waiting {
@@ -92,73 +79,74 @@ interface Waiting {
   timer: NodeJS.Timeout
 }
 
-/** Starts a launcher; resolves when it can take requests. */
-export const openLauncher = async (
+type Greeting = { pid: number; keeps: boolean; notice: string }
+
+const parseGreeting = (text: string): Greeting => {
+  const values = new Map(text.split('\n').map((line) => [line.split('=', 1)[0], line.slice(line.indexOf('=') + 1)]))
+  return {
+    pid: Number(values.get('pid')),
+    keeps: values.get('disk') === 'btrfs',
+    notice: values.get('notice') ?? '',
+  }
+}
+
+const linesOf = (text: string): string[] => text.split('\n').filter((line) => line !== '')
+
+/** Speaks on a connection. Resolves to undefined when the launcher goes rather than serve. */
+const speak = async (
+  socket: Socket,
   options: LauncherOptions,
-  events: { onEnded: (id: string, oomKills: number) => void },
-): Promise<Launcher> => {
-  const binary = launcherBinaryPath()
-  if (!existsSync(binary))
-    throw new BrambleError('unsupported', { detail: 'the launcher is not built: run `./bramble setup`' })
-  const child: ChildProcess = spawn(
-    binary,
-    [
-      ...['--directory', options.directory, '--oci', options.ociBinary, '--cgroup', options.cgroup],
-      ...options.hierarchies.flatMap((path) => ['--hierarchy', path]),
-      ...(options.hide ? ['--hide', options.hide] : []),
-      ...['--disk-bytes', String(options.diskBytes)],
-    ],
-    // A process group of its own: a Ctrl-C at the node's terminal is not for the launcher.
-    { stdio: ['pipe', 'pipe', 'pipe'], env: { PATH: process.env.PATH ?? '' }, detached: true },
-  )
-  const { stdin, stdout, stderr } = child as ChildProcess & { stdin: Writable; stdout: Readable; stderr: Readable }
+  events: LauncherEvents,
+): Promise<Launcher | undefined> => {
   const waiting = new Map<string, Waiting>()
+  const { promise: closed, resolve: resolveClosed } = Promise.withResolvers<void>()
+  let refusal: string | undefined
   let complaint = ''
   let tags = 0
-  stderr.on('data', (chunk: Buffer) => {
-    complaint = (complaint + chunk.toString()).slice(-2048)
-  })
-  stdin.on('error', () => {})
-  const { promise: closed, resolve: resolveClosed } = Promise.withResolvers<void>()
-  const open = Promise.withResolvers<void>()
-  const onEnd = (): void => {
+  let ended = false
+  let pid: number | undefined
+
+  const kill = (): void => {
+    socket.destroy()
+    if (pid === undefined || ended) return
+    try {
+      // It has not ended, for its end of the connection is open: the pid is its own.
+      process.kill(pid, 'SIGKILL')
+    } catch {}
+  }
+  socket.on('error', () => {})
+  socket.on('close', () => {
+    ended = true
     const error = new BrambleError('sandbox_failed', {
-      detail: `the launcher ended: ${complaint.trim() || 'no reason given'}`,
+      detail: `the launcher ended: ${complaint || 'no reason given'}`,
     })
-    open.reject(error)
     for (const { reject, timer } of waiting.values()) {
       clearTimeout(timer)
       reject(error)
     }
     waiting.clear()
     resolveClosed()
-  }
-  child.on('error', (error) => {
-    complaint ||= error.message
-    onEnd()
   })
-  child.on('close', onEnd)
   readMessages(
-    stdout,
+    socket,
     ([tag = '', kind, text = '', extra = '']) => {
-      if (tag === '' && kind === 'open') open.resolve()
-      else if (tag === '' && kind === 'fatal') complaint = text
+      if (kind === 'refused') refusal = text
+      if (tag === '' && kind === 'fatal') complaint = text
       else if (tag === '' && kind === 'ended') events.onEnded(text, Number(extra) || 0)
       else {
         const waiter = waiting.get(tag)
         waiting.delete(tag)
         clearTimeout(waiter?.timer)
         if (kind === 'ok') waiter?.resolve(text)
-        else waiter?.reject(new BrambleError('sandbox_failed', { detail: text }))
+        else waiter?.reject(new BrambleError(kind === 'conflict' ? 'conflict' : 'sandbox_failed', { detail: text }))
       }
     },
-    () => child.kill('SIGKILL'),
+    kill,
   )
   const request = (operation: string, ...fields: string[]): Promise<string> => {
     const tag = String(++tags)
     const answer = Promise.withResolvers<string>()
-    if (child.exitCode !== null || child.signalCode !== null)
-      answer.reject(new BrambleError('sandbox_failed', { detail: 'the launcher has ended' }))
+    if (ended) answer.reject(new BrambleError('sandbox_failed', { detail: 'the launcher has ended' }))
     else {
       const timer = setTimeout(() => {
         const detail = `no answer to \`${operation}\` within ${ANSWER_TIMEOUT_MS} ms`
@@ -166,31 +154,83 @@ export const openLauncher = async (
         answer.reject(new BrambleError('sandbox_failed', { detail }))
         if (operation === 'destroy') return
         complaint ||= detail
-        child.kill('SIGKILL')
+        kill()
       }, ANSWER_TIMEOUT_MS)
       waiting.set(tag, { ...answer, timer })
-      stdin.write(encode([tag, operation, ...fields]))
+      socket.write(encodeMessage([tag, operation, ...fields]))
     }
     return answer.promise
   }
+
+  const { ociBinary, cgroup, hierarchies, hide = '' } = options
+  const hello = request('hello', String(PROTOCOL_VERSION), ociBinary, cgroup, hierarchies.join('\n'), hide)
+  const greeting = await hello.then(parseGreeting, () => undefined)
+  if (refusal !== undefined) {
+    socket.destroy()
+    throw new BrambleError('sandbox_failed', { detail: refusal })
+  }
+  if (greeting === undefined) {
+    await closed
+    return undefined
+  }
+  pid = greeting.pid
+  if (greeting.notice !== '') events.onNotice(greeting.notice)
+
   const close = (): Promise<void> => {
-    stdin.end()
+    socket.end()
     return closed
   }
-  await open.promise
   return {
-    pid: child.pid ?? 0,
+    pid,
+    keeps: greeting.keeps,
+    kept: async () =>
+      linesOf(await request('kept')).map((line) => {
+        const [id = '', uidBase, layer = ''] = line.split('\t')
+        return { id, uidBase: Number(uidBase), layer }
+      }),
     reap: async () => Number(await request('reap')),
-    closed,
-    create: async ({ id, uidBase, diskBytes, lowers, config }) => {
-      await request('create', id, String(uidBase), String(diskBytes), lowers.join('\n'), config)
+    create: async ({ id, uidBase, diskBytes, layer, lowers, config }) => {
+      if (lowers.some((path) => path.includes('\n')))
+        throw new BrambleError('sandbox_failed', { detail: 'the path of a layer has a line break' })
+      const settings = [
+        `uid=${uidBase}`,
+        `disk=${diskBytes}`,
+        ...(layer === undefined ? [] : [`layer=${layer}`]),
+        ...lowers.map((path) => `lower=${path}`),
+      ]
+      await request('create', id, settings.join('\n'), config)
     },
     destroy: async (id) => {
       await request('destroy', id)
     },
     diskUsed: async (id) => Number(await request('used', id)),
-    list: async () => (await request('list')).split('\n').filter((id) => id !== ''),
+    list: async () => linesOf(await request('list')),
+    layers: async () => linesOf(await request('layers')),
+    layerUsed: async (layer) => Number(await request('layer-used', layer)),
+    removeLayer: async (layer) => {
+      await request('layer-remove', layer)
+    },
+    closed,
     close,
     [Symbol.asyncDispose]: close,
   }
+}
+
+/**
+ * Connects to the launcher of a directory, starting one where there is none. Rejects with `sandbox_failed` when it serves
+ * another node, or keeps sandboxes that this version or these settings cannot take over: it says what to do then.
+ */
+export const openLauncher = async (options: LauncherOptions, events: LauncherEvents): Promise<Launcher> => {
+  for (let tries = 0; tries < MAX_CONNECTS; tries++) {
+    let socket = await connectLauncher(options.directory)
+    if (socket === undefined) {
+      await startLauncher(options)
+      socket = await connectLauncher(options.directory)
+    }
+    const launcher = socket && (await speak(socket, options, events))
+    if (launcher !== undefined) return launcher
+  }
+  throw new BrambleError('sandbox_failed', {
+    detail: `${MAX_CONNECTS} launchers went while this node connected to them`,
+  })
 }

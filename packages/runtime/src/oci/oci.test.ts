@@ -2,6 +2,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Runtime, Sandbox } from '../runtime.ts'
+import { launcherOf } from '../testing/launcher-of.ts'
 import { makeTestImage, type SubjectOptions, testRuntime, testRuntimeIsolation } from '../testing.ts'
 import { findCgroups } from './cgroups.ts'
 import { oci } from './oci.ts'
@@ -39,7 +40,15 @@ for (const binary of ['crun', 'runc']) {
         image,
         openFresh: async () => {
           const directory = await mkdtemp(join(base, 'fresh-'))
-          return { runtime: await open(directory), restart: () => open(directory) }
+          return {
+            runtime: await open(directory),
+            restart: async () => {
+              const launcher = launcherOf(directory)
+              if (launcher !== undefined) process.kill(launcher, 'SIGKILL')
+              return await open(directory)
+            },
+            reopen: () => open(directory),
+          }
         },
         killAgent: async (sandbox) => {
           process.kill(await agentPid(sandbox), 'SIGKILL')

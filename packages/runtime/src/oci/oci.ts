@@ -6,24 +6,27 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import { agentBinaryPath } from '../agent/agent-binary.ts'
-import type { Capabilities, Probe, Runtime } from '../runtime.ts'
-import { withoutKeep } from '../without.ts'
+import type { Abortable, Capabilities, Probe, Runtime, SandboxConfig } from '../runtime.ts'
 import { makeAgentLayer } from './agent-layer.ts'
 import { type Cgroups, findCgroups, limitsSwap } from './cgroups.ts'
+import { findFreezer } from './freezer.ts'
 import { type Launcher, openLauncher } from './launcher.ts'
-import { createSandbox, type OciContext, type OciSandbox } from './sandbox.ts'
+import { attachSandbox, createSandbox, type OciContext, type OciSandbox } from './sandbox.ts'
 import { tryOnce } from './try-once.ts'
+import { uidRanges } from './uid-ranges.ts'
 
 export interface OciOptions {
   /** `crun`, `runc`, or a path to either. Default: the first that works, in that order. */
   binary?: string
-  /** Where the sparse image of the sandboxes' disks may grow to. Default: half of what the file system has free. */
+  /** Where the sparse image of the sandboxes' disks may grow to, when it is made. Default: half of what the file system has free. */
   diskBytes?: number
 }
 
 export interface OciDeps {
   /** Directory of this node; the runtime uses `oci/` below it. */
   dataDirectory: string
+  /** What the node's log should say: the sandboxes' disk had to be made anew. Default: a warning of the process. */
+  onNotice?: (text: string) => void
 }
 
 const MIN_DISK_BYTES = 512 * 1024 * 1024
@@ -65,31 +68,41 @@ const hasBtrfs = async (): Promise<boolean> => {
   return await kernelHasBtrfs()
 }
 
+const reasonOf = (error: unknown): string => (error instanceof BrambleError ? error.detail : String(error))
+
 const openFilesLimit = async (): Promise<number> => {
   const limits = await readFile('/proc/self/limits', 'utf8')
   const hard = Number(/^Max open files\s+\S+\s+(\d+)/m.exec(limits)?.[1] ?? 4096)
   return Math.min(hard, 65_536)
 }
 
-const open = async (
-  binary: string,
-  cgroups: Cgroups,
-  directory: string,
-  options: OciOptions,
-  layer: string,
-): Promise<Runtime> => {
+interface Host {
+  readonly cgroups: Cgroups
+  readonly directory: string
+  /** The agent's. */
+  readonly layer: string
+  readonly options: OciOptions
+  readonly onNotice: (text: string) => void
+}
+
+/** Rejects when the binary makes no sandboxes here. */
+const open = async (binary: string, host: Host): Promise<Runtime> => {
+  const { cgroups, directory, layer, options } = host
   const diskBytes = (await hasBtrfs()) ? await diskBytesFor(directory, options.diskBytes) : 0
   const cgroup = `/bramble/${nodeNameOf(directory)}`
-  const memory = cgroups.controller('memory')
   const sandboxes = new Map<SandboxId, OciSandbox>()
+  const unattached = new Map<SandboxId, number>()
+  const uids = uidRanges(Number.parseInt(nodeNameOf(directory).slice(0, 6), 16))
   let launcher: Promise<Launcher> | undefined
   let closed = false
-  let launchers = 0
 
-  // A launcher that dies takes the bookkeeping of its sandboxes along; the next one removes them first of all.
-  const getLauncher = (): Promise<Launcher> => {
-    if (closed) throw new BrambleError('shutting_down', { detail: 'the runtime is closed' })
-    launcher ??= openLauncher(
+  const forgetUnattached = (id: SandboxId): void => {
+    const uidBase = unattached.get(id)
+    unattached.delete(id)
+    if (uidBase !== undefined) uids.release(uidBase)
+  }
+  const connect = async (): Promise<Launcher> => {
+    const opened = await openLauncher(
       {
         directory,
         ociBinary: binary,
@@ -99,73 +112,99 @@ const open = async (
         hide: cgroups.unified,
         diskBytes,
       },
-      { onEnded: (id, oomKills) => sandboxes.get(id as SandboxId)?.onEnded('its first process ended', oomKills) },
-    ).then(
-      async (opened) => {
-        void opened.closed.then(() => {
-          launcher = undefined
-          for (const sandbox of sandboxes.values()) sandbox.onEnded('the launcher ended', 0)
-        })
-        if (launchers++ > 0)
-          await opened.reap().catch(async (error: unknown) => {
-            await opened.close()
-            throw error
-          })
-        return opened
-      },
-      (error: unknown) => {
-        launcher = undefined
-        throw error
+      {
+        onEnded: (id, oomKills) => {
+          forgetUnattached(id as SandboxId)
+          sandboxes.get(id as SandboxId)?.onEnded('its first process ended', oomKills)
+        },
+        onNotice: host.onNotice,
       },
     )
+    // What it kept is taken over, or reaped, by whoever asks for that; until then its host ids are in use.
+    for (const { id, uidBase } of await opened.kept()) {
+      unattached.set(id as SandboxId, uidBase)
+      uids.claim(uidBase)
+    }
+    void opened.closed.then(() => {
+      launcher = undefined
+      for (const id of [...unattached.keys()]) forgetUnattached(id)
+      for (const sandbox of [...sandboxes.values()]) sandbox.onEnded('the launcher ended', 0)
+    })
+    return opened
+  }
+  // A launcher that dies takes the bookkeeping of its sandboxes along; the next one removes them when it starts.
+  const getLauncher = (): Promise<Launcher> => {
+    if (closed) throw new BrambleError('shutting_down', { detail: 'the runtime is closed' })
+    launcher ??= connect().catch((error: unknown) => {
+      launcher = undefined
+      throw error
+    })
     return launcher
   }
+  const close = async (): Promise<void> => {
+    if (closed) return
+    const running = launcher
+    for (const sandbox of [...sandboxes.values()]) if (sandbox.config.keep) sandbox.letGo()
+    await Promise.all([...sandboxes.values()].map((sandbox) => sandbox.destroy()))
+    closed = true
+    await (await running?.catch(() => undefined))?.close()
+  }
+  const reap = async (keep: ReadonlySet<SandboxId> = new Set()): Promise<number> => {
+    const opened = await getLauncher()
+    const unwanted = [...unattached.keys()].filter((id) => !keep.has(id))
+    const left = await opened.reap()
+    await Promise.all(unwanted.map((id) => opened.destroy(id).then(() => forgetUnattached(id))))
+    return left + unwanted.length
+  }
 
-  await getLauncher()
+  const { keeps } = await getLauncher()
   const context: OciContext = {
     name: 'oci',
     cgroup,
     cgroups,
     layer,
     sandboxes,
+    unattached,
     getLauncher,
-    firstUidSlot: Number.parseInt(nodeNameOf(directory).slice(0, 6), 16),
-    freeUidSlots: [],
-    nextUidSlot: 0,
+    uids,
     swapAccounting: await limitsSwap(cgroups, cgroup),
     maxOpenFiles: await openFilesLimit(),
+    freezer: findFreezer(cgroups),
   }
+  const create = (config: SandboxConfig, { signal }: Abortable = {}) => createSandbox(context, config, signal)
+  // The first start compiles the seccomp profile, those after it use what came of that: both are tried.
+  for (const _ of ['compiles', 'reuses']) {
+    const { failure, pauses } = await tryOnce(create, directory)
+    if (!pauses) context.freezer = undefined
+    if (failure === undefined) continue
+    await close()
+    throw new BrambleError('sandbox_failed', { detail: failure })
+  }
+  const has = (controller: 'cpu' | 'memory' | 'pids'): boolean => cgroups.controller(controller) !== undefined
   const capabilities: Capabilities = {
     isolation: 'container',
-    limits: {
-      cpu: cgroups.controller('cpu') !== undefined,
-      memory: memory !== undefined,
-      pids: cgroups.controller('pids') !== undefined,
-      disk: true,
-    },
+    limits: { cpu: has('cpu'), memory: has('memory'), pids: has('pids'), disk: true },
     userNamespace: true,
     seccomp: true,
-    pause: false,
+    pause: context.freezer !== undefined,
     checkpoint: false,
-    keep: false,
+    keep: keeps,
     volumes: false,
     network: ['none'],
-  }
-  const close = async (): Promise<void> => {
-    if (closed) return
-    await Promise.all([...sandboxes.values()].map((sandbox) => sandbox.destroy()))
-    const running = launcher
-    closed = true
-    await (await running?.catch(() => undefined))?.close()
   }
   return {
     name: 'oci',
     capabilities,
     prepare: async () => {},
-    create: (config, createOptions) => createSandbox(context, config, createOptions?.signal),
+    create,
+    attach: (config, { signal } = {}) => attachSandbox(context, config, signal),
     list: async () => (await (await getLauncher()).list()) as SandboxId[],
-    reap: async () => await (await getLauncher()).reap(),
-    ...withoutKeep,
+    reap,
+    layers: {
+      list: async () => await (await getLauncher()).layers(),
+      usedBytes: async (name) => await (await getLauncher()).layerUsed(name),
+      remove: async (name) => await (await getLauncher()).removeLayer(name),
+    },
     forget: async () => {},
     close,
     [Symbol.asyncDispose]: close,
@@ -194,16 +233,16 @@ export const oci =
       await mkdir(parent, { recursive: true, mode: 0o700 })
       const directory = await realpath(parent)
       const layer = await makeAgentLayer(directory, agentBinaryPath())
+      const onNotice = deps.onNotice ?? ((text) => process.emitWarning(text))
       for (const binary of found) {
-        const runtime = await open(binary, cgroups, directory, options, layer)
-        // The first start compiles the seccomp profile, those after it use what came of that: both are tried.
-        const failure = (await tryOnce(runtime, directory)) ?? (await tryOnce(runtime, directory))
-        if (failure === undefined) return { available: true, runtime }
-        reasons.push(`${binary}: ${failure}`)
-        await runtime.close()
+        try {
+          return { available: true, runtime: await open(binary, { cgroups, directory, layer, options, onNotice }) }
+        } catch (error) {
+          reasons.push(`${binary}: ${reasonOf(error)}`)
+        }
       }
     } catch (error) {
-      reasons.push(error instanceof BrambleError ? error.detail : String(error))
+      reasons.push(reasonOf(error))
     }
     return { available: false, reason: reasons.join('; '), hint: HINT }
   }

@@ -3,15 +3,13 @@ import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type { Agent } from '../agent/agent.ts'
 import { connectAgent } from '../agent/connect-agent.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
-import { withoutPause } from '../without.ts'
 import { type Cgroups, readStats } from './cgroups.ts'
-import { IDS_PER_SANDBOX, ociConfig } from './config.ts'
+import { ociConfig } from './config.ts'
 import { connectUnixSafely } from './connect.ts'
+import type { Freezer } from './freezer.ts'
 import { LAUNCHER_OCI_STATE, LAUNCHER_RUN, type Launcher } from './launcher.ts'
+import type { UidRanges } from './uid-ranges.ts'
 
-/** First host id of the ranges: above what distributions give to people and to subordinate ids (login.defs(5)). */
-const FIRST_UID = 0x2000_0000
-const MAX_UID_SLOTS = 16_384
 const MIB = 1024 * 1024
 /** `struct sock_filter` of linux/filter.h. */
 const BPF_INSTRUCTION_BYTES = 8
@@ -22,15 +20,16 @@ export interface OciContext {
   readonly cgroups: Cgroups
   readonly layer: string
   readonly sandboxes: Map<SandboxId, OciSandbox>
+  /** Kept sandboxes of an earlier process that this one has not attached to, with their first host ids. */
+  readonly unattached: Map<SandboxId, number>
   readonly getLauncher: () => Promise<Launcher>
-  /** Where this node begins to count, so that the nodes of one host seldom share host ids either. */
-  readonly firstUidSlot: number
-  readonly freeUidSlots: number[]
-  nextUidSlot: number
+  readonly uids: UidRanges
   readonly swapAccounting: boolean
   readonly maxOpenFiles: number
   /** See `ConfigContext`; undefined before the first sandbox was made. */
   seccompBpf?: string
+  /** Undefined where nothing can be paused. */
+  freezer: Freezer | undefined
 }
 
 export interface OciSandbox extends Sandbox {
@@ -38,14 +37,8 @@ export interface OciSandbox extends Sandbox {
   readonly cgroupPath: string
   /** The launcher says that the sandbox is gone, and has released what it held. */
   onEnded(detail: string, oomKills: number): void
-}
-
-/** No two sandboxes of a node alive at once share host ids, so limits that the kernel keeps by user stay apart. */
-const takeUidSlot = (context: OciContext): number => {
-  const slot = context.freeUidSlots.pop() ?? context.nextUidSlot++
-  if (slot >= MAX_UID_SLOTS)
-    throw new BrambleError('sandbox_failed', { detail: `more than ${MAX_UID_SLOTS} sandboxes` })
-  return slot
+  /** It is kept, and goes on without this process. */
+  letGo(): void
 }
 
 const openAgent = async (launcher: Launcher, id: SandboxId): Promise<Agent> => {
@@ -61,7 +54,7 @@ const readCompiledSeccomp = async (launcher: Launcher, id: SandboxId): Promise<s
   return program.length % BPF_INSTRUCTION_BYTES === 0 ? program.toString('base64') : ''
 }
 
-/** Makes a sandbox and connects to its agent. Whatever fails, nothing is left. */
+/** Makes a sandbox and connects to its agent. Whatever fails, nothing is left but the layer of one that was to be kept. */
 export const createSandbox = async (
   context: OciContext,
   config: SandboxConfig,
@@ -70,8 +63,9 @@ export const createSandbox = async (
   signal?.throwIfAborted()
   const { id } = config
   const launcher = await context.getLauncher()
-  const slot = takeUidSlot(context)
-  const uidBase = FIRST_UID + ((context.firstUidSlot + slot) % MAX_UID_SLOTS) * IDS_PER_SANDBOX
+  if (config.keep && !launcher.keeps)
+    throw new BrambleError('unsupported', { detail: 'sandboxes are kept on btrfs only, which this host has not' })
+  const uidBase = context.uids.take()
   const cgroupPath = `${context.cgroup}/${id}`
   // The launcher gives up what it has begun, and then says so to whoever waits for the creation.
   let ending: Promise<void> | undefined
@@ -85,6 +79,7 @@ export const createSandbox = async (
       id,
       uidBase,
       diskBytes: config.resources.diskMb * MIB,
+      layer: config.keep?.layer,
       lowers: [context.layer, config.image.rootfs],
       config: ociConfig(config, {
         rootfs: `${LAUNCHER_RUN}/${id}/rootfs`,
@@ -101,11 +96,11 @@ export const createSandbox = async (
     signal?.throwIfAborted()
     const agent = await openAgent(launcher, id)
     signal?.throwIfAborted()
-    return track(context, launcher, config, agent, slot, cgroupPath)
+    return track(context, { launcher, config, agent, uidBase, cgroupPath, paused: false })
   } catch (error) {
     if (created) abort()
     await ending
-    context.freeUidSlots.push(slot)
+    context.uids.release(uidBase)
     signal?.throwIfAborted()
     throw error
   } finally {
@@ -113,25 +108,83 @@ export const createSandbox = async (
   }
 }
 
-const track = (
+const notFound = (id: SandboxId): BrambleError =>
+  new BrambleError('not_found', { detail: `no kept sandbox ${id} runs on this host` })
+
+/** A frozen agent cannot say hello: it runs for that long. */
+const openFrozenAgent = async (context: OciContext, launcher: Launcher, id: SandboxId, cgroupPath: string) => {
+  const { freezer } = context
+  const paused = (await freezer?.isFrozen(cgroupPath)) ?? false
+  if (!paused || freezer === undefined) return { agent: await openAgent(launcher, id), paused: false }
+  await freezer.thaw(cgroupPath)
+  try {
+    const agent = await openAgent(launcher, id)
+    await freezer.freeze(cgroupPath)
+    return { agent, paused }
+  } catch (error) {
+    await freezer.freeze(cgroupPath).catch(() => {})
+    throw error
+  }
+}
+
+/** Takes over a kept sandbox that runs. What fails leaves it as it was. */
+export const attachSandbox = async (
   context: OciContext,
-  launcher: Launcher,
   config: SandboxConfig,
-  agent: Agent,
-  slot: number,
-  cgroupPath: string,
-): OciSandbox => {
+  signal?: AbortSignal,
+): Promise<OciSandbox> => {
+  signal?.throwIfAborted()
+  const { id } = config
+  const launcher = await context.getLauncher()
+  if (context.sandboxes.has(id))
+    throw new BrambleError('conflict', { detail: `the sandbox ${id} is attached to already` })
+  const uidBase = context.unattached.get(id)
+  if (uidBase === undefined) throw notFound(id)
+  context.unattached.delete(id)
+  const cgroupPath = `${context.cgroup}/${id}`
+  try {
+    const { agent, paused } = await openFrozenAgent(context, launcher, id, cgroupPath)
+    if (signal?.aborted) await agent.close()
+    signal?.throwIfAborted()
+    return track(context, { launcher, config, agent, uidBase, cgroupPath, paused })
+  } catch (error) {
+    const kept = await launcher.kept().catch(() => [])
+    if (kept.some((one) => one.id === id)) context.unattached.set(id, uidBase)
+    else {
+      context.uids.release(uidBase)
+      throw notFound(id)
+    }
+    throw error
+  }
+}
+
+interface Running {
+  readonly launcher: Launcher
+  readonly config: SandboxConfig
+  readonly agent: Agent
+  readonly uidBase: number
+  readonly cgroupPath: string
+  readonly paused: boolean
+}
+
+const track = (context: OciContext, running: Running): OciSandbox => {
+  const { launcher, config, agent, uidBase, cgroupPath } = running
   const { id } = config
   const ended = Promise.withResolvers<SandboxEnd>()
   let over = false
+  let paused = running.paused
   let destroying: Promise<void> | undefined
-  const finish = (end: SandboxEnd): void => {
-    if (over) return
+  let changing: Promise<void> = Promise.resolve()
+  const forget = (): void => {
     over = true
     context.sandboxes.delete(id)
-    context.freeUidSlots.push(slot)
-    ended.resolve(end)
+    context.uids.release(uidBase)
     void agent.close()
+  }
+  const finish = (end: SandboxEnd): void => {
+    if (over) return
+    forget()
+    ended.resolve(end)
   }
   const destroy = (): Promise<void> => {
     if (over) return destroying ?? Promise.resolve()
@@ -145,6 +198,21 @@ const track = (
     )
     return destroying
   }
+  // One after another: the last to be asked for is what holds.
+  const setPaused = (wanted: boolean): Promise<void> => {
+    changing = changing
+      .catch(() => {})
+      .then(async () => {
+        if (wanted === paused) return
+        if (over || destroying) throw new BrambleError('sandbox_died', { detail: 'the sandbox has ended' })
+        const { freezer } = context
+        if (freezer === undefined)
+          throw new BrambleError('unsupported', { detail: 'this host has no freezer of control groups' })
+        await (wanted ? freezer.freeze(cgroupPath) : freezer.thaw(cgroupPath))
+        paused = wanted
+      })
+    return changing
+  }
   const sandbox: OciSandbox = {
     id,
     runtime: context.name,
@@ -152,16 +220,23 @@ const track = (
     agent,
     cgroupPath,
     ended: ended.promise,
-    ...withoutPause,
+    pause: () => setPaused(true),
+    resume: () => setPaused(false),
+    get paused() {
+      return paused
+    },
     stats: async () => {
       const [stats, diskBytes] = await Promise.all([
         readStats(context.cgroups, cgroupPath),
         over ? 0 : launcher.diskUsed(id).catch(() => 0),
       ])
-      return { ...stats, diskBytes }
+      return { ...stats, diskBytes, egressBytes: 0, ingressBytes: 0 }
     },
     destroy,
     onEnded: (detail, oomKills) => finish({ by: 'itself', detail, oomKills }),
+    letGo: () => {
+      if (!over) forget()
+    },
     [Symbol.asyncDispose]: destroy,
   }
   context.sandboxes.set(id, sandbox)

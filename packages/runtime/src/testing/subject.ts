@@ -19,8 +19,10 @@ export interface Subject {
 
 export interface FreshRuntime {
   readonly runtime: Runtime
-  /** Leaves the runtime as the crash of its node would, and opens the next one on the same data directory. */
+  /** Leaves the runtime as the crash of its whole host would, and opens the next one on the same data directory. */
   restart(): Promise<Runtime>
+  /** Opens the next one on the same data directory after the runtime was closed. Where that is missing: as `restart`. */
+  reopen?(): Promise<Runtime>
 }
 
 export interface SubjectOptions {
@@ -69,10 +71,11 @@ export const RESOURCES: SandboxResources = { cpus: 1, memoryMb: 128, diskMb: 64,
 
 export const configOf = (
   { image }: Pick<Subject, 'image'>,
-  changes: { resources?: Partial<SandboxResources>; hostname?: string } = {},
+  changes: { resources?: Partial<SandboxResources>; hostname?: string; layer?: string } = {},
 ): SandboxConfig => ({
   id: newId('sandbox'),
   image,
   resources: { ...RESOURCES, ...changes.resources },
   ...(changes.hostname !== undefined && { hostname: changes.hostname }),
+  ...(changes.layer !== undefined && { keep: { layer: changes.layer } }),
 })

@@ -1,0 +1,140 @@
+/* What the node asks for. */
+#define _GNU_SOURCE
+#include "launcher.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Room for the longest list there is: kept sandboxes with their ids and layers. */
+static char listing[MAX_SANDBOXES * (2 * ID_BYTES + 16)];
+static size_t listed;
+
+static void list_one(const char *id)
+{
+	size_t length = strlen(id);
+	if (listed + length + 2 > sizeof listing)
+		return;
+	listed += (size_t)snprintf(listing + listed, sizeof listing - listed, "%s%s", listed > 0 ? "\n" : "", id);
+}
+
+/* An id has a cgroup in each hierarchy, and a layer. All are of one length, so none is part of another. */
+static void list_once(const char *id)
+{
+	if (strstr(listing, id) == NULL)
+		list_one(id);
+}
+
+static void list_kept(const char *id, uid_t base, const char *layer)
+{
+	char line[2 * ID_BYTES + 16];
+	snprintf(line, sizeof line, "%s\t%u\t%s", id, base, layer);
+	list_one(line);
+}
+
+/* Settings of a sandbox: `key=value`, one a line. An unknown key is an error, so that nothing asked for is left out. */
+static int parse_wanted(char *text, struct wanted *wanted)
+{
+	size_t lowers = 0;
+	errno = 0;
+	memset(wanted, 0, sizeof *wanted);
+	for (char *line; (line = strsep(&text, "\n")) != NULL;) {
+		char *value = strchr(line, '=');
+		if (*line == '\0')
+			continue;
+		if (value == NULL)
+			return fail("a setting without value: %.64s", line);
+		*value++ = '\0';
+		size_t room = sizeof wanted->lowers - lowers;
+		if (strcmp(line, "uid") == 0)
+			wanted->base = (uid_t)strtoul(value, NULL, 10);
+		else if (strcmp(line, "disk") == 0)
+			wanted->disk_bytes = strtoull(value, NULL, 10);
+		else if (strcmp(line, "layer") == 0 && valid_id(value))
+			strcpy(wanted->layer, value);
+		else if (strcmp(line, "lower") == 0 && strlen(value) + 2 <= room)
+			lowers += (size_t)snprintf(wanted->lowers + lowers, room, "%s%s", lowers > 0 ? "\n" : "", value);
+		else
+			return fail("the setting %.64s is not known, or not as it must be", line);
+	}
+	return wanted->base == 0 || lowers == 0 ? fail("a sandbox needs `uid` and `lower`") : 0;
+}
+
+static void create(const char *tag, const char *id, char *text, const char *config, size_t config_bytes)
+{
+	static struct wanted wanted;
+	if (parse_wanted(text, &wanted) != 0)
+		reply(tag, "error", failure);
+	else if (wanted.layer[0] != '\0' && settings.disk_bytes == 0)
+		reply(tag, "error", "there is no btrfs for a layer that stays");
+	else if (wanted.layer[0] != '\0' && sandbox_on_layer(wanted.layer))
+		reply(tag, "conflict", "a sandbox runs on the layer");
+	else
+		sandbox_create(tag, id, &wanted, config, config_bytes);
+}
+
+static void remove_layer(const char *tag, const char *layer)
+{
+	if (sandbox_on_layer(layer))
+		reply(tag, "conflict", "a sandbox runs on the layer");
+	else if (disk_remove_layer(layer) != 0)
+		reply(tag, "error", failure);
+	else
+		reply(tag, "ok", "");
+}
+
+/* One that asks about nothing in particular. False: it is not known. */
+static bool dispatch_general(const char *tag, const char *operation)
+{
+	char number[32];
+	listing[0] = '\0';
+	listed = 0;
+	if (strcmp(operation, "list") == 0) {
+		cgroups_list(list_once);
+		disk_list(list_once);
+		reply(tag, "ok", listing);
+	} else if (strcmp(operation, "kept") == 0) {
+		sandbox_list_kept(list_kept);
+		reply(tag, "ok", listing);
+	} else if (strcmp(operation, "layers") == 0) {
+		disk_list_layers(list_one);
+		reply(tag, "ok", listing);
+	} else if (strcmp(operation, "reap") == 0) {
+		snprintf(number, sizeof number, "%d", leftovers_remove(true));
+		reply(tag, failure[0] == '\0' ? "ok" : "error", failure[0] == '\0' ? number : failure);
+	} else {
+		return false;
+	}
+	return true;
+}
+
+void request_dispatch(char **field, size_t *bytes, int count)
+{
+	const char *tag = field[0], *operation = count > 1 ? field[1] : "";
+	char number[32];
+	failure[0] = '\0';
+	errno = 0;
+	if (strlen(tag) >= 32) {
+		reply("", "fatal", "a tag is too long");
+	} else if (dispatch_general(tag, operation)) {
+		;
+	} else if (count < 3 || !valid_id(field[2])) {
+		reply(tag, "error", "the request has no valid id");
+	} else if (strcmp(operation, "create") == 0 && count == 5) {
+		create(tag, field[2], field[3], field[4], bytes[4]);
+	} else if (strcmp(operation, "destroy") == 0) {
+		sandbox_destroy(tag, field[2]);
+	} else if (strcmp(operation, "used") == 0) {
+		snprintf(number, sizeof number, "%llu", (unsigned long long)disk_used(field[2], sandbox_layer_of(field[2])));
+		reply(tag, "ok", number);
+	} else if (strcmp(operation, "layer-used") == 0) {
+		snprintf(number, sizeof number, "%llu", (unsigned long long)disk_used("", field[2]));
+		reply(tag, "ok", number);
+	} else if (strcmp(operation, "layer-remove") == 0) {
+		remove_layer(tag, field[2]);
+	} else {
+		reply(tag, "error", "the request is not known");
+	}
+	failure[0] = '\0';
+}
