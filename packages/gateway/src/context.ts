@@ -4,6 +4,8 @@ import type { IdempotencyMemory } from './idempotency.ts'
 import type { KeyStore } from './key-store.ts'
 import type { GatewayLimits } from './limits.ts'
 import type { Metrics } from './metrics.ts'
+import type { PortProxy } from './ports/proxy.ts'
+import type { Signatures } from './ports/signatures.ts'
 
 /** What routes work with: one gateway's parts. */
 export interface GatewayContext {
@@ -23,5 +25,11 @@ export interface GatewayContext {
   readonly held: { bodyBytes: number }
   /** Requests at work; aborting one cancels what it runs. */
   readonly inFlight: Set<AbortController>
+  readonly ports: {
+    /** Host names below it lead to ports of instances. */
+    readonly domain: string
+    readonly signatures: Signatures
+    readonly proxy: PortProxy
+  }
   readonly shutdown: { closing: boolean; idle?: () => void }
 }

@@ -13,6 +13,8 @@ import { openKeyStore } from './key-store.ts'
 import { DEFAULT_LIMITS, type GatewayLimits } from './limits.ts'
 import { hostInUrl, isLoopback } from './loopback.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
+import { openPortProxy } from './ports/proxy.ts'
+import { openSignatures } from './ports/signatures.ts'
 import { createServer } from './server.ts'
 
 export interface GatewayOptions {
@@ -32,6 +34,8 @@ export interface GatewayOptions {
   /** The metrics that the engine tells of its work (`onNotice`); without them only requests and states are shown. */
   readonly metrics?: Metrics
   readonly limits?: Partial<GatewayLimits>
+  /** `<port>-<instance>.<domain>` leads to a port of an instance. Default `localhost`. */
+  readonly domain?: string
   /** Origins whose pages may read answers. Default none. */
   readonly corsOrigins?: readonly string[]
 }
@@ -69,6 +73,19 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
   const keys = undo.use(await openKeyStore(join(dataDirectory, 'gateway.db')))
   const adminKey = auth ? await ensureAdminKey(keys, dataDirectory) : undefined
   const limits: GatewayLimits = { ...DEFAULT_LIMITS, ...options.limits }
+  const shutdown: GatewayContext['shutdown'] = { closing: false }
+  const domain = options.domain?.toLowerCase() ?? 'localhost'
+  const signatures = await openSignatures(dataDirectory)
+  const proxy = openPortProxy({
+    instances: engine.instances,
+    keys,
+    signatures,
+    domain,
+    stallTimeoutMs: limits.stallTimeoutMs,
+    logger: options.logger,
+    isClosing: () => shutdown.closing,
+    ...(!auth && { open: openAuthenticator(corsOrigins) }),
+  })
   const context: GatewayContext = {
     engine,
     keys,
@@ -86,14 +103,16 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
     countOutput: youngCollector(),
     held: { bodyBytes: 0 },
     inFlight: new Set(),
-    shutdown: { closing: false },
+    ports: { domain, signatures, proxy },
+    shutdown,
   }
   const server = createServer(context, {
     logger: options.logger,
     corsOrigins,
-    upgrades: [],
+    upgrades: [proxy.upgrade],
   })
   undo.defer(() => stopServer(server))
+  undo.defer(() => proxy.close())
   await server.listen({ host, port: options.port ?? 8080 })
   const { port } = server.server.address() as AddressInfo
   const held = undo.move()

@@ -1,3 +1,4 @@
+import type { RequestListener } from 'node:http'
 import type { Socket } from 'node:net'
 import { newId } from '@bramble/protocol'
 import fastify, {
@@ -13,6 +14,7 @@ import { registerDocsAssets } from './docs-page.ts'
 import { withoutFilePath } from './files/url-bytes.ts'
 import { listenForUpgrades, type UpgradeHandler } from './live/upgrades.ts'
 import { registerNotFound } from './not-found.ts'
+import type { PortProxy } from './ports/proxy.ts'
 import { clientErrorResponse, sendProblem } from './problems.ts'
 import { registerRoutes } from './register-routes.ts'
 import { routeTable } from './routes/table.ts'
@@ -54,7 +56,8 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
       highWaterMark: WRITE_BUFFER_BYTES,
       noDelay: true,
       // What is no WebSocket (h2c, say) is answered as if it had not asked, as RFC 9110 allows.
-      shouldUpgradeCallback: (request) => request.headers.upgrade?.toLowerCase() === 'websocket',
+      shouldUpgradeCallback: (request) =>
+        request.headers.upgrade?.toLowerCase() === 'websocket' || context.ports.proxy.takesUpgrade(request),
     },
     clientErrorHandler: (error, socket) => refuse(error, socket),
     frameworkErrors: (error, request, reply) => {
@@ -62,6 +65,7 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
     },
   }) as FastifyInstance
   app.server.maxConnections = limits.maxConnections
+  passPorts(app, context.ports.proxy)
   listenForUpgrades(app.server, context, options.upgrades)
 
   app.addHook('onRequest', (request, reply, done) => {
@@ -76,6 +80,26 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
   registerDocsAssets(app)
   registerNotFound(app, table)
   return app
+}
+
+/** Requests for ports of instances never come to the routes: they are many, and need nothing of what is there. */
+const passPorts = (app: FastifyInstance, proxy: PortProxy): void => {
+  const { server } = app
+  const [answer] = server.listeners('request') as RequestListener[]
+  server.removeAllListeners('request')
+  server.on('request', (request, response) => {
+    if (!proxy.request(request, response)) answer?.(request, response)
+  })
+  server.on('checkContinue', (request, response) => {
+    if (proxy.request(request, response, true)) return
+    response.writeContinue()
+    answer?.(request, response)
+  })
+  // Where `localhost` has a second address, Fastify makes a second server.
+  app.addHook('onRequest', (request, reply, done) => {
+    if (proxy.request(request.raw, reply.raw)) reply.hijack()
+    else done()
+  })
 }
 
 /** One line of log and one observation for each request, when its answer is out or its client is gone. */

@@ -30,6 +30,9 @@ export type ExchangeEnd =
 export const exchange = (options: ExchangeOptions): Promise<ExchangeEnd> =>
   new Promise((resolve) => new Exchange(options, resolve).start())
 
+/** A body that came with its head is held until it is whole, or nothing more came with it. */
+const MAX_HELD_BYTES = 16 * 1024
+
 class Exchange implements UpstreamUser {
   readonly #options: ExchangeOptions
   readonly #resolve: (end: ExchangeEnd) => void
@@ -42,6 +45,7 @@ class Exchange implements UpstreamUser {
   #sentAll: boolean
   #ended = false
   #flushed = false
+  #held: Buffer | undefined
   #stall: NodeJS.Timeout | undefined
 
   constructor(options: ExchangeOptions, resolve: (end: ExchangeEnd) => void) {
@@ -83,16 +87,28 @@ class Exchange implements UpstreamUser {
     response.writeHead(head.status, head.reason, headers)
   }
 
-  /** A body may be long in coming (server-sent events): its head does not wait for it. */
-  fed(): void {
-    if (this.#answered && !this.#flushed) this.#options.response.flushHeaders()
-    this.#flushed = this.#answered
+  body(data: Buffer): void {
+    if (this.#held === undefined && !this.#flushed && data.length <= MAX_HELD_BYTES) this.#held = data
+    else this.#write(data)
   }
 
-  body(data: Buffer): void {
-    const { response, upstream, stallTimeoutMs } = this.#options
+  /** A body may be long in coming (server-sent events): its head does not wait for it, nor does what came of it. */
+  fed(): void {
+    if (!this.#answered) return
+    if (this.#held !== undefined) this.#write(undefined)
+    else if (!this.#flushed) this.#options.response.flushHeaders()
     this.#flushed = true
-    if (response.write(data) || this.#ended) return
+  }
+
+  #write(data: Buffer | undefined): void {
+    const { response, upstream, stallTimeoutMs } = this.#options
+    const held = this.#held
+    this.#held = undefined
+    this.#flushed = true
+    let room = true
+    if (held !== undefined) room = response.write(held)
+    if (data !== undefined) room = response.write(data)
+    if (room || this.#ended) return
     upstream.stream.pause()
     if (this.#stall === undefined) {
       response.on('drain', this.#onRoom)
@@ -103,7 +119,9 @@ class Exchange implements UpstreamUser {
   end(trailers: readonly string[], rest: Buffer | undefined): void {
     const { response, upstream, stallTimeoutMs } = this.#options
     if (trailers.length > 0 && response.chunkedEncoding) addTrailers(response, trailers)
-    response.end()
+    // As text it goes out with the head, in one write.
+    if (this.#held !== undefined && trailers.length === 0) response.end(this.#held.toString('latin1'), 'latin1')
+    else response.end(this.#held)
     if (response.writableNeedDrain) cutWhenStalled(response, stallTimeoutMs)
     const kept = this.#keepsAlive && this.#sentAll && rest === undefined
     if (kept) upstream.stream.resume()

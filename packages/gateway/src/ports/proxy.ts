@@ -5,7 +5,7 @@ import { BrambleError, toBrambleError } from '@bramble/protocol'
 import type { FastifyBaseLogger } from 'fastify'
 import { refuseUpgrade, type Upgrade, type UpgradeHandler } from '../live/upgrades.ts'
 import { presentable } from '../problems.ts'
-import { type Access, type AccessRules, admit, COOKIE, EXPIRES, SIGNATURE } from './access.ts'
+import { type Access, type AccessRules, admit, COOKIE } from './access.ts'
 import { type PortAddress, portAddress } from './address.ts'
 import { type ExchangeEnd, exchange } from './exchange.ts'
 import { type UpstreamPool, upstreamPool } from './pool.ts'
@@ -123,7 +123,9 @@ const serve = async (context: Context, { request, response, address, waitsToCont
   const shownAs = { prefix: address.prefix, host: request.headers.host }
   const controller = new AbortController()
   const { signal } = controller
-  const gone = (): void => controller.abort(new BrambleError('cancelled', { detail: 'the client went away' }))
+  const gone = (): void => {
+    if (!response.writableFinished) controller.abort(clientGone())
+  }
   response.on('close', gone)
   const live: Live = { exposure, end: () => response.destroy() }
   context.live.add(live)
@@ -146,6 +148,8 @@ const serve = async (context: Context, { request, response, address, waitsToCont
     response.off('close', gone)
   }
 }
+
+const clientGone = (): BrambleError => new BrambleError('cancelled', { detail: 'the client went away' })
 
 /** Idempotent by their definition (RFC 9110, 9.2.2). */
 const REPEATABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
@@ -171,7 +175,7 @@ const serveUpgrade = async (
   const head = requestHead(request, { access, prefix: address.prefix, body, upgrade: request.headers.upgrade })
   const controller = new AbortController()
   const { signal } = controller
-  socket.once('close', () => controller.abort(new BrambleError('cancelled', { detail: 'the client went away' })))
+  socket.once('close', () => controller.abort(clientGone()))
   const live: Live = { exposure, end: () => void socket.destroy() }
   context.live.add(live)
   try {
@@ -209,7 +213,3 @@ const shown = (context: Context, thrown: unknown): BrambleError => {
   if (error.code === 'internal') context.logger?.error({ code: error.code, err: error.cause ?? error }, error.detail)
   return error
 }
-
-/** The query of a signed URL. */
-export const signatureQuery = (signed: { signature: string; expires: string }): string =>
-  `${SIGNATURE}=${signed.signature}&${EXPIRES}=${signed.expires}`

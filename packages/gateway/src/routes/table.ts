@@ -10,6 +10,7 @@ import { instanceRoutes } from './instances.ts'
 import { keyRoutes } from './keys.ts'
 import { operationRoutes } from './operations.ts'
 import { poolRoutes } from './pools.ts'
+import { portRoutes } from './ports.ts'
 import { usageRoutes } from './usage.ts'
 
 /** Every route of a node, its own description included. */
@@ -35,6 +36,7 @@ export const routeTable = (version: string): readonly Route[] => {
     ...instanceExecRoutes,
     ...instanceFileRoutes,
     ...instanceTreeRoutes,
+    ...portRoutes,
     ...imageRoutes,
     ...poolRoutes,
     ...keyRoutes,
