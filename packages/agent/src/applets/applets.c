@@ -1,16 +1,29 @@
 /* The table of the applets. */
 #include "applets.h"
 
-enum { BAD_USAGE = 64 };
-
 static const struct applet {
   const char *name;
   int least, most; /* arguments */
-  int (*run)(int argc, char **argv);
+  applet *run;
   const char *arguments;
 } applets[] = {
   { "put", 2, 2, applet_put, "PATH MODE" },
   { "get", 2, 2, applet_get, "PATH MAXBYTES" },
+  { "write", 2, 4, applet_write, "PATH MARK [MODE|- [UID:GID|-]]" },
+  { "read", 2, 3, applet_read, "PATH OFFSET [LENGTH]" },
+  { "stat", 2, 2, applet_stat, "PATH link|follow" },
+  { "list", 3, 3, applet_list, "PATH MAX one|all" },
+  { "mkdir", 3, 3, applet_mkdir, "PATH MODE one|parents" },
+  { "move", 2, 2, applet_move, "FROM TO" },
+  { "remove", 2, 2, applet_remove, "PATH one|all" },
+  { "set", 1, 4, applet_set, "PATH [owner=UID:GID] [mode=MODE] [modified=NANOSECONDS]" },
+  { "tar", 1, 1, applet_tar, "PATH" },
+  { "untar", 1, 1, applet_untar, "PATH" },
+  { "sftp", 0, 1, applet_sftp, "[DIRECTORY]" },
+  { "watch", 1, 4, applet_watch, "[--recursive] [--max DIRECTORIES] PATH" },
+  { "observe", 1, 2, applet_observe, "INTERVAL_MS [--once]" },
+  { "emit", 1, 2, applet_emit, "NAME [DATA|-]" },
+  { "relay", 1, 1, applet_relay, "PATH" },
 };
 
 /* Says on standard error what failed; gives `code` back. */

@@ -31,7 +31,7 @@ struct node {
 static struct node *root, *wds[BUCKETS], *names[BUCKETS];
 static size_t count, most, ceiling; /* of nodes; `ceiling`: how many there were when there was no room for more */
 static int notify = -1;
-static bool recursive, gone, full;
+static bool recursive, gone, full, present = true; /* `present`: the file `only` is there, as far as was told */
 static char given[PATH_MAX + 1], base[PATH_MAX + 1]; /* what is watched, and its directory */
 static const char *only;                             /* the name in it, where that is no directory */
 static const char *missed, *rebuild;                 /* why something was missed; why all has to be watched anew */
@@ -289,6 +289,7 @@ static void modified(struct node *node, const char *name, bool directory, bool w
 
 static void created(struct node *node, const char *name, bool directory) {
   if (was_reported(node, name)) return;
+  present = true;
   say_name('c', directory, node, name);
   if (!directory || !recursive) return;
   struct node *known = by_name(node, name);
@@ -301,6 +302,7 @@ static void created(struct node *node, const char *name, bool directory) {
 static void deleted(struct node *node, const char *name, bool directory) {
   struct change *change = change_of(node, name);
   was_reported(node, name);
+  if (only) present = false;
   if (is_change(change, node, name)) change->waits = false;
   say_name('d', directory, node, name);
   struct node *known = directory ? by_name(node, name) : NULL;
@@ -466,7 +468,7 @@ int applet_watch(int argc, char **argv) {
     if (!begin() && !gone) return complain(NO_WATCH, "inotify", errno);
     if (!gone) say_overflow(why);
   }
-  say('d', !only, given);
+  if (present) say('d', !only, given);
   out_flush();
   return 0;
 }
