@@ -23,9 +23,13 @@ export const loadIntoDocker = async (rootfs: string, socket: string): Promise<st
   return tag
 }
 
-/** `docker run --rm --network none IMAGE true`, as a user would type it. */
+/** The `docker` program, as a user would type it. */
+export const runDocker = (socket: string, args: readonly string[]): Promise<void> =>
+  run('docker', ['-H', `unix://${socket}`, ...args])
+
+/** `docker run --rm --network none IMAGE true`. */
 export const dockerRun = (image: string, socket: string): Promise<void> =>
-  run('docker', ['-H', `unix://${socket}`, 'run', '--rm', '--network', 'none', image, 'true'])
+  runDocker(socket, ['run', '--rm', '--network', 'none', image, 'true'])
 
 export interface BareCrun {
   /** Mounts an overlay over the image and runs `true` in it with crun: two spawns from Node. */
