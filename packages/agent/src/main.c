@@ -152,6 +152,10 @@ int main(int argc, char **argv) {
   bool stdio = false, keep = false;
   int ready = -1;
   umask(022);
+  if (!strcmp(program_invocation_short_name, "bramble-emit")) {
+    argv[0] = "emit";
+    return applet_main(argc, argv);
+  }
   if (argc > 1 && argv[1][0] != '-') return applet_main(argc - 1, argv + 1);
   for (int i = 1; i < argc; i++) {
     bool more = i + 1 < argc;
