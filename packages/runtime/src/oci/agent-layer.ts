@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { chmod, copyFile, mkdir, readFile, rename, rm } from 'node:fs/promises'
+import { chmod, copyFile, mkdir, readFile, rename, rm, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
 
 /** Mount points and the agent's own folder: there whatever the image has, or has not. */
@@ -29,6 +29,7 @@ export const makeAgentLayer = async (directory: string, agentBinary: string): Pr
   }
   await copyFile(agentBinary, join(fresh, '.bramble/agent'))
   await chmod(join(fresh, '.bramble/agent'), 0o755)
+  await symlink('agent', join(fresh, '.bramble/bramble-emit'))
   await chmod(fresh, 0o755)
   await rename(fresh, layer).catch(async (error: NodeJS.ErrnoException) => {
     await rm(fresh, { recursive: true, force: true })
