@@ -100,13 +100,18 @@ export const streamEventSchema = z.discriminatedUnion('type', [
   }),
   z.object({ ...seq, type: z.literal('custom'), name: z.string(), data: z.unknown() }),
   z.object({ type: z.literal('heartbeat'), at: z.string() }),
-  /** First of every connection, on each change, and as the answer to `get_state`. `seq`: the last one given out. */
+  /**
+   * First of every connection, on each change, and as the answer to `get_state`. `seq`: the last that this connection has
+   * been sent, or had before. `window`: the numbers that the instance keeps, so that `since: first - 1` asks for all of them
+   * and everything up to `last` is still to come; the first of nothing yet is one more than the last.
+   */
   z.object({
     type: z.literal('state'),
     instanceId: z.string(),
     status: z.union([instanceStatusSchema, z.literal('deleted')]),
     reason: z.string().optional(),
     seq: z.number().int(),
+    window: z.object({ first: z.number().int(), last: z.number().int() }),
     commands: z.array(z.object({ id: z.string(), pid: z.number().int().optional(), pty: z.boolean() })),
     watches: z.array(z.string()),
   }),
@@ -140,6 +145,11 @@ export const ptyQuerySchema = z.strictObject({
   session: commandId.optional(),
   token: z.string().optional(),
 })
+/**
+ * `WS …/tunnel/:port`: binary frames are the bytes of a TCP connection, both ways. The client ends its own direction with the text
+ * frame `{"type":"end"}` and still gets what comes; closing ends both. The server closes (1000) when the other side has ended.
+ */
+export const tunnelQuerySchema = z.strictObject({ token: z.string().optional() })
 export const ptyControlSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('resize'), cols: size, rows: size }),
   z.strictObject({ type: z.literal('signal'), signal: z.union([z.string().max(16), z.number().int().min(1).max(64)]) }),
