@@ -1,12 +1,14 @@
 import { BrambleError, type Quota } from '@bramble/protocol'
 
-/** What an execution claims of the node, and on whose behalf. */
+/** What an execution or an instance claims of the node, and on whose behalf. */
 export interface Claim {
   readonly tenant: string
   readonly keyId: string
   readonly cpus: number
   readonly memoryMb: number
   readonly quota: Quota | undefined
+  /** An instance: it does not count toward the executions that may run at once, and ends nobody knows when. */
+  readonly lasting?: boolean
 }
 
 /** What runs for each key now. */

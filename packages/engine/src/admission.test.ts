@@ -20,7 +20,15 @@ const setUp = (limits: Partial<Parameters<typeof createAdmission>[0]['limits']> 
   let now = 0
   const clock = { now: () => now, monotonicMs: () => now }
   const admission = createAdmission({
-    limits: { maxRunning: 2, maxQueued: 8, maxQueuedOverQuota: 2, maxMemoryMb: 1000, maxEnding: 4, ...limits },
+    limits: {
+      maxRunning: 2,
+      maxRunningInstances: 2,
+      maxQueued: 8,
+      maxQueuedOverQuota: 2,
+      maxMemoryMb: 1000,
+      maxEnding: 4,
+      ...limits,
+    },
     load,
     clock,
   })

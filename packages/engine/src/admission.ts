@@ -13,6 +13,8 @@ export interface Place {
 /** A place to come. `granted` resolves with `undefined` after `leave`, and rejects with `shutting_down`. */
 export interface Waiting {
   readonly granted: Promise<Place | undefined>
+  /** It was a quota that kept it from entering at once. */
+  readonly overQuota: boolean
   leave(): void
 }
 
@@ -20,6 +22,8 @@ export interface Waiting {
 export interface Admission {
   /** Throws `queue_full`, `quota_exceeded`, `unsupported` (more memory than the node has) and `shutting_down`. */
   enter(claim: Claim): Place | Waiting
+  /** A place for what is there already: not asked for, only counted. */
+  hold(claim: Claim): Place
   /** There may be room that was not there before. */
   wake(): void
   readonly running: number
@@ -30,7 +34,10 @@ export interface Admission {
 }
 
 export interface AdmissionDeps {
-  readonly limits: Pick<EngineLimits, 'maxRunning' | 'maxQueued' | 'maxQueuedOverQuota' | 'maxMemoryMb' | 'maxEnding'>
+  readonly limits: Pick<
+    EngineLimits,
+    'maxRunning' | 'maxRunningInstances' | 'maxQueued' | 'maxQueuedOverQuota' | 'maxMemoryMb' | 'maxEnding'
+  >
   readonly load: Load
   readonly clock: Clock
 }
@@ -54,16 +61,20 @@ export const createAdmission = ({ limits, load, clock }: AdmissionDeps): Admissi
   const accounts = createAccounts()
   const queue = createFairQueue<Entry>()
   let running = 0
+  let instances = 0
+  let instancesQueued = 0
   let admittedMb = 0
   let closed = false
   let meanDurationMs = 1000
 
-  const roomForOne = (): boolean => running < limits.maxRunning && load.ending < limits.maxEnding
+  const roomForOne = ({ lasting }: Claim): boolean =>
+    (lasting ? instances < limits.maxRunningInstances : running < limits.maxRunning) && load.ending < limits.maxEnding
   // Pooled sandboxes are not counted: they make room when they are in the way.
   const roomFor = (claim: Claim): boolean => admittedMb + load.endingMb + claim.memoryMb <= limits.maxMemoryMb
 
   const admit = (claim: Claim): Place => {
-    running++
+    if (claim.lasting) instances++
+    else running++
     admittedMb += claim.memoryMb
     accounts.charge(claim)
     const sinceMs = clock.monotonicMs()
@@ -72,22 +83,26 @@ export const createAdmission = ({ limits, load, clock }: AdmissionDeps): Admissi
       release() {
         if (!held) return
         held = false
-        running--
+        if (claim.lasting) instances--
+        else {
+          running--
+          meanDurationMs += (clock.monotonicMs() - sinceMs - meanDurationMs) * DURATION_WEIGHT
+        }
         admittedMb -= claim.memoryMb
         accounts.refund(claim)
-        meanDurationMs += (clock.monotonicMs() - sinceMs - meanDurationMs) * DURATION_WEIGHT
         wake()
       },
     }
   }
 
   const wake = (): void => {
-    while (queue.size > 0 && roomForOne()) {
+    while (queue.size > 0 && (running < limits.maxRunning || instancesQueued > 0)) {
       const entry = queue.take((candidate) => {
-        if (!accounts.allows(candidate.claim)) return 'skip'
+        if (!roomForOne(candidate.claim) || !accounts.allows(candidate.claim)) return 'skip'
         return roomFor(candidate.claim) ? 'take' : 'tooLarge'
       })
       if (!entry) return
+      if (entry.claim.lasting) instancesQueued--
       entry.grant(admit(entry.claim))
     }
   }
@@ -126,21 +141,29 @@ export const createAdmission = ({ limits, load, clock }: AdmissionDeps): Admissi
           detail: `it asks for ${claim.memoryMb} MiB of memory, the node has at most ${limits.maxMemoryMb} MiB to give`,
         })
       const overQuota = !accounts.allows(claim)
-      if (queue.size === 0 && !overQuota && roomForOne() && roomFor(claim)) return admit(claim)
+      if (queue.size === 0 && !overQuota && roomForOne(claim) && roomFor(claim)) return admit(claim)
       assertMayWait(claim, overQuota)
       const { promise, resolve, reject } = Promise.withResolvers<Place | undefined>()
-      const entry: Entry = { tenant: claim.tenant, lane: claim.keyId, claim, grant: resolve, refuse: reject, passed: 0 }
+      // An instance may wait long: executions of the same key do not wait behind it.
+      const lane = claim.lasting ? `${claim.keyId} instances` : claim.keyId
+      const entry: Entry = { tenant: claim.tenant, lane, claim, grant: resolve, refuse: reject, passed: 0 }
       queue.add(entry)
+      if (claim.lasting) instancesQueued++
       // Who waits may wait for a quota of its own; the newcomer need not.
       wake()
       return {
         granted: promise,
+        overQuota,
         leave() {
-          if (queue.remove(entry)) resolve(undefined)
+          if (queue.remove(entry)) {
+            if (claim.lasting) instancesQueued--
+            resolve(undefined)
+          }
           wake()
         },
       }
     },
+    hold: admit,
     wake,
     get running() {
       return running

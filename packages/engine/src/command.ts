@@ -17,7 +17,7 @@ const DEFAULT_ENV: Readonly<Record<string, string>> = {
 export const HOSTNAME = 'sandbox'
 
 /** By the name alone: the sandbox's passwd file is the agent's to read, and it is not trusted with our answer. */
-const homeOf = (user: string): string => {
+export const homeOf = (user: string): string => {
   if (user === 'root' || user === '0') return '/root'
   return /^\d+$/.test(user) ? '/' : `/home/${user}`
 }
@@ -34,17 +34,23 @@ export const placeOf = (spec: ExecutionSpec, image: LocalImage): Place => ({
   workdir: posix.resolve('/', image.config.workdir, spec.workdir ?? ''),
 })
 
-/** The agent's request for the spec's command in that image. */
-export const execRequestOf = (spec: ExecutionSpec, image: LocalImage, { user, workdir }: Place): ExecRequest => {
+export const argvOf = (command: string | string[]): string[] =>
+  typeof command === 'string' ? ['/bin/sh', '-c', command] : command
+
+/** What a command of that user finds in its environment before anyone says more. */
+export const environmentOf = (user: string, image: LocalImage): Record<string, string> => {
   const name = user.split(':', 1)[0] ?? user
-  return {
-    argv: typeof spec.command === 'string' ? ['/bin/sh', '-c', spec.command] : spec.command,
-    env: { ...DEFAULT_ENV, HOME: homeOf(name), USER: name, ...image.config.env, ...spec.env },
-    workdir,
-    user,
-    stdin: spec.stdin === undefined ? 'none' : 'pipe',
-  }
+  return { ...DEFAULT_ENV, HOME: homeOf(name), USER: name, ...image.config.env }
 }
+
+/** The agent's request for the spec's command in that image. */
+export const execRequestOf = (spec: ExecutionSpec, image: LocalImage, { user, workdir }: Place): ExecRequest => ({
+  argv: argvOf(spec.command),
+  env: { ...environmentOf(user, image), ...spec.env },
+  workdir,
+  user,
+  stdin: spec.stdin === undefined ? 'none' : 'pipe',
+})
 
 export const stdinBytes = (stdin: NonNullable<ExecutionSpec['stdin']>): Buffer =>
   typeof stdin === 'string' ? Buffer.from(stdin) : Buffer.from(stdin.base64, 'base64')

@@ -4,6 +4,7 @@ import type {
   ExecutionRecord,
   ExecutionResult,
   ExecutionSpec,
+  InstanceStatus,
   Pool,
   PrewarmRequest,
   Problem,
@@ -11,6 +12,7 @@ import type {
   UsageRow,
 } from '@bramble/protocol'
 import type { ImageStore } from '@bramble/runtime'
+import type { Instances } from './instances/instances.ts'
 
 /**
  * Runs executions on one node: admits them, takes a sandbox from a warm pool or makes one, runs the command by the
@@ -46,6 +48,7 @@ export interface Engine extends AsyncDisposable {
       options?: { signal?: AbortSignal; follow?: boolean },
     ): AsyncIterable<EngineEvent>
   }
+  readonly instances: Instances
   readonly images: ImageStore
   readonly pools: {
     list(): Pool[]
@@ -54,7 +57,10 @@ export interface Engine extends AsyncDisposable {
   }
   usage(query: { tenant?: string; since: Date; until: Date }): Promise<UsageRow[]>
   status(): EngineStatus
-  /** Admits nothing more, waits up to `graceMs` for what runs, cancels the rest, destroys every sandbox, closes. */
+  /**
+   * Admits nothing more, waits up to `graceMs` for what runs, cancels the rest, destroys their sandboxes, closes. Instances
+   * run on; the next engine of the same directory takes them over.
+   */
   close(options?: { graceMs?: number }): Promise<void>
 }
 
@@ -103,6 +109,7 @@ export interface EngineStatus {
   readonly running: number
   readonly pooled: number
   readonly reservedMemoryMb: number
+  readonly instances: Readonly<Record<InstanceStatus, number>>
   readonly runtimes: readonly { name: string; available: boolean; reason?: string }[]
 }
 
@@ -143,4 +150,14 @@ export interface EngineLimits {
   /** Bytes of results kept on disk with those records. */
   readonly maxHistoryBytes: number
   readonly historyFlushMs: number
+  /** Instances that run or are paused, at once. */
+  readonly maxRunningInstances: number
+  /** Instances in all, stopped ones included. */
+  readonly maxInstances: number
+  /** How long an instance may wait for its place before it is refused. */
+  readonly instanceWaitMs: number
+  /** How long the processes of an instance that is stopped may take to end after SIGTERM. */
+  readonly stopGraceMs: number
+  /** How long a reader of a full stream may take nothing before it is cut off. */
+  readonly streamStallMs: number
 }

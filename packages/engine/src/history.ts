@@ -15,7 +15,7 @@ import {
 } from './store/executions.ts'
 import type { EngineTables, ExecutionRow, LabelRow } from './store/tables.ts'
 import { addUsage, forgetUsageBefore } from './store/usage.ts'
-import { createUsageMeter, hourOf } from './usage.ts'
+import { type Charge, createUsageMeter, hourOf } from './usage.ts'
 
 /**
  * The records of executions, written behind in groups: what changed within `historyFlushMs` is one transaction, with the
@@ -26,6 +26,8 @@ export interface History {
   changed(live: LiveExecution): void
   find(id: string, tenant: string): Promise<ExecutionRecord>
   list(query: ExecutionQuery): Promise<{ items: ExecutionRecord[]; nextCursor: string | null }>
+  /** Usage that is no execution's; written with the next group. */
+  charge(used: Charge): void
   /** Writes what has not been written. */
   flush(): Promise<void>
   close(): Promise<void>
@@ -67,9 +69,11 @@ export const openHistory = async (deps: HistoryDeps): Promise<History> => {
   let timer: NodeJS.Timeout | undefined
   let writing: Promise<void> | undefined
   let closed = false
+  let charged = false
 
   const write = async (): Promise<void> => {
-    if (dirty.size === 0) return
+    if (dirty.size === 0 && !charged) return
+    charged = false
     const group = dirty
     const groupBytes = dirtyBytes
     dirty = new Map()
@@ -92,6 +96,7 @@ export const openHistory = async (deps: HistoryDeps): Promise<History> => {
       for (const [id, entry] of group) if (!dirty.has(id)) dirty.set(id, entry)
       dirtyBytes += groupBytes
       usage.giveBack(hours)
+      charged = true
       forgetPastBounds()
       log.error({ err: error, records: group.size }, 'history could not be written')
       notice({ type: 'historyNotFlushed' })
@@ -159,6 +164,11 @@ export const openHistory = async (deps: HistoryDeps): Promise<History> => {
       }
       if (dirtyBytes > PENDING_MAX_BYTES && !writing) void flush()
       else arm(limits.historyFlushMs)
+    },
+    charge(used) {
+      usage.charge(used)
+      charged = true
+      arm(limits.historyFlushMs)
     },
     async find(id, tenant) {
       const known = live.get(id)?.live

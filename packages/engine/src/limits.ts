@@ -45,5 +45,10 @@ export const defaultEngineLimits = (host: Partial<Host> = {}): EngineLimits => {
     maxHistory: 10_000,
     maxHistoryBytes: 1024 * MIB,
     historyFlushMs: 200,
+    maxRunningInstances: 1000,
+    maxInstances: 10_000,
+    instanceWaitMs: 10_000,
+    stopGraceMs: 5_000,
+    streamStallMs: 10_000,
   }
 }

@@ -4,6 +4,7 @@ import {
   type ExecutionId,
   type ExecutionResult,
   type ExecutionSpec,
+  type NetworkPolicy,
   newId,
   type Resources,
   resourcesSchema,
@@ -11,19 +12,26 @@ import {
 } from '@bramble/protocol'
 import { auto, type ImageStore, type LocalImage, type SandboxResources, type Wanted } from '@bramble/runtime'
 import { createAdmission, isWaiting, type Place, type Waiting } from './admission.ts'
+import { placeOf } from './command.ts'
 import { createEndings } from './endings.ts'
 import type { Engine, ExecuteContext, Execution } from './engine.ts'
 import { openHistory } from './history.ts'
+import { openInstances } from './instances/open-instances.ts'
+import { sandboxesToKeep } from './instances/recover.ts'
 import { defaultEngineLimits } from './limits.ts'
 import { LiveExecution } from './live.ts'
 import { emptyLoad } from './load.ts'
+import { mountsFor } from './mounts.ts'
 import { type OpenEngineOptions, silentLog, systemClock } from './options.ts'
 import { inputHashOf } from './outcome.ts'
+import { runPersistent } from './persistent.ts'
 import type { Kind } from './pool.ts'
 import { createPools } from './pools.ts'
 import { createQuiet } from './quiet.ts'
 import { replay } from './replay.ts'
 import { run } from './run.ts'
+import { INSTANCE_MIGRATIONS, type InstanceTables } from './store/instance-tables.ts'
+import { loadInstances } from './store/instances.ts'
 import { openDatabase } from './store/open-database.ts'
 import { ENGINE_MIGRATIONS, type EngineTables } from './store/tables.ts'
 import { assertSupported } from './support.ts'
@@ -37,7 +45,8 @@ const DEFAULT_GRACE_MS = 10_000
 interface Admitted {
   readonly kind: Kind
   readonly inputHash: string
-  readonly entered: Place | Waiting
+  /** Undefined where an instance of its own holds the place. */
+  readonly entered: Place | Waiting | undefined
 }
 
 const sandboxResources = ({ cpus, memoryMb, diskMb, pids }: Resources): SandboxResources => ({
@@ -46,6 +55,19 @@ const sandboxResources = ({ cpus, memoryMb, diskMb, pids }: Resources): SandboxR
   diskMb,
   pids,
 })
+
+/** Leaves the place that an execution does not need after all. */
+const giveBack = (entered: Place | Waiting): void => {
+  if (!isWaiting(entered)) {
+    entered.release()
+    return
+  }
+  entered.leave()
+  entered.granted.then(
+    (place) => place?.release(),
+    () => {},
+  )
+}
 
 const findImage = (images: ImageStore, name: string): LocalImage | undefined => {
   try {
@@ -81,10 +103,18 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   })
   await using undo = new AsyncDisposableStack()
   undo.defer(() => db.destroy())
-  const reaped = await runtime.reap()
+  // What a client was told of an instance survives a power failure; history need not.
+  const instancesDb = await openDatabase<InstanceTables>({
+    path: join(options.dataDirectory, 'instances.db'),
+    owner: 'instances',
+    migrations: INSTANCE_MIGRATIONS,
+    exclusive: true,
+  })
+  undo.defer(() => instancesDb.destroy())
+  const stored = await loadInstances(instancesDb)
+  const reaped = await runtime.reap(sandboxesToKeep(stored.rows))
   if (reaped > 0) log.warn({ sandboxes: reaped }, 'sandboxes of an earlier node were removed')
   const history = await openHistory({ db, limits, clock, log, notice })
-  undo.move()
 
   const load = emptyLoad()
   const quiet = createQuiet({ clock })
@@ -102,46 +132,87 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   const uses = new Map<string, number>()
   let closing: Promise<void> | undefined
 
-  const kindOf = (image: LocalImage, wanted: Wanted, resources: Resources): Kind => ({
+  const kindOf = (image: LocalImage, wanted: Wanted & { network?: NetworkPolicy }, resources: Resources): Kind => ({
     image,
     runtime: runtime.select(wanted),
     resources: sandboxResources(resources),
+    ...(wanted.network !== undefined && { network: wanted.network }),
   })
 
   const keepDefault = (): void => {
     const image = findImage(images, DEFAULT_IMAGE)
     if (image) pools.keep(kindOf(image, {}, resourcesSchema.parse({})))
   }
-  keepDefault()
-  const shrinking = setInterval(() => {
-    keepDefault()
-    pools.shrink()
-  }, SHRINK_EVERY_MS).unref()
-
   const use = (digest: string, by: 1 | -1): void => {
     const count = (uses.get(digest) ?? 0) + by
     if (count === 0) uses.delete(digest)
     else uses.set(digest, count)
   }
 
+  const instances = await openInstances(
+    {
+      db: instancesDb,
+      runtime,
+      runtimes,
+      images,
+      volumes: options.volumes,
+      admission,
+      load,
+      limits,
+      clock,
+      log,
+      notice,
+      outputRoom,
+      makeRoom: (memoryMb) => pools.makeRoom(memoryMb),
+      useImage: use,
+      charge: (used) => history.charge(used),
+    },
+    stored,
+  )
+  undo.move()
+
+  keepDefault()
+  const shrinking = setInterval(() => {
+    keepDefault()
+    pools.shrink()
+  }, SHRINK_EVERY_MS).unref()
+
   const admit = (spec: ExecutionSpec, context: ExecuteContext): Admitted => {
     if (closing) throw new BrambleError('shutting_down', { detail: 'the engine is closing' })
-    assertSupported(spec)
     const kind = kindOf(images.resolve(spec.image), spec, spec.resources)
+    assertSupported(spec, { capabilities: kind.runtime.capabilities, volumes: options.volumes !== undefined })
     const inputHash = inputHashOf(spec, kind.image.digest)
     const { cpus, memoryMb } = spec.resources
     const { tenant, keyId, quota } = context
+    if (spec.mode === 'persistent') return { kind, inputHash, entered: undefined }
     return { kind, inputHash, entered: admission.enter({ tenant, keyId, cpus, memoryMb, quota }) }
   }
 
-  const carry = async (live: LiveExecution, kind: Kind, entered: Place | Waiting): Promise<ExecutionResult> => {
+  const withMounts = async (kind: Kind, { spec, context }: LiveExecution): Promise<Kind> => {
+    const { volumes = [], caches = [] } = spec
+    if (volumes.length + caches.length === 0) return kind
+    const { user } = placeOf(spec, kind.image)
+    return { ...kind, mounts: await mountsFor(options.volumes, { tenant: context.tenant, volumes, caches, user }) }
+  }
+
+  const runOne = async (live: LiveExecution, kind: Kind, entered: Admitted['entered']): Promise<ExecutionResult> => {
+    const { changed } = history
+    if (!entered) return await runPersistent({ instances, limits, clock, log, notice, changed }, live, kind)
+    const mounted = await withMounts(kind, live).catch((error: unknown) => {
+      giveBack(entered)
+      throw error
+    })
+    return await run({ pools, endings, limits, clock, notice, changed }, live, mounted, entered)
+  }
+
+  const carry = async (live: LiveExecution, kind: Kind, entered: Admitted['entered']): Promise<ExecutionResult> => {
     const { signal } = live.context
     const onAbort = (): void => live.stop('cancelled')
     signal?.addEventListener('abort', onAbort, { once: true })
     if (signal?.aborted) onAbort()
     const finishedAt = (): string => new Date(clock.now()).toISOString()
     try {
-      const result = await run({ pools, endings, limits, clock, notice, changed: history.changed }, live, kind, entered)
+      const result = await runOne(live, kind, entered)
       live.conclude({ result }, result.finishedAt)
       const { status, runtime, timings, usage } = result
       notice({ type: 'finished', status, runtime, timings, cpuMs: usage.cpuMs })
@@ -183,7 +254,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     )
     lives.set(live.id, live)
     use(kind.image.digest, 1)
-    if (isWaiting(entered)) notice({ type: 'queued' })
+    if (entered && isWaiting(entered)) notice({ type: 'queued' })
     history.changed(live)
     const result = carry(live, kind, entered)
     // Who streams may never look at the promise; the stream's last event says the same.
@@ -227,6 +298,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     await ends
     await pools.close()
     await endings.drain()
+    await instances.close()
     quiet.close()
     await history.close()
   }
@@ -249,6 +321,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
       },
       logs,
     },
+    instances,
     images: {
       resolve: (name) => images.resolve(name),
       list: () => images.list(),
@@ -275,6 +348,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
       running: admission.running,
       pooled: pools.pooled,
       reservedMemoryMb: load.boxesMb,
+      instances: instances.count(),
       runtimes: [
         ...runtimes.map(({ name }) => ({ name, available: true })),
         ...unavailable.map(({ name, reason }) => ({ name, available: false, reason })),

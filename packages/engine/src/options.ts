@@ -1,5 +1,5 @@
 import type { ExecutionStatus, Timings } from '@bramble/protocol'
-import type { ImageStore, Runtime } from '@bramble/runtime'
+import type { ImageStore, Runtime, Volumes } from '@bramble/runtime'
 import type { EngineLimits } from './engine.ts'
 
 export interface OpenEngineOptions {
@@ -10,6 +10,8 @@ export interface OpenEngineOptions {
   /** Runtimes that this host lacks, with the reason: for `status()` and for the `unsupported` of who asks for one. */
   readonly unavailable?: readonly { name: string; reason: string }[]
   readonly images: ImageStore
+  /** Named volumes and dependency caches; without them, specs that ask for one are refused. */
+  readonly volumes?: Volumes
   readonly limits?: Partial<EngineLimits>
   /** How much more memory sandboxes may be promised than the host has. Default 4. */
   readonly memoryOvercommit?: number
@@ -60,3 +62,7 @@ export type EngineNotice =
   | { readonly type: 'sandboxNotDestroyed'; readonly runtime: string }
   | { readonly type: 'historyFlushed'; readonly records: number; readonly durationMs: number }
   | { readonly type: 'historyNotFlushed' }
+  | { readonly type: 'instance'; readonly change: InstanceChangeKind; readonly runtime: string }
+
+/** `ended`: its sandbox ended by itself. */
+export type InstanceChangeKind = 'started' | 'stopped' | 'paused' | 'resumed' | 'ended' | 'deleted' | 'attached'

@@ -88,16 +88,23 @@ const wholeBytes = (kept: KeptOutput): Buffer => {
   return kept.truncated ? bytes.subarray(0, wholeCharactersBytes(bytes)) : bytes
 }
 
+type OutputText = Omit<EncodedOutput, 'stdoutSha256' | 'stderrSha256'>
+
+const textOf = (out: Buffer, err: Buffer, truncated: boolean): OutputText => {
+  const encoding = isUtf8(out) && isUtf8(err) ? 'utf8' : 'base64'
+  return { stdout: out.toString(encoding), stderr: err.toString(encoding), encoding, truncated }
+}
+
 /** Both streams as the result writes them: text where both are UTF-8, else base64. */
+export const encodeText = (stdout: KeptOutput, stderr: KeptOutput): OutputText =>
+  textOf(wholeBytes(stdout), wholeBytes(stderr), stdout.truncated || stderr.truncated)
+
+/** The same with their digests. */
 export const encodeOutput = (stdout: KeptOutput, stderr: KeptOutput): EncodedOutput => {
   const out = wholeBytes(stdout)
   const err = wholeBytes(stderr)
-  const encoding = isUtf8(out) && isUtf8(err) ? 'utf8' : 'base64'
   return {
-    stdout: out.toString(encoding),
-    stderr: err.toString(encoding),
-    encoding,
-    truncated: stdout.truncated || stderr.truncated,
+    ...textOf(out, err, stdout.truncated || stderr.truncated),
     stdoutSha256: digestOf(out),
     stderrSha256: digestOf(err),
   }
@@ -127,5 +134,5 @@ export const usageOf = (stats: SandboxStats, baseline: SandboxStats): Usage => (
   cpuMs: Math.round(Math.max(0, stats.cpuMs - baseline.cpuMs) * 1000) / 1000,
   peakMemoryBytes: stats.peakMemoryBytes,
   diskBytes: stats.diskBytes,
-  egressBytes: 0,
+  egressBytes: Math.max(0, stats.egressBytes - baseline.egressBytes),
 })

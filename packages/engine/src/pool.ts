@@ -1,18 +1,32 @@
-import { BrambleError, newId } from '@bramble/protocol'
-import type { LocalImage, Runtime, Sandbox, SandboxConfig, SandboxResources, SandboxStats } from '@bramble/runtime'
+import { BrambleError, type NetworkPolicy, newId } from '@bramble/protocol'
+import type {
+  LocalImage,
+  Runtime,
+  Sandbox,
+  SandboxConfig,
+  SandboxMount,
+  SandboxResources,
+  SandboxStats,
+} from '@bramble/runtime'
 import { HOSTNAME } from './command.ts'
 import { createDemand, type Demand } from './demand.ts'
 
-/** Sandboxes of one kind are exchangeable: same image, resources and driver. */
+/** Sandboxes of one kind are exchangeable: same image, resources, driver and network. */
 export interface Kind {
   readonly image: LocalImage
   readonly runtime: Runtime
   readonly resources: SandboxResources
+  readonly network?: NetworkPolicy
+  readonly mounts?: readonly SandboxMount[]
 }
 
-export const nameOfKind = ({ image, runtime, resources }: Kind): string => {
+/** Made ahead only where any tenant may get it; what one asked for by name is made when it is asked for. */
+export const isExchangeable = ({ network = 'none', mounts = [] }: Kind): boolean =>
+  typeof network === 'string' && mounts.length === 0
+
+export const nameOfKind = ({ image, runtime, resources, network = 'none', mounts = [] }: Kind): string => {
   const { cpus, memoryMb, diskMb, pids } = resources
-  return `${image.digest} ${runtime.name} ${cpus} ${memoryMb} ${diskMb} ${pids}`
+  return `${image.digest} ${runtime.name} ${cpus} ${memoryMb} ${diskMb} ${pids} ${JSON.stringify(network)} ${JSON.stringify(mounts)}`
 }
 
 /** A sandbox nobody has used, with the kernel's account of it when it was ready. */
@@ -99,6 +113,8 @@ export const makeFresh = async (kind: Kind, timeoutMs: number, signal: AbortSign
     image: kind.image,
     resources: kind.resources,
     hostname: HOSTNAME,
+    ...(kind.network !== undefined && { network: kind.network }),
+    ...(kind.mounts !== undefined && { mounts: kind.mounts }),
   }
   try {
     await kind.runtime.prepare(kind.image, { signal: either })

@@ -6,6 +6,7 @@ import type { Clock, EngineNotice, Log } from './options.ts'
 import {
   createPool,
   type Fresh,
+  isExchangeable,
   type Kind,
   makeFresh,
   nameOfKind,
@@ -35,6 +36,8 @@ export interface Pools {
   keep(kind: Kind): void
   /** There may be room, or work, that was not there before. */
   pump(): void
+  /** Gives up ready ones until there is room for a sandbox of so much memory that is made elsewhere. */
+  makeRoom(memoryMb: number): void
   /** Gives up what recent demand does not call for any more. */
   shrink(): void
   /** Gives up all ready ones of an image; true when nobody waits for one. */
@@ -79,7 +82,7 @@ export const createPools = (deps: PoolsDeps): Pools => {
   const memoryOf = (pool: Pool): number => pool.kind.resources.memoryMb
   const minOf = (pool: Pool): number => Math.max(pool.floor, pool.name === kept ? limits.minReady : 0)
   const targetOf = (pool: Pool): number => {
-    if (pool.retired || memoryOf(pool) > limits.maxPooledMemoryMb) return 0
+    if (pool.retired || !isExchangeable(pool.kind) || memoryOf(pool) > limits.maxPooledMemoryMb) return 0
     const wanted = pool.demand.wanted(clock.monotonicMs(), pool.createMs) + (pool.name === kept ? limits.minReady : 0)
     return Math.min(limits.maxPooled, Math.max(pool.floor, wanted))
   }
@@ -101,7 +104,7 @@ export const createPools = (deps: PoolsDeps): Pools => {
   }
 
   /** Gives up one ready sandbox of the pool that was in demand least recently: before `thanMs`, above its least. */
-  const evictOne = (except: Pool, thanMs: number): boolean => {
+  const evictOne = (except: Pool | undefined, thanMs: number): boolean => {
     let victim: Pool | undefined
     for (const pool of pools.values()) {
       // Someone who waits goes before what is kept for nobody in particular.
@@ -115,9 +118,12 @@ export const createPools = (deps: PoolsDeps): Pools => {
   /** Whether there is memory for one more of the pool now; where there is not, makes some by giving others up. */
   const hasMemory = (pool: Pool, evictBeforeMs: number): boolean => {
     if (load.boxesMb + memoryOf(pool) <= limits.maxMemoryMb) return true
-    // What is on its way out already will be room soon.
-    while (load.boxesMb - load.endingMb + memoryOf(pool) > limits.maxMemoryMb && evictOne(pool, evictBeforeMs));
+    evictFor(memoryOf(pool), pool, evictBeforeMs)
     return false
+  }
+  const evictFor = (memoryMb: number, except: Pool | undefined, evictBeforeMs: number): void => {
+    // What is on its way out already will be room soon.
+    while (load.boxesMb - load.endingMb + memoryMb > limits.maxMemoryMb && evictOne(except, evictBeforeMs));
   }
 
   const poolOf = (kind: Kind): Pool => {
@@ -386,6 +392,7 @@ export const createPools = (deps: PoolsDeps): Pools => {
       fillSoon()
     },
     pump,
+    makeRoom: (memoryMb) => evictFor(memoryMb, undefined, Number.POSITIVE_INFINITY),
     shrink() {
       for (const pool of [...pools.values()]) {
         const target = targetOf(pool)

@@ -1,4 +1,4 @@
-import type { ExecutionResult, OutputFile, Timings, Usage } from '@bramble/protocol'
+import type { ExecutionResult, InstanceId, OutputFile, Timings, Usage } from '@bramble/protocol'
 import type { LiveExecution } from './live.ts'
 import type { Clock } from './options.ts'
 import { type Ending, encodeOutput, NO_USAGE, resultHashOf } from './outcome.ts'
@@ -17,6 +17,7 @@ export interface WhatCame {
   readonly ending: Ending
   readonly usage?: Usage
   readonly outputs?: Record<string, OutputFile>
+  readonly instanceId?: InstanceId
 }
 
 /** To the microsecond: more digits are noise. */
@@ -36,7 +37,7 @@ export const resultOf = (
   times: Times,
   came: WhatCame,
 ): ExecutionResult => {
-  const { ending, usage = NO_USAGE, outputs = {} } = came
+  const { ending, usage = NO_USAGE, outputs = {}, instanceId } = came
   const { stdoutSha256, stderrSha256, ...output } = encodeOutput(live.stdout, live.stderr)
   const nowMs = clock.monotonicMs()
   return {
@@ -50,6 +51,7 @@ export const resultOf = (
     ...(ending.message !== undefined && { message: ending.message }),
     ...output,
     cached: false,
+    ...(instanceId !== undefined && { instanceId }),
     outputs,
     inputHash: live.inputHash,
     resultHash: resultHashOf(ending, { ...output, stdoutSha256, stderrSha256 }, outputs),

@@ -1,5 +1,5 @@
 import { type BrambleError, toBrambleError } from '@bramble/protocol'
-import type { AgentProcess, ExecRequest, ProcessExit, Sandbox } from '@bramble/runtime'
+import type { Agent, AgentProcess, ExecRequest, ProcessExit } from '@bramble/runtime'
 import { stdinBytes } from './command.ts'
 import type { LiveExecution } from './live.ts'
 
@@ -34,14 +34,14 @@ const feed = async (process: AgentProcess, live: LiveExecution): Promise<void> =
  */
 export const runCommand = async (
   live: LiveExecution,
-  sandbox: Sandbox,
+  agent: Agent,
   { request, killGraceMs, destroy }: RunCommandOptions,
 ): Promise<CommandEnd> => {
   let started = false
   const discarded = new Set<'stdout' | 'stderr'>()
   let timer: NodeJS.Timeout | undefined
   try {
-    const process = sandbox.agent.exec(request)
+    const process = agent.exec(request)
     live.onStop = () => {
       clearTimeout(timer)
       timer = setTimeout(destroy, killGraceMs)

@@ -1,6 +1,6 @@
 import { setTimeout as after } from 'node:timers/promises'
 import type { ExecutionResult, OutputFile, Usage } from '@bramble/protocol'
-import type { Sandbox, SandboxStats } from '@bramble/runtime'
+import type { Agent, Sandbox, SandboxStats } from '@bramble/runtime'
 import { type Place as Admitted, isWaiting, type Waiting } from './admission.ts'
 import { execRequestOf, type Place, placeOf } from './command.ts'
 import type { Endings } from './endings.ts'
@@ -27,7 +27,7 @@ export interface RunDeps {
 /** How long a runtime may take to say why a sandbox ended whose agent fell silent. */
 const LAST_WORDS_MS = 1000
 
-const stopped = (live: LiveExecution): Ending => ({
+export const stopped = (live: LiveExecution): Ending => ({
   status: live.stopReason ?? 'cancelled',
   exitCode: null,
   message:
@@ -94,7 +94,7 @@ const arrived = async (live: LiveExecution, coming: Coming): Promise<Fresh | und
 }
 
 /** Runs `work` with a signal that aborts when the execution is stopped, or after `timeoutMs`. */
-const stoppable = async <T>(
+export const stoppable = async <T>(
   live: LiveExecution,
   timeoutMs: number,
   work: (signal: AbortSignal) => Promise<T>,
@@ -126,7 +126,7 @@ const runIn = async (
   }
   try {
     const where = placeOf(live.spec, kind.image)
-    if (files && !live.stopReason) await writeFiles(live, sandbox, files, where, limits.filesTimeoutMs)
+    if (files && !live.stopReason) await writeFiles(live, sandbox.agent, files, where, limits.filesTimeoutMs)
     if (live.stopReason) return resultOf(live, kind, clock, times, { ending: stopped(live) })
 
     times.execMs = clock.monotonicMs()
@@ -135,7 +135,11 @@ const runIn = async (
     const queuedMs = times.admittedMs - times.enteredMs
     notice({ type: 'started', runtime: sandbox.runtime, queuedMs, startMs: times.execMs - times.admittedMs })
     const request = execRequestOf(live.spec, kind.image, where)
-    const end = await runCommand(live, sandbox, { request, killGraceMs: limits.killGraceMs, destroy: () => bury(true) })
+    const end = await runCommand(live, sandbox.agent, {
+      request,
+      killGraceMs: limits.killGraceMs,
+      destroy: () => bury(true),
+    })
     times.endedMs = clock.monotonicMs()
 
     const stats = await sandbox.stats().catch(() => undefined)
@@ -152,22 +156,22 @@ const runIn = async (
 }
 
 /** A stop ends the writing without an error; everything else that does is one. */
-const writeFiles = async (
+export const writeFiles = async (
   live: LiveExecution,
-  sandbox: Sandbox,
+  agent: Agent,
   files: NonNullable<LiveExecution['spec']['files']>,
   where: Place,
   timeoutMs: number,
 ): Promise<void> => {
   try {
-    await stoppable(live, timeoutMs, (signal) => putFiles(sandbox.agent, files, where, signal))
+    await stoppable(live, timeoutMs, (signal) => putFiles(agent, files, where, signal))
   } catch (error) {
     if (!live.stopReason) throw error
   }
 }
 
 /** What the end of the command means for the execution. Throws where the sandbox broke before the command began. */
-const judge = async (
+export const judge = async (
   live: LiveExecution,
   fresh: Fresh,
   end: CommandEnd,

@@ -1,24 +1,45 @@
 import { BrambleError, type ExecutionSpec } from '@bramble/protocol'
+import type { Capabilities } from '@bramble/runtime'
+
+/** What may be asked for beside what every node has. */
+export interface Offer {
+  readonly capabilities: Capabilities
+  /** Named volumes and dependency caches. */
+  readonly volumes: boolean
+}
 
 interface Missing {
   readonly what: string
-  readonly asked: (spec: ExecutionSpec) => boolean
+  readonly asked: (spec: ExecutionSpec, offer: Offer) => boolean
 }
 
-/** What a spec can say and this engine cannot do yet: one line each, removed by the work that brings it. */
+const networkOf = ({ network }: ExecutionSpec): 'none' | 'egress' | 'allow' =>
+  typeof network === 'string' ? network : 'allow'
+const mounts = ({ volumes = [], caches = [] }: ExecutionSpec): boolean => volumes.length + caches.length > 0
+
+/** What a spec can say and this engine, or the runtime it chose, cannot do. */
 const MISSING: readonly Missing[] = [
   { what: 'the mode `cached`', asked: (spec) => spec.mode === 'cached' },
   { what: 'the mode `checkpointed`', asked: (spec) => spec.mode === 'checkpointed' },
   { what: 'the mode `branched`', asked: (spec) => spec.mode === 'branched' },
-  { what: 'the mode `persistent`', asked: (spec) => spec.mode === 'persistent' },
+  {
+    what: 'the mode `persistent` with this runtime',
+    asked: (spec, { capabilities }) => spec.mode === 'persistent' && !capabilities.keep,
+  },
   { what: 'a start from a `checkpoint`', asked: (spec) => spec.checkpoint !== undefined },
   { what: 'a `parent`', asked: (spec) => spec.parent !== undefined },
-  { what: 'a network other than `none`', asked: (spec) => spec.network !== 'none' },
+  {
+    what: 'that `network` with this runtime',
+    asked: (spec, { capabilities }) => !capabilities.network.includes(networkOf(spec)),
+  },
   { what: '`secrets`', asked: (spec) => (spec.secrets?.length ?? 0) > 0 },
-  { what: '`volumes`', asked: (spec) => (spec.volumes?.length ?? 0) > 0 },
+  {
+    what: '`volumes` and `caches` with this runtime',
+    asked: (spec, { capabilities, volumes }) => mounts(spec) && !(volumes && capabilities.volumes),
+  },
   { what: '`resources.gpus`', asked: (spec) => spec.resources.gpus > 0 },
-  { what: '`ttlMs`', asked: (spec) => spec.ttlMs !== undefined },
-  { what: '`idleTtlMs`', asked: (spec) => spec.idleTtlMs !== undefined },
+  { what: '`ttlMs` in this mode', asked: (spec) => spec.ttlMs !== undefined && spec.mode !== 'persistent' },
+  { what: '`idleTtlMs` in this mode', asked: (spec) => spec.idleTtlMs !== undefined && spec.mode !== 'persistent' },
   { what: '`cacheTtlMs`', asked: (spec) => spec.cacheTtlMs !== undefined },
   {
     what: '`files` from blobs',
@@ -28,7 +49,7 @@ const MISSING: readonly Missing[] = [
 ]
 
 /** Throws `unsupported`, naming the part of `spec` that this engine cannot do. */
-export const assertSupported = (spec: ExecutionSpec): void => {
+export const assertSupported = (spec: ExecutionSpec, offer: Offer): void => {
   for (const { what, asked } of MISSING)
-    if (asked(spec)) throw new BrambleError('unsupported', { detail: `this node does not offer ${what}` })
+    if (asked(spec, offer)) throw new BrambleError('unsupported', { detail: `this node does not offer ${what}` })
 }

@@ -11,9 +11,14 @@ const MB_IN_GB = 1024
 /** The hour that a moment is in, as its first instant. */
 export const hourOf = (ms: number): string => new Date(Math.floor(ms / HOUR_MS) * HOUR_MS).toISOString()
 
+/** What was used on behalf of a key. */
+export type Charge = Omit<UsageHourRow, 'hour' | 'executions'>
+
 /** Sums what executions used, by hour and key, until it is written. */
 export interface UsageMeter {
   count(live: LiveExecution): void
+  /** What was used beside executions, in this hour. */
+  charge(used: Charge): void
   /** What was counted since the last time. */
   take(): UsageHourRow[]
   /** What `take` gave could not be written. */
@@ -50,6 +55,7 @@ export const createUsageMeter = (clock: Clock): UsageMeter => {
         egress_bytes: usage.egressBytes,
       })
     },
+    charge: (used) => add({ ...used, hour: hourOf(clock.now()), executions: 0 }),
     take() {
       const rows = [...hours.values()]
       hours = new Map()

@@ -1,5 +1,6 @@
 import type { EventEmitter } from 'node:events'
 import type {
+  BrambleError,
   ExecRequestBody,
   Instance,
   InstanceId,
@@ -130,12 +131,21 @@ export interface InstanceStream {
   /** Starts a command under `command.id` (or an id of its own), with the instance's defaults. Rejects with `conflict`. */
   start(command: Extract<StreamCommand, { type: 'exec' }>): NamedCommand
   /**
-   * Entries after `since` (default: only new ones), in order. `take` gives the next entry when it was taken. Rejects with
-   * `window_passed` when `since` is no longer kept. `only`: the entries of one command.
+   * Entries after `since` (default: only those after this call), in order, until the sandbox ends. Asking for the next one
+   * says that the one before was taken. Rejects with `window_passed` when what came after `since` is no longer kept.
    */
-  read(options: { since?: number; only?: string; signal: AbortSignal }): AsyncIterable<StreamEntry>
+  read(options: StreamReadOptions): AsyncIterable<StreamEntry>
   /** `state` on every change of the instance. */
   readonly events: EventEmitter<{ state: [] }>
+}
+
+export interface StreamReadOptions {
+  readonly since?: number
+  /** The entries of one command. */
+  readonly only?: string
+  readonly signal: AbortSignal
+  /** Called at once when this reader is cut off: it may be held up in sending what it has, and not ask for more. */
+  readonly onCutOff?: (error: BrambleError) => void
 }
 
 export type StreamEntry =

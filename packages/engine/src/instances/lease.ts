@@ -1,0 +1,69 @@
+import { isIP } from 'node:net'
+import { BrambleError } from '@bramble/protocol'
+import { listPorts, sandboxFiles } from '@bramble/runtime'
+import { requestFor } from './command.ts'
+import { type Context, inBackground } from './context.ts'
+import { runExec } from './exec.ts'
+import { touch } from './idle.ts'
+import type { InstanceLease } from './instances.ts'
+import { resumeIn } from './lifecycle.ts'
+import type { Box, LiveInstance } from './live-instance.ts'
+
+/** Throws where nothing may begin in the sandbox now; begins to resume one that was paused under its users. */
+export const assertUsable = (context: Context, live: LiveInstance): void => {
+  if (live.row.status !== 'paused') return
+  if (!live.spec.autoResume) throw new BrambleError('conflict', { detail: 'the instance is paused' })
+  inBackground(context, live, async () => {
+    if (live.row.status === 'paused') await resumeIn(context, live)
+  })
+}
+
+const addressOf = (host: string | undefined): string | undefined => {
+  if (host === undefined || host === 'localhost' || host.endsWith('.localhost')) return undefined
+  if (isIP(host) !== 0) return host
+  throw new BrambleError('port_closed', { detail: `the host name ${host} cannot be resolved for this instance` })
+}
+
+/** The right to talk to a running instance. It holds nothing of its own: taking one costs an object. */
+export const leaseOf = (context: Context, live: LiveInstance, box: Box): InstanceLease => {
+  const { clock, limits, outputRoom: room } = context
+  let held = true
+  live.leases++
+  return {
+    id: live.id,
+    tenant: live.row.tenant,
+    get agent() {
+      return box.sandbox.agent
+    },
+    get files() {
+      return sandboxFiles(box.sandbox.agent, { user: box.defaults.user })
+    },
+    stream: live.stream,
+    defaults: box.defaults,
+    ended: box.ended.promise,
+    exec(body, options) {
+      assertUsable(context, live)
+      const stdin = body.stdin === undefined ? 'none' : 'pipe'
+      const request = requestFor(live.spec, box.image, box.defaults, body, stdin)
+      return runExec({ live, box, clock, killGraceMs: limits.killGraceMs, room }, request, body, options)
+    },
+    observe({ signal }) {
+      assertUsable(context, live)
+      return box.observer.observe(signal)
+    },
+    async ports() {
+      assertUsable(context, live)
+      return await listPorts(box.sandbox.agent)
+    },
+    async connect({ host, port, signal }) {
+      assertUsable(context, live)
+      return await box.sandbox.agent.connect({ port, host: addressOf(host), signal })
+    },
+    [Symbol.dispose]() {
+      if (!held) return
+      held = false
+      live.leases--
+      if (live.leases === 0) touch(context, live)
+    },
+  }
+}

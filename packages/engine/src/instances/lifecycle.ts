@@ -1,0 +1,243 @@
+import { BrambleError, type InstanceSpec, type InstanceStatus, newId } from '@bramble/protocol'
+import type { LocalImage, Runtime } from '@bramble/runtime'
+import { mountsFor } from '../mounts.ts'
+import type { InstanceRow } from '../store/instance-tables.ts'
+import { deleteInstance, insertInstance } from '../store/instances.ts'
+import { attachSandbox, enterBox, loseBox, makeSandbox, newSandboxId, runtimeOf, startMain } from './box.ts'
+import { defaultsOf } from './command.ts'
+import { type Context, save, tell, timeText } from './context.ts'
+import { armDeadline } from './idle.ts'
+import type { InstanceContext } from './instances.ts'
+import type { Box, LiveInstance } from './live-instance.ts'
+import { chargeInstance } from './metering.ts'
+import { leavePlace, takePlace } from './place.ts'
+import { endPolitely } from './politely.ts'
+
+/** The rules of one instance's life. All but `createIn` run within `live.exclusive`. */
+
+const conflict = (live: LiveInstance, wish: string): BrambleError =>
+  new BrambleError('conflict', { detail: `the instance is ${live.row.status}: it cannot be ${wish}` })
+
+const assertStatus = (live: LiveInstance, wish: string, ...allowed: InstanceStatus[]): void => {
+  if (live.row.doomed) throw new BrambleError('not_found', { detail: `there is no instance ${live.id}` })
+  if (!allowed.includes(live.row.status)) throw conflict(live, wish)
+}
+
+/** The box of a running instance; one whose sandbox just ended is as good as stopped. */
+const boxOf = (live: LiveInstance, wish: string): Box => {
+  if (!live.box || live.box.over)
+    throw new BrambleError('conflict', { detail: `its sandbox ended: it cannot be ${wish}` })
+  return live.box
+}
+
+/** Throws `unsupported` where the runtime cannot do what the spec asks for. */
+export const assertOffered = (context: Context, spec: InstanceSpec, runtime: Runtime): void => {
+  const { capabilities, name } = runtime
+  const refuse = (what: string): never => {
+    throw new BrambleError('unsupported', { detail: `the runtime \`${name}\` of this node does not offer ${what}` })
+  }
+  if (!capabilities.keep) refuse('instances (sandboxes that are kept)')
+  const network = typeof spec.network === 'string' ? spec.network : 'allow'
+  if (!capabilities.network.includes(network)) refuse(`the network \`${network}\``)
+  const mounts = spec.volumes.length + spec.caches.length > 0
+  if (mounts && (!capabilities.volumes || context.volumes === undefined)) refuse('volumes and caches')
+  if (spec.idleTtlMs !== undefined && spec.idleAction === 'pause' && !capabilities.pause)
+    refuse('pausing (`idleAction`): use `stop`')
+}
+
+const mountsOf = async ({ volumes, images }: Context, { row, spec }: LiveInstance): Promise<string> => {
+  const { user } = defaultsOf(spec, images.resolve(row.image_digest))
+  return JSON.stringify(
+    await mountsFor(volumes, { tenant: row.tenant, volumes: spec.volumes, caches: spec.caches, user }),
+  )
+}
+
+export const rowOf = (
+  spec: InstanceSpec,
+  { tenant, keyId, quota = {} }: InstanceContext,
+  made: { image: LocalImage; runtime: Runtime; nowMs: number },
+): InstanceRow => {
+  const id = newId('instance', { now: () => made.nowMs })
+  return {
+    id,
+    tenant,
+    key_id: keyId,
+    quota: JSON.stringify(quota),
+    name: spec.name ?? null,
+    status: 'starting',
+    doomed: 0,
+    made: 0,
+    reason: null,
+    spec: JSON.stringify(spec),
+    image_digest: made.image.digest,
+    runtime: made.runtime.name,
+    sandbox_id: null,
+    layer: id,
+    mounts: '[]',
+    run: 0,
+    created_at: timeText(made.nowMs),
+    started_at: null,
+    expires_at: spec.ttlMs === undefined ? null : timeText(made.nowMs + spec.ttlMs),
+    used_at: null,
+    charged_at: null,
+    charged_cpu_ms: 0,
+    charged_egress_bytes: 0,
+  }
+}
+
+/** From a place taken to running. What fails leaves the place, and the instance as it was. */
+const run = async (context: Context, live: LiveInstance, signal: AbortSignal): Promise<void> => {
+  const box = await makeSandbox(context, live, signal)
+  const now = timeText(context.clock.now())
+  try {
+    await save(context, live, {
+      status: 'running',
+      made: 1,
+      reason: null,
+      started_at: now,
+      used_at: null,
+      charged_at: now,
+      charged_cpu_ms: 0,
+      charged_egress_bytes: 0,
+    })
+  } catch (error) {
+    await box.sandbox.destroy()
+    throw error
+  }
+  live.lastUsedMs = context.clock.now()
+  enterBox(context, live, box)
+  startMain(live, box)
+  armDeadline(context, live)
+  tell(context, live, 'started')
+}
+
+/** Makes the instance that is new in `context.byId`; where that fails, nothing of it is left. */
+export const createIn = async (context: Context, live: LiveInstance, signal: AbortSignal): Promise<void> => {
+  let inserted = false
+  try {
+    await takePlace(context, live, signal)
+    live.row.mounts = await mountsOf(context, live)
+    live.row.sandbox_id = newSandboxId()
+    await insertInstance(context.db, live.row, live.spec.labels)
+    inserted = true
+    await run(context, live, signal)
+  } catch (error) {
+    leavePlace(live)
+    await undoCreate(context, live, inserted)
+    throw error
+  }
+}
+
+const undoCreate = async (context: Context, live: LiveInstance, inserted: boolean): Promise<void> => {
+  try {
+    if (!inserted) return
+    await runtimeOf(context, live).layers.remove(live.row.layer)
+    await deleteInstance(context.db, live.id)
+  } catch (error) {
+    context.log.error({ err: error, instance: live.id }, 'what is left of an instance is removed at the next start')
+  } finally {
+    context.forget(live)
+  }
+}
+
+export const startIn = async (context: Context, live: LiveInstance): Promise<void> => {
+  assertStatus(live, 'started', 'stopped')
+  const { signal } = context.closing
+  await takePlace(context, live, signal)
+  try {
+    const mounts = await mountsOf(context, live)
+    await save(context, live, { status: 'starting', sandbox_id: newSandboxId(), run: live.row.run + 1, mounts })
+    await run(context, live, signal)
+  } catch (error) {
+    leavePlace(live)
+    const reason = `it could not be started: ${error instanceof BrambleError ? error.detail : String(error)}`
+    await save(context, live, { status: 'stopped', sandbox_id: null, reason })
+    throw error
+  }
+}
+
+/** Makes a paused instance run again; one that an earlier node paused is taken over first. */
+export const resumeIn = async (context: Context, live: LiveInstance): Promise<void> => {
+  assertStatus(live, 'resumed', 'paused')
+  if (live.box) await boxOf(live, 'resumed').sandbox.resume()
+  else await takeOver(context, live)
+  const box = boxOf(live, 'resumed')
+  await save(context, live, { status: 'running', reason: null })
+  live.lastUsedMs = context.clock.now()
+  box.ready = !box.over
+  armDeadline(context, live)
+  tell(context, live, 'resumed')
+}
+
+/** The sandbox of an earlier node becomes this one's, or the instance is stopped, and its sandbox gone. */
+export const takeOver = async (context: Context, live: LiveInstance): Promise<void> => {
+  const { signal } = context.closing
+  try {
+    enterBox(context, live, await attachSandbox(context, live, signal))
+  } catch (error) {
+    if (signal.aborted) throw error
+    const reason = `its sandbox could not be taken over: ${error instanceof BrambleError ? error.detail : String(error)}`
+    const charged = await chargeInstance(context, live)
+    leavePlace(live)
+    await save(context, live, { ...charged, status: 'stopped', reason, sandbox_id: null, charged_at: null })
+    tell(context, live, 'ended')
+    throw new BrambleError('instance_stopped', { detail: reason, cause: error })
+  }
+}
+
+export const pauseIn = async (context: Context, live: LiveInstance): Promise<void> => {
+  assertStatus(live, 'paused', 'running')
+  const box = boxOf(live, 'paused')
+  if (!box.runtime.capabilities.pause)
+    throw new BrambleError('unsupported', { detail: `the runtime \`${box.runtime.name}\` does not offer pausing` })
+  box.ready = false
+  try {
+    const charged = await chargeInstance(context, live)
+    await box.sandbox.pause()
+    await save(context, live, { ...charged, status: 'paused', reason: null })
+  } catch (error) {
+    await box.sandbox.resume().catch(() => {})
+    box.ready = !box.over
+    throw error
+  }
+  armDeadline(context, live)
+  tell(context, live, 'paused')
+}
+
+/** False where it could not be: it is stopped then. */
+const takenOver = (context: Context, live: LiveInstance): Promise<boolean> =>
+  takeOver(context, live).then(
+    () => true,
+    (error: unknown) => {
+      if (live.row.status !== 'stopped') throw error
+      return false
+    },
+  )
+
+export const stopIn = async (context: Context, live: LiveInstance, reason?: string): Promise<void> => {
+  assertStatus(live, 'stopped', 'running', 'paused')
+  if (live.row.status === 'paused') {
+    // Processes that stand still cannot end politely.
+    if (live.box) await live.box.sandbox.resume()
+    else if (!(await takenOver(context, live))) return
+  }
+  const box = boxOf(live, 'stopped')
+  box.ready = false
+  await save(context, live, { status: 'stopping' })
+  await endPolitely(context, live, box)
+  await loseBox(context, live, box, { status: 'stopped', ...(reason !== undefined && { reason }) })
+  tell(context, live, 'stopped')
+}
+
+export const removeIn = async (context: Context, live: LiveInstance): Promise<void> => {
+  if (live.row.doomed) throw new BrambleError('not_found', { detail: `there is no instance ${live.id}` })
+  await save(context, live, { doomed: 1 })
+  context.deadlines.forget(live)
+  if (live.row.status === 'paused' && !live.box) await takenOver(context, live)
+  if (live.box) await loseBox(context, live, live.box, { status: 'deleted' })
+  leavePlace(live)
+  await runtimeOf(context, live).layers.remove(live.row.layer)
+  await deleteInstance(context.db, live.id)
+  context.forget(live)
+  tell(context, live, 'deleted')
+}

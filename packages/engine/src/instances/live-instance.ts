@@ -1,0 +1,102 @@
+import type { Instance, InstanceId, InstanceSpec, InstanceStatus, Quota } from '@bramble/protocol'
+import type { LocalImage, Runtime, Sandbox, SandboxMount } from '@bramble/runtime'
+import type { Claim } from '../accounts.ts'
+import type { Place } from '../admission.ts'
+import type { ExposureRow, InstanceRow } from '../store/instance-tables.ts'
+import type { InstanceLease } from './instances.ts'
+import type { SharedObserver } from './shared-observer.ts'
+import type { ConnectedStream } from './stream.ts'
+
+export interface BoxEnd {
+  readonly status: InstanceStatus | 'deleted'
+  readonly reason?: string
+}
+
+/** The sandbox that an instance has while it runs or is paused. */
+export interface Box {
+  readonly runtime: Runtime
+  readonly image: LocalImage
+  /** Another object for the same sandbox after its agent was connected again. */
+  sandbox: Sandbox
+  /** May be used: it runs, its agent answers, and nobody is about to stop it. */
+  ready: boolean
+  /** It is ending, or has ended by itself. */
+  over: boolean
+  reconnected: boolean
+  /** Processes that the kernel had killed for want of memory, as far as anybody looked. */
+  oomKills: number
+  readonly ended: PromiseWithResolvers<BoxEnd>
+  readonly running: Set<{ kill(signal: number): void }>
+  readonly defaults: InstanceLease['defaults']
+  readonly observer: SharedObserver
+}
+
+/** An instance of this node: its record, and its sandbox while it has one. */
+export class LiveInstance {
+  readonly spec: InstanceSpec
+  readonly stream: ConnectedStream
+  /** By port, in the order of ports. */
+  exposures: ReadonlyMap<number, ExposureRow> = new Map()
+  /** As it is in the store. */
+  readonly row: InstanceRow
+  box: Box | undefined
+  /** Held while it runs or is paused. */
+  place: Place | undefined
+  leases = 0
+  lastUsedMs: number
+  #tail: Promise<unknown> = Promise.resolve()
+
+  constructor(row: InstanceRow, spec: InstanceSpec, lastUsedMs: number, stream: ConnectedStream) {
+    this.row = row
+    this.spec = spec
+    this.lastUsedMs = lastUsedMs
+    this.stream = stream
+  }
+
+  get id(): InstanceId {
+    return this.row.id as InstanceId
+  }
+
+  get claim(): Claim {
+    const { cpus, memoryMb } = this.spec.resources
+    const { tenant, key_id: keyId } = this.row
+    return { tenant, keyId, cpus, memoryMb, quota: JSON.parse(this.row.quota) as Quota, lasting: true }
+  }
+
+  get mounts(): SandboxMount[] {
+    return JSON.parse(this.row.mounts) as SandboxMount[]
+  }
+
+  /** Changes of one instance happen one after another. */
+  exclusive<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#tail.then(work)
+    this.#tail = done.catch(() => {})
+    return done
+  }
+
+  /** Resolves when no change is under way. */
+  settled(): Promise<unknown> {
+    return this.#tail
+  }
+}
+
+export const instanceOf = (row: InstanceRow, spec: InstanceSpec): Instance => ({
+  id: row.id as InstanceId,
+  ...(row.name !== null && { name: row.name }),
+  status: row.status,
+  ...(row.reason !== null && { reason: row.reason }),
+  image: spec.image,
+  imageDigest: row.image_digest,
+  runtime: row.runtime,
+  resources: spec.resources,
+  network: spec.network,
+  volumes: spec.volumes,
+  caches: spec.caches,
+  labels: spec.labels,
+  createdAt: row.created_at,
+  ...(row.started_at !== null && { startedAt: row.started_at }),
+  expiresAt: row.expires_at,
+  idleTtlMs: spec.idleTtlMs ?? null,
+  idleAction: spec.idleAction,
+  autoResume: spec.autoResume,
+})
