@@ -56,6 +56,8 @@ int disk_open(void)
 	if (layers < 0)
 		return fail("open %s", LAYERS);
 	find_qgroups(root);
+	if (volumes_open() != 0)
+		return -1;
 	/* Of sandboxes that ended with an earlier launcher, and were not kept. */
 	return disk_list(remove_one);
 }
@@ -63,6 +65,7 @@ int disk_open(void)
 /* Waits for what was written, and for the kernel to let go of the image where no sandbox holds it. */
 void disk_close(void)
 {
+	volumes_close();
 	close(layers);
 	close(root);
 	umount2(DISK, 0);
@@ -172,9 +175,9 @@ bool disk_is_lost(void)
 static uint64_t unwanted[MAX_SANDBOXES];
 static int unwanted_first, unwanted_count;
 
-static uint64_t subvolume_of(const char *id, const char *kept)
+static uint64_t subvolume_of(int place, const char *name)
 {
-	int layer = open_layer(id, kept);
+	int layer = openat(place, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (layer < 0)
 		return 0;
 	struct btrfs_ioctl_ino_lookup_args self = { .objectid = BTRFS_FIRST_FREE_OBJECTID };
@@ -199,12 +202,10 @@ static void remove_qgroups(uint64_t subvolume)
 	}
 }
 
-static int remove_subvolume(const char *id, const char *kept)
+int disk_remove_subvolume(int place, const char *name)
 {
 	struct btrfs_ioctl_vol_args subvolume = { 0 };
-	uint64_t number = subvolume_of(id, kept);
-	const char *name;
-	int place = place_of(id, kept, &name);
+	uint64_t number = subvolume_of(place, name);
 	snprintf(subvolume.name, sizeof subvolume.name, "%s", name);
 	if (ioctl(place, BTRFS_IOC_SNAP_DESTROY, &subvolume) != 0 && errno != ENOENT)
 		return fail("destroy subvolume %s", name);
@@ -216,7 +217,7 @@ static int remove_subvolume(const char *id, const char *kept)
 int disk_remove(const char *id)
 {
 	if (settings.disk_bytes > 0)
-		return remove_subvolume(id, "");
+		return disk_remove_subvolume(root, id);
 	char path[PATH_MAX];
 	disk_path(path, sizeof path, id, "");
 	if (umount2(path, MNT_DETACH) != 0 && errno != EINVAL && errno != ENOENT)
@@ -226,7 +227,7 @@ int disk_remove(const char *id)
 
 int disk_remove_layer(const char *layer)
 {
-	return settings.disk_bytes > 0 ? remove_subvolume("", layer) : 0;
+	return settings.disk_bytes > 0 ? disk_remove_subvolume(layers, layer) : 0;
 }
 
 static uint64_t qgroup_figure(uint64_t subvolume, const char *name)
@@ -240,7 +241,14 @@ static uint64_t qgroup_figure(uint64_t subvolume, const char *name)
  * that cannot be told. sysfs has the figures of this moment; the quota tree has those of the last commit. */
 uint64_t disk_used(const char *id, const char *kept)
 {
-	int layer = open_layer(id, kept);
+	const char *name;
+	int place = place_of(id, kept, &name);
+	return disk_used_subvolume(place, name);
+}
+
+uint64_t disk_used_subvolume(int place, const char *name)
+{
+	int layer = openat(place, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	uint64_t used = 0;
 	if (layer < 0)
 		return 0;
@@ -256,7 +264,7 @@ uint64_t disk_used(const char *id, const char *kept)
 	return used;
 }
 
-static int list(const char *path, void (*each)(const char *))
+int disk_list_in(const char *path, void (*each)(const char *))
 {
 	DIR *directory = opendir(path);
 	if (directory == NULL)
@@ -271,10 +279,10 @@ static int list(const char *path, void (*each)(const char *))
 
 int disk_list(void (*each)(const char *id))
 {
-	return list(DISK, each);
+	return disk_list_in(DISK, each);
 }
 
 int disk_list_layers(void (*each)(const char *layer))
 {
-	return settings.disk_bytes > 0 ? list(LAYERS, each) : 0;
+	return settings.disk_bytes > 0 ? disk_list_in(LAYERS, each) : 0;
 }

@@ -13,6 +13,7 @@
 #define MAX_SANDBOXES 4096
 #define ID_BYTES 64
 #define MAX_LOWERS_BYTES 8192
+#define MAX_HELD 128
 
 /* All of it in a tmpfs of our own namespace. */
 #define RUN "/run"
@@ -33,12 +34,18 @@ struct settings {
 };
 extern struct settings settings;
 
+/* volumes.c. `UPPERS` in a sandbox's wishes is a cache by its name; the `CACHES` that follow are its generations. */
+enum kind { VOLUMES, CACHES, UPPERS };
+struct held { enum kind kind; char name[ID_BYTES]; };
+
 /* What `create` asks for. */
 struct wanted {
 	uid_t base;              /* first host id */
 	uint64_t disk_bytes;     /* the quota of the layer */
 	char layer[ID_BYTES];    /* of a kept sandbox; empty: the layer ends with the sandbox */
 	char lowers[MAX_LOWERS_BYTES]; /* absolute paths, the topmost first, joined by newlines */
+	struct held held[MAX_HELD];
+	int held_count;
 };
 
 /* Errors travel as text; the first one wins. Returns -1 so that callers can `return fail(...)`. */
@@ -62,10 +69,25 @@ bool disk_is_lost(void);
 uint64_t disk_used(const char *id, const char *layer);
 int disk_list(void (*each)(const char *id));
 int disk_list_layers(void (*each)(const char *layer));
+int disk_list_in(const char *folder, void (*each)(const char *name));
+int disk_remove_subvolume(int place, const char *name);
+uint64_t disk_used_subvolume(int place, const char *name);
+
+/* volumes.c: what sandboxes share. */
+int volumes_open(void);
+void volumes_close(void);
+int volume_create(enum kind kind, const char *name, uint64_t bytes, mode_t mode);
+int volume_next(const char *name, const char *before);
+int volume_remove(enum kind kind, const char *name);
+uint64_t volume_used(enum kind kind, const char *name);
+int volume_list(enum kind kind, void (*each)(const char *name));
+int volumes_mount(const char *id, const struct wanted *wanted);
+void volumes_unmount(const char *id);
 
 /* mounts.c */
 int mounts_open(void);
 int mounts_overlay(const char *id, const struct wanted *wanted);
+int map_mount(const char *source, const char *target, uid_t base);
 int mounts_run(const char *id, uid_t base);
 void mounts_release_root(const char *id);
 void mounts_release(const char *id);
@@ -93,6 +115,7 @@ int sandbox_kept(void);
 bool sandbox_runs(const char *id);
 const char *sandbox_layer_of(const char *id);
 bool sandbox_on_layer(const char *layer);
+bool sandbox_holds(enum kind kind, const char *name);
 void sandbox_list_kept(void (*each)(const char *id, uid_t base, const char *layer));
 extern bool sandbox_failed; /* one could not be made, since this was last cleared */
 

@@ -92,7 +92,7 @@ static int user_namespace(uid_t base)
 }
 
 /* Mounts `source` again at `target`, with ids mapped. */
-static int map_mount(const char *source, const char *target, int namespace)
+static int map_mount_by(const char *source, const char *target, int namespace)
 {
 	int tree = (int)syscall(SYS_open_tree, AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW);
 	if (tree < 0)
@@ -111,6 +111,13 @@ static int map_mount(const char *source, const char *target, int namespace)
 	return result;
 }
 
+/* The same for who has the first host id only. */
+int map_mount(const char *source, const char *target, uid_t base)
+{
+	int namespace = user_namespace(base);
+	return namespace < 0 ? -1 : map_mount_by(source, target, namespace);
+}
+
 int mounts_overlay(const char *id, const struct wanted *wanted)
 {
 	int namespace = user_namespace(wanted->base);
@@ -127,7 +134,7 @@ int mounts_overlay(const char *id, const struct wanted *wanted)
 	used = (size_t)snprintf(options, sizeof options, "%s,lowerdir=", wanted->layer[0] == '\0' ? "volatile" : "index=off");
 	for (char *rest = list, *lower; result == 0 && (lower = strsep(&rest, "\n")) != NULL; layers++) {
 		snprintf(target, sizeof target, "%s/l%d", run, layers);
-		if (layers >= MAX_LAYERS || make_directory(target, 0700) != 0 || map_mount(lower, target, namespace) != 0)
+		if (layers >= MAX_LAYERS || make_directory(target, 0700) != 0 || map_mount_by(lower, target, namespace) != 0)
 			result = fail("layer %d", layers);
 		else
 			used += (size_t)snprintf(options + used, sizeof options - used, "%s%s", layers > 0 ? ":" : "", target);
@@ -138,7 +145,7 @@ int mounts_overlay(const char *id, const struct wanted *wanted)
 	if (result == 0) {
 		disk_path(source, sizeof source, id, wanted->layer);
 		snprintf(target, sizeof target, "%s/w", run);
-		if (make_directory(target, 0700) != 0 || map_mount(source, target, namespace) != 0)
+		if (make_directory(target, 0700) != 0 || map_mount_by(source, target, namespace) != 0)
 			result = -1;
 		else if (used + 2 * strlen(target) + 40 >= sizeof options)
 			result = fail("too many layers");
@@ -189,6 +196,7 @@ void mounts_release_root(const char *id)
 	char path[PATH_MAX];
 	snprintf(path, sizeof path, "%s/%s/rootfs", RUN, id);
 	umount2(path, MNT_DETACH);
+	volumes_unmount(id);
 }
 
 /* Drops all that is mounted for an id. */

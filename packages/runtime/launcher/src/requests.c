@@ -33,6 +33,16 @@ static void list_kept(const char *id, uid_t base, const char *layer)
 	list_one(line);
 }
 
+static bool hold(struct wanted *wanted, enum kind kind, const char *name)
+{
+	if (!valid_id(name) || wanted->held_count == MAX_HELD)
+		return false;
+	struct held *held = &wanted->held[wanted->held_count++];
+	held->kind = kind;
+	strcpy(held->name, name);
+	return true;
+}
+
 /* Settings of a sandbox: `key=value`, one a line. An unknown key is an error, so that nothing asked for is left out. */
 static int parse_wanted(char *text, struct wanted *wanted)
 {
@@ -53,6 +63,12 @@ static int parse_wanted(char *text, struct wanted *wanted)
 			wanted->disk_bytes = strtoull(value, NULL, 10);
 		else if (strcmp(line, "layer") == 0 && valid_id(value))
 			strcpy(wanted->layer, value);
+		else if (strcmp(line, "volume") == 0 && hold(wanted, VOLUMES, value))
+			;
+		else if (strcmp(line, "cache") == 0 && hold(wanted, UPPERS, value))
+			;
+		else if (strcmp(line, "generation") == 0 && hold(wanted, CACHES, value))
+			;
 		else if (strcmp(line, "lower") == 0 && strlen(value) + 2 <= room)
 			lowers += (size_t)snprintf(wanted->lowers + lowers, room, "%s%s", lowers > 0 ? "\n" : "", value);
 		else
@@ -66,8 +82,8 @@ static void create(const char *tag, const char *id, char *text, const char *conf
 	static struct wanted wanted;
 	if (parse_wanted(text, &wanted) != 0)
 		reply(tag, "error", failure);
-	else if (wanted.layer[0] != '\0' && settings.disk_bytes == 0)
-		reply(tag, "error", "there is no btrfs for a layer that stays");
+	else if ((wanted.layer[0] != '\0' || wanted.held_count > 0) && settings.disk_bytes == 0)
+		reply(tag, "error", "there is no btrfs for a layer that stays, nor for volumes");
 	else if (wanted.layer[0] != '\0' && sandbox_on_layer(wanted.layer))
 		reply(tag, "conflict", "a sandbox runs on the layer");
 	else
@@ -82,6 +98,46 @@ static void remove_layer(const char *tag, const char *layer)
 		reply(tag, "error", failure);
 	else
 		reply(tag, "ok", "");
+}
+
+static void remove_volume(const char *tag, enum kind kind, const char *name)
+{
+	if (kind == UPPERS ? sandbox_runs(name) || sandbox_on_layer(name) : sandbox_holds(kind, name))
+		reply(tag, "conflict", "a sandbox uses it");
+	else if (volume_remove(kind, name) != 0)
+		reply(tag, "error", failure);
+	else
+		reply(tag, "ok", "");
+}
+
+static int kind_of(const char *word)
+{
+	return strcmp(word, "volume") == 0 ? VOLUMES : strcmp(word, "cache") == 0 ? CACHES : strcmp(word, "upper") == 0 ? UPPERS : -1;
+}
+
+/* What concerns volumes, generations of caches and uppers. False: it is not known. */
+static bool dispatch_volumes(const char *tag, const char *operation, char **field, int count)
+{
+	char number[32], word[16];
+	const char *name = field[2], *what = strchr(operation, '-');
+	if (what == NULL || (size_t)(what - operation) >= sizeof word || settings.disk_bytes == 0)
+		return false;
+	snprintf(word, sizeof word, "%.*s", (int)(what - operation), operation);
+	int kind = kind_of(word);
+	if (kind < 0)
+		return false;
+	if (strcmp(what, "-create") == 0 && kind == VOLUMES && count == 4)
+		reply(tag, volume_create(kind, name, strtoull(field[3], NULL, 10), 0777) == 0 ? "ok" : "error", failure);
+	else if (strcmp(what, "-next") == 0 && kind == CACHES && count == 4 && (field[3][0] == '\0' || valid_id(field[3])))
+		reply(tag, volume_next(name, field[3]) == 0 ? "ok" : "error", failure);
+	else if (strcmp(what, "-remove") == 0)
+		remove_volume(tag, (enum kind)kind, name);
+	else if (strcmp(what, "-used") == 0) {
+		snprintf(number, sizeof number, "%llu", (unsigned long long)volume_used((enum kind)kind, name));
+		reply(tag, "ok", number);
+	} else
+		return false;
+	return true;
 }
 
 /* One that asks about nothing in particular. False: it is not known. */
@@ -99,6 +155,9 @@ static bool dispatch_general(const char *tag, const char *operation)
 		reply(tag, "ok", listing);
 	} else if (strcmp(operation, "layers") == 0) {
 		disk_list_layers(list_one);
+		reply(tag, "ok", listing);
+	} else if (strcmp(operation, "volumes") == 0 || strcmp(operation, "caches") == 0 || strcmp(operation, "uppers") == 0) {
+		volume_list(operation[0] == 'v' ? VOLUMES : operation[0] == 'c' ? CACHES : UPPERS, list_one);
 		reply(tag, "ok", listing);
 	} else if (strcmp(operation, "reap") == 0) {
 		snprintf(number, sizeof number, "%d", leftovers_remove(true));
@@ -121,6 +180,8 @@ void request_dispatch(char **field, size_t *bytes, int count)
 		;
 	} else if (count < 3 || !valid_id(field[2])) {
 		reply(tag, "error", "the request has no valid id");
+	} else if (dispatch_volumes(tag, operation, field, count)) {
+		;
 	} else if (strcmp(operation, "create") == 0 && count == 5) {
 		create(tag, field[2], field[3], field[4], bytes[4]);
 	} else if (strcmp(operation, "destroy") == 0) {

@@ -28,6 +28,8 @@ struct sandbox {
 	pid_t syncer;         /* writes out the layer that stays, when all else is released */
 	uid_t base;
 	char layer[ID_BYTES]; /* empty: it is not kept */
+	struct held *held;    /* volumes and generations of caches that it has mounted */
+	int held_count;
 	int ready_fd;         /* the agent writes a byte when it listens; -1 when that is settled */
 	int64_t deadline_ms;  /* of the creation, or of its abort; 0 when it is over, or was missed */
 	bool destroying;
@@ -76,6 +78,7 @@ static void forget(struct sandbox *box)
 			sandboxes[i] = NULL;
 	while (high_water > 0 && sandboxes[high_water - 1] == NULL)
 		high_water--;
+	free(box->held);
 	free(box);
 }
 
@@ -214,6 +217,10 @@ void sandbox_create(const char *tag, const char *id, const struct wanted *wanted
 	snprintf(box->create_tag, sizeof box->create_tag, "%s", tag);
 	snprintf(box->layer, sizeof box->layer, "%s", wanted->layer);
 	box->base = wanted->base;
+	if (wanted->held_count > 0 && (box->held = calloc((size_t)wanted->held_count, sizeof *box->held)) != NULL) {
+		memcpy(box->held, wanted->held, (size_t)wanted->held_count * sizeof *box->held);
+		box->held_count = wanted->held_count;
+	}
 	box->ready_fd = -1;
 	sandboxes[slot] = box;
 	if (slot >= high_water)
@@ -223,7 +230,7 @@ void sandbox_create(const char *tag, const char *id, const struct wanted *wanted
 	run_path(bundle, sizeof bundle, id, "");
 	run_path(path, sizeof path, id, "/config.json");
 	if (make_directory(bundle, 0711) != 0 || write_file(path, config, config_bytes) != 0 || mounts_run(id, wanted->base) != 0 ||
-		disk_create(id, wanted->layer, wanted->disk_bytes) != 0 || mounts_overlay(id, wanted) != 0) {
+		disk_create(id, wanted->layer, wanted->disk_bytes) != 0 || mounts_overlay(id, wanted) != 0 || volumes_mount(id, wanted) != 0) {
 		finish(box);
 		return;
 	}
@@ -417,6 +424,16 @@ bool sandbox_on_layer(const char *layer)
 	for (int i = 0; i < high_water; i++)
 		if (sandboxes[i] != NULL && strcmp(sandboxes[i]->layer, layer) == 0)
 			return true;
+	return false;
+}
+
+/* Whether a sandbox has it mounted, or is about to. */
+bool sandbox_holds(enum kind kind, const char *name)
+{
+	for (int i = 0; i < high_water; i++)
+		for (int h = 0; sandboxes[i] != NULL && h < sandboxes[i]->held_count; h++)
+			if (sandboxes[i]->held[h].kind == kind && strcmp(sandboxes[i]->held[h].name, name) == 0)
+				return true;
 	return false;
 }
 
