@@ -19,9 +19,11 @@ export interface Networks extends AsyncDisposable {
   readonly reason?: string
   /** Takes a prepared network, or makes one where none is ready, and sets its policy. */
   take(sandbox: SandboxId, policy: NetworkPolicy, limits?: NetworkLimits): Promise<SandboxNetwork>
-  /** Takes over the network of a sandbox that lives on. Rejects with `not_found`. */
-  attach(sandbox: SandboxId): Promise<SandboxNetwork>
+  /** Takes over the network of a sandbox that lives on, and sets its policy anew. Rejects with `not_found`. */
+  attach(sandbox: SandboxId, policy: NetworkPolicy, limits?: NetworkLimits): Promise<SandboxNetwork>
+  /** Returns how many links were removed. */
   reap(keep: ReadonlySet<SandboxId>): Promise<number>
+  /** Networks in use stay as they are, without a resolver, for whoever attaches to them next. */
   close(): Promise<void>
 }
 
@@ -36,7 +38,10 @@ export interface SandboxNetwork extends AsyncDisposable {
   readonly sandbox: SandboxId
   /** First host id of the user namespace that owns the network namespace: the sandbox must run with it. */
   readonly uidBase: number
-  /** For setns(2), valid for whoever shares this process's view of /proc: the OCI runtime's namespace paths. */
+  /**
+   * For setns(2), valid for whoever shares this process's view of /proc: the OCI runtime's namespace paths. Empty after
+   * `attach`: the sandbox itself holds its namespaces.
+   */
   readonly userNamespacePath: string
   readonly networkNamespacePath: string
   /** For the sandbox's /etc/resolv.conf. */
@@ -45,7 +50,8 @@ export interface SandboxNetwork extends AsyncDisposable {
   setPolicy(policy: NetworkPolicy): Promise<void>
   /** Resolves a host name for the sandbox, by its policy: what its tunnels to names need. Rejects with `port_closed`. */
   resolve(name: string): Promise<string[]>
-  stats(): Promise<{ egressBytes: number; ingressBytes: number; connections: number }>
+  /** Bytes of packets that were let through, since the sandbox began; DNS is not counted. Cheap. */
+  stats(): Promise<{ egressBytes: number; ingressBytes: number }>
   /** The sandbox is gone: the network is not used again, a fresh one takes its place. Safe twice. */
   release(): Promise<void>
 }
