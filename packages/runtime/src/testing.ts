@@ -2,8 +2,10 @@ import { beforeAll, describe } from 'vitest'
 import { type OpenArena, testAttacks } from './testing/attacks.ts'
 import { testCommands } from './testing/commands.ts'
 import { buildHostile, putHostile } from './testing/hostile-program.ts'
+import { testKeep } from './testing/keep.ts'
 import { testLifecycle } from './testing/lifecycle.ts'
 import { testLimits } from './testing/limits.ts'
+import { testPause } from './testing/pause.ts'
 import { testStreams } from './testing/streams.ts'
 import { configOf, type SubjectOptions, skip, useSubject } from './testing/subject.ts'
 import { testWalls } from './testing/walls.ts'
@@ -24,6 +26,8 @@ export const testRuntime = (name: string, options: SubjectOptions): void => {
     testCommands(subject)
     testStreams(subject)
     testLimits(subject)
+    testPause(subject)
+    testKeep(subject)
   })
 }
 

@@ -103,6 +103,18 @@ static void leave(void)
 	sandbox_end_all(true);
 }
 
+/* Tells a second node why not. What it says first may still be on its way, and would meet a closed socket, and the reason
+ * would be lost: so the socket stays until the next one is refused. */
+static void turn_away(int fd)
+{
+	static int last = -1;
+	say(fd, "", "refused", "another node uses the sandboxes of this directory", "");
+	shutdown(fd, SHUT_WR);
+	if (last >= 0)
+		close(last);
+	last = fd;
+}
+
 static void accept_one(void)
 {
 	struct ucred who = { .uid = (uid_t)-1 };
@@ -113,8 +125,7 @@ static void accept_one(void)
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) != 0 || who.uid != geteuid()) {
 		close(fd);
 	} else if (peer >= 0) {
-		say(fd, "", "refused", "another node uses the sandboxes of this directory", "");
-		close(fd);
+		turn_away(fd);
 	} else {
 		peer = fd;
 		patience_ms = now_ms() + HELLO_TIMEOUT_MS;

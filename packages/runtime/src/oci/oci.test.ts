@@ -1,22 +1,11 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Runtime, Sandbox } from '../runtime.ts'
+import type { Runtime } from '../runtime.ts'
 import { launcherOf } from '../testing/launcher-of.ts'
 import { makeTestImage, type SubjectOptions, testRuntime, testRuntimeIsolation } from '../testing.ts'
-import { findCgroups } from './cgroups.ts'
 import { oci } from './oci.ts'
-
-/** PID 1 of a sandbox, as the host sees it: its agent. */
-const agentPid = async (sandbox: Sandbox): Promise<number> => {
-  const { hierarchies } = findCgroups() ?? { hierarchies: [] }
-  for (const hierarchy of hierarchies) {
-    const path = `${hierarchy}${(sandbox as Sandbox & { cgroupPath: string }).cgroupPath}/cgroup.procs`
-    const [pid] = (await readFile(path, 'utf8').catch(() => '')).split('\n')
-    if (pid) return Number(pid)
-  }
-  throw new Error('the sandbox has no process')
-}
+import { endLauncher, pidsOf } from './testing/oci-nodes.ts'
 
 for (const binary of ['crun', 'runc']) {
   const name = binary === 'crun' ? 'oci' : `oci with ${binary}`
@@ -51,9 +40,13 @@ for (const binary of ['crun', 'runc']) {
           }
         },
         killAgent: async (sandbox) => {
-          process.kill(await agentPid(sandbox), 'SIGKILL')
+          const [agent] = await pidsOf(sandbox)
+          if (agent === undefined) throw new Error('the sandbox has no process')
+          process.kill(agent, 'SIGKILL')
         },
         close: async () => {
+          // Kept sandboxes of a test that failed.
+          for (const name of await readdir(base)) await endLauncher(join(base, name))
           await image[Symbol.asyncDispose]()
           await rm(base, { recursive: true, force: true })
         },
