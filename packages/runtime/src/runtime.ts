@@ -35,7 +35,10 @@ export interface Runtime extends AsyncDisposable {
   /** Readies `image` for `create`: unpacks, converts or loads it, once per digest. */
   prepare(image: LocalImage, options?: Abortable): Promise<void>
   create(config: SandboxConfig, options?: Abortable): Promise<Sandbox>
-  /** Takes over a kept sandbox that an earlier process made, with the configuration it was made with. Rejects with `not_found`. */
+  /**
+   * Takes over a kept sandbox that an earlier process made, or one whose agent's connection was lost, with the configuration
+   * it was made with. One that was paused is paused. Rejects with `not_found`, and `conflict` while it is attached to.
+   */
   attach(config: SandboxConfig, options?: Abortable): Promise<Sandbox>
   /** Sandboxes of this runtime on the host that belong to this data directory, a crashed node's included. */
   list(): Promise<SandboxId[]>
@@ -43,6 +46,8 @@ export interface Runtime extends AsyncDisposable {
   reap(keep?: ReadonlySet<SandboxId>): Promise<number>
   /** The writable layers of kept sandboxes, whether one runs on them or not. */
   readonly layers: Layers
+  /** What sandboxes share; there where `capabilities.volumes` says so. */
+  readonly volumes?: VolumeStore
   /** Forgets an image that `prepare` readied. */
   forget(imageDigest: string): Promise<void>
   close(): Promise<void>
@@ -55,6 +60,27 @@ export interface Layers {
   /** One that is not there is removed already. Rejects with `conflict` while a sandbox runs on it. */
   remove(layer: string): Promise<void>
 }
+
+/**
+ * What sandboxes of a runtime share, kept until it is removed. Names are of a-z, 0-9 and _, at most 63 characters, and mean
+ * nothing here. `volume`: a directory with a quota. `generation`: of a dependency cache, filled by the caller once, and never
+ * changed after it was mounted. `upper`: what a sandbox wrote to its caches, by the name of its layer or else its id; in it
+ * `<cache>/upper`, as overlayfs keeps it.
+ */
+export interface VolumeStore {
+  /** Makes it, or sets the size of the one that is there. */
+  create(name: string, sizeMb: number): Promise<void>
+  /** Makes a generation: a copy of `before` that shares its bytes, or an empty one. */
+  nextGeneration(name: string, before?: string): Promise<void>
+  /** One that is not there is removed already. Rejects with `conflict` while a sandbox has it mounted. */
+  remove(kind: VolumeKind, name: string): Promise<void>
+  list(kind: VolumeKind): Promise<string[]>
+  usedBytes(kind: VolumeKind, name: string): Promise<number>
+  /** Where it lies for this process. What is in it was written by sandboxes: links in it are not to be followed. */
+  directory(kind: VolumeKind, name: string): Promise<string>
+}
+
+export type VolumeKind = 'volume' | 'generation' | 'upper'
 
 export interface Abortable {
   signal?: AbortSignal | undefined
@@ -95,12 +121,12 @@ export interface SandboxConfig {
 }
 
 /**
- * A directory of the host's volumes (`Volumes`) in the sandbox, with its ids mapped. `volume`: shared, writable unless
- * `readOnly`. `cache`: the sandbox sees `generation` (and what is below it), and writes into a layer of its own.
+ * A part of the `VolumeStore` in the sandbox, with its ids mapped. `volume`: shared, writable unless `readOnly`. `cache`: the
+ * sandbox sees the generations, the first above the others, and writes into a layer of its own (`upper`).
  */
 export type SandboxMount =
   | { readonly kind: 'volume'; readonly volume: string; readonly path: string; readonly readOnly: boolean }
-  | { readonly kind: 'cache'; readonly name: string; readonly lowers: readonly string[]; readonly path: string }
+  | { readonly kind: 'cache'; readonly name: string; readonly generations: readonly string[]; readonly path: string }
 
 /** Hard limits of one sandbox; the agent counts toward `pids` and memory. */
 export interface SandboxResources {

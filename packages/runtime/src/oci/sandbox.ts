@@ -2,15 +2,17 @@ import { readFile } from 'node:fs/promises'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type { Agent } from '../agent/agent.ts'
 import { connectAgent } from '../agent/connect-agent.ts'
+import type { Networks, SandboxNetwork } from '../networks/networks.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
 import { type Cgroups, readStats } from './cgroups.ts'
-import { ociConfig } from './config.ts'
+import { DEFAULT_HOSTNAME, ociConfig } from './config.ts'
 import { connectUnixSafely } from './connect.ts'
 import type { Freezer } from './freezer.ts'
 import { LAUNCHER_OCI_STATE, LAUNCHER_RUN, type Launcher } from './launcher.ts'
 import type { UidRanges } from './uid-ranges.ts'
 
 const MIB = 1024 * 1024
+const NO_TRAFFIC = { egressBytes: 0, ingressBytes: 0 }
 /** `struct sock_filter` of linux/filter.h. */
 const BPF_INSTRUCTION_BYTES = 8
 
@@ -24,6 +26,9 @@ export interface OciContext {
   readonly unattached: Map<SandboxId, number>
   readonly getLauncher: () => Promise<Launcher>
   readonly uids: UidRanges
+  readonly networks: Networks
+  /** The layer with `/etc/resolv.conf` and `/etc/hosts` for a resolver and a host name. */
+  readonly networkLayer: (resolver: string, hostname: string) => Promise<string>
   readonly swapAccounting: boolean
   readonly maxOpenFiles: number
   /** See `ConfigContext`; undefined before the first sandbox was made. */
@@ -35,6 +40,9 @@ export interface OciContext {
 export interface OciSandbox extends Sandbox {
   /** Of its cgroups, below each hierarchy. */
   readonly cgroupPath: string
+  readonly uidBase: number
+  /** The connection to its agent is over: it may be attached to again. */
+  readonly lost: boolean
   /** The launcher says that the sandbox is gone, and has released what it held. */
   onEnded(detail: string, oomKills: number): void
   /** It is kept, and goes on without this process. */
@@ -65,7 +73,8 @@ export const createSandbox = async (
   const launcher = await context.getLauncher()
   if (config.keep && !launcher.keeps)
     throw new BrambleError('unsupported', { detail: 'sandboxes are kept on btrfs only, which this host has not' })
-  const uidBase = context.uids.take()
+  const network = await takeNetwork(context, config)
+  const uidBase = network?.uidBase ?? context.uids.take()
   const cgroupPath = `${context.cgroup}/${id}`
   // The launcher gives up what it has begun, and then says so to whoever waits for the creation.
   let ending: Promise<void> | undefined
@@ -75,17 +84,22 @@ export const createSandbox = async (
   signal?.addEventListener('abort', abort, { once: true })
   let created = false
   try {
+    const hostname = config.hostname ?? DEFAULT_HOSTNAME
+    const layers = network ? [await context.networkLayer(network.resolver, hostname)] : []
     await launcher.create({
       id,
       uidBase,
       diskBytes: config.resources.diskMb * MIB,
       layer: config.keep?.layer,
-      lowers: [context.layer, config.image.rootfs],
+      lowers: [context.layer, ...layers, config.image.rootfs],
+      mounts: config.mounts,
       config: ociConfig(config, {
         rootfs: `${LAUNCHER_RUN}/${id}/rootfs`,
         run: `${LAUNCHER_RUN}/${id}/run`,
+        mounts: `${LAUNCHER_RUN}/${id}/v`,
         cgroupPath,
         uidBase,
+        network,
         swapAccounting: context.swapAccounting,
         maxOpenFiles: context.maxOpenFiles,
         seccompBpf: context.seccompBpf ?? '',
@@ -96,17 +110,23 @@ export const createSandbox = async (
     signal?.throwIfAborted()
     const agent = await openAgent(launcher, id)
     signal?.throwIfAborted()
-    return track(context, { launcher, config, agent, uidBase, cgroupPath, paused: false })
+    return track(context, { launcher, config, agent, uidBase, network, cgroupPath, paused: false })
   } catch (error) {
     if (created) abort()
     await ending
     context.uids.release(uidBase)
+    await network?.release().catch(() => {})
     signal?.throwIfAborted()
     throw error
   } finally {
     signal?.removeEventListener('abort', abort)
   }
 }
+
+const takeNetwork = async (
+  { networks }: OciContext,
+  { id, network = 'none' }: SandboxConfig,
+): Promise<SandboxNetwork | undefined> => (network === 'none' ? undefined : await networks.take(id, network))
 
 const notFound = (id: SandboxId): BrambleError =>
   new BrambleError('not_found', { detail: `no kept sandbox ${id} runs on this host` })
@@ -136,8 +156,13 @@ export const attachSandbox = async (
   signal?.throwIfAborted()
   const { id } = config
   const launcher = await context.getLauncher()
-  if (context.sandboxes.has(id))
-    throw new BrambleError('conflict', { detail: `the sandbox ${id} is attached to already` })
+  const held = context.sandboxes.get(id)
+  if (held !== undefined) {
+    if (!held.lost) throw new BrambleError('conflict', { detail: `the sandbox ${id} is attached to already` })
+    held.letGo()
+    context.uids.claim(held.uidBase)
+    context.unattached.set(id, held.uidBase)
+  }
   const uidBase = context.unattached.get(id)
   if (uidBase === undefined) throw notFound(id)
   context.unattached.delete(id)
@@ -146,7 +171,9 @@ export const attachSandbox = async (
     const { agent, paused } = await openFrozenAgent(context, launcher, id, cgroupPath)
     if (signal?.aborted) await agent.close()
     signal?.throwIfAborted()
-    return track(context, { launcher, config, agent, uidBase, cgroupPath, paused })
+    const { network: policy = 'none' } = config
+    const network = policy === 'none' ? undefined : await context.networks.attach(id, policy)
+    return track(context, { launcher, config, agent, uidBase, network, cgroupPath, paused })
   } catch (error) {
     const kept = await launcher.kept().catch(() => [])
     if (kept.some((one) => one.id === id)) context.unattached.set(id, uidBase)
@@ -163,18 +190,23 @@ interface Running {
   readonly config: SandboxConfig
   readonly agent: Agent
   readonly uidBase: number
+  readonly network: SandboxNetwork | undefined
   readonly cgroupPath: string
   readonly paused: boolean
 }
 
 const track = (context: OciContext, running: Running): OciSandbox => {
-  const { launcher, config, agent, uidBase, cgroupPath } = running
+  const { launcher, config, agent, uidBase, network, cgroupPath } = running
   const { id } = config
   const ended = Promise.withResolvers<SandboxEnd>()
   let over = false
   let paused = running.paused
   let destroying: Promise<void> | undefined
   let changing: Promise<void> = Promise.resolve()
+  let lost = false
+  void agent.closed.then(() => {
+    lost = true
+  })
   const forget = (): void => {
     over = true
     context.sandboxes.delete(id)
@@ -184,6 +216,8 @@ const track = (context: OciContext, running: Running): OciSandbox => {
   const finish = (end: SandboxEnd): void => {
     if (over) return
     forget()
+    // The sandbox is gone, and what is left is the host's: nobody waits for it.
+    void network?.release().catch(() => {})
     ended.resolve(end)
   }
   const destroy = (): Promise<void> => {
@@ -219,6 +253,10 @@ const track = (context: OciContext, running: Running): OciSandbox => {
     config,
     agent,
     cgroupPath,
+    uidBase,
+    get lost() {
+      return lost
+    },
     ended: ended.promise,
     pause: () => setPaused(true),
     resume: () => setPaused(false),
@@ -226,11 +264,12 @@ const track = (context: OciContext, running: Running): OciSandbox => {
       return paused
     },
     stats: async () => {
-      const [stats, diskBytes] = await Promise.all([
+      const [stats, diskBytes, traffic] = await Promise.all([
         readStats(context.cgroups, cgroupPath),
         over ? 0 : launcher.diskUsed(id).catch(() => 0),
+        over ? NO_TRAFFIC : (network?.stats().catch(() => NO_TRAFFIC) ?? NO_TRAFFIC),
       ])
-      return { ...stats, diskBytes, egressBytes: 0, ingressBytes: 0 }
+      return { ...stats, diskBytes, ...traffic }
     },
     destroy,
     onEnded: (detail, oomKills) => finish({ by: 'itself', detail, oomKills }),
