@@ -8,19 +8,20 @@ export interface OpenedRuntimes {
   readonly unavailable: { name: string; reason: string }[]
 }
 
-type Open = (config: NodeConfig) => Promise<Probe<Runtime>>
+type Notice = (text: string) => void
+type Open = (config: NodeConfig, onNotice: Notice) => Promise<Probe<Runtime>>
 
 /** Best first: a container of our own starts in a fraction of the time that a Docker Engine takes. */
 const ISOLATING: Readonly<Record<'oci' | 'docker', Open>> = {
-  oci: ({ dataDirectory }) => oci()({ dataDirectory }),
+  oci: ({ dataDirectory }, onNotice) => oci()({ dataDirectory, onNotice }),
   docker: ({ dataDirectory }) => docker()({ dataDirectory }),
 }
 
 /**
  * Tries the runtimes that `config` allows. Throws `no_isolation` where none isolates: a node without isolation is only
- * what `noIsolation` asks for, and then nothing else is tried.
+ * what `noIsolation` asks for, and then nothing else is tried. `onNotice` hears what people should know.
  */
-export const openRuntimes = async (config: NodeConfig): Promise<OpenedRuntimes> => {
+export const openRuntimes = async (config: NodeConfig, onNotice: Notice): Promise<OpenedRuntimes> => {
   if (config.noIsolation) {
     const probe = await processes()({ dataDirectory: config.dataDirectory })
     if (probe.available) return { runtimes: [probe.runtime], unavailable: [] }
@@ -29,7 +30,7 @@ export const openRuntimes = async (config: NodeConfig): Promise<OpenedRuntimes> 
   if (config.runtime === 'process')
     throw new BrambleError('no_isolation', { detail: 'the runtime `process` isolates nothing' })
   const names = config.runtime === 'auto' ? (['oci', 'docker'] as const) : [config.runtime]
-  const tried = await Promise.all(names.map(async (name) => ({ name, probe: await ISOLATING[name](config) })))
+  const tried = await Promise.all(names.map(async (name) => ({ name, probe: await ISOLATING[name](config, onNotice) })))
   const runtimes = tried.flatMap(({ probe }) => (probe.available ? [probe.runtime] : []))
   const unavailable = tried.flatMap(({ name, probe }) => (probe.available ? [] : [{ name, reason: probe.reason }]))
   if (runtimes.length > 0) return { runtimes, unavailable }

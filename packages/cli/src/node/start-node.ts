@@ -43,7 +43,7 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
   await using undo = new AsyncDisposableStack()
   await mkdir(dataDirectory, { recursive: true, mode: 0o700 })
   undo.use(lockDataDirectory(dataDirectory))
-  const { runtimes, unavailable } = await openRuntimes(config)
+  const { runtimes, unavailable } = await openRuntimes(config, (text) => log.warn(text))
   for (const runtime of runtimes) undo.use(runtime)
   if (config.noIsolation) log.warn({ runtime: 'process' }, 'nothing isolates the commands: run your own code only')
   const images = await openImageStore({ directory: imagesDirectory(dataDirectory) })
