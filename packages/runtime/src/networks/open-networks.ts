@@ -8,7 +8,7 @@ import { findProgram, runCommand } from './command.ts'
 import { change } from './elements.ts'
 import { closeHostFirewall, openHostFirewall } from './host-firewall.ts'
 import { findLeftovers } from './leftovers.ts'
-import type { Networks } from './networks.ts'
+import type { NetworkLimits, Networks } from './networks.ts'
 import { parsePolicy } from './policy.ts'
 import { openPool } from './pool.ts'
 import { reopeningTool } from './reopening-tool.ts'
@@ -29,6 +29,8 @@ export interface NetworksOptions {
   readonly maxSlots?: number | undefined
   /** Name servers to ask, `address` or `address:port`. Default: the host's, of /etc/resolv.conf. */
   readonly nameServers?: readonly string[] | undefined
+  /** Of each network whose caller does not say. */
+  readonly limits?: NetworkLimits | undefined
 }
 
 /** Shared address space (RFC 6598), which providers of the host's own network use least in this part; then RFC 2544's. */
@@ -129,6 +131,7 @@ const open = async (options: NetworksOptions, undo: (() => Promise<unknown>)[]):
   })
 
   const taken = new Map<string, OpenNetwork>()
+  const releases = new Set<Promise<void>>()
   let resolver: Resolver | undefined
   const context: NetworkContext = {
     rules,
@@ -138,6 +141,14 @@ const open = async (options: NetworksOptions, undo: (() => Promise<unknown>)[]):
     resolver: () => {
       if (!resolver) throw new BrambleError('shutting_down', { detail: 'the networks are closed' })
       return resolver
+    },
+    onReleasing: (released) => {
+      const settled = released
+        .catch(() => {})
+        .finally(() => {
+          releases.delete(settled)
+        })
+      releases.add(settled)
     },
     onReleased: async ({ slot, address }) => {
       taken.delete(address)
@@ -163,8 +174,8 @@ const open = async (options: NetworksOptions, undo: (() => Promise<unknown>)[]):
   await openHostFirewall(runCommand, prefix)
   await pool.start(first)
 
-  const opened = async (slot: SlotPlan, ...rest: Parameters<Networks['take']>): Promise<OpenNetwork> => {
-    const network = await openNetwork(context, slot, ...rest)
+  const opened = async (slot: SlotPlan, ...[sandbox, policy, limits]: Parameters<Networks['take']>) => {
+    const network = await openNetwork(context, slot, sandbox, policy, { ...options.limits, ...limits })
     taken.set(network.address, network)
     return network
   }
@@ -172,6 +183,7 @@ const open = async (options: NetworksOptions, undo: (() => Promise<unknown>)[]):
     changeRules(context, change('~', leftovers.elements.get(of) ?? [])).then(() => void leftovers.elements.delete(of))
 
   const close = async (): Promise<void> => {
+    await Promise.all(releases)
     await pool.close()
     await resolver?.[Symbol.asyncDispose]()
     if (taken.size === 0 && leftovers.links.size === 0) {
@@ -199,6 +211,11 @@ const open = async (options: NetworksOptions, undo: (() => Promise<unknown>)[]):
       }
     },
     attach: async (sandbox, policy, limits) => {
+      const own = [...taken.values()].find((network) => network.sandbox === sandbox)
+      if (own !== undefined) {
+        await own.setPolicy(policy)
+        return own
+      }
       const found = leftovers.sandboxes.get(sandbox)
       if (found === undefined || !leftovers.links.has(found.link))
         throw new BrambleError('not_found', { detail: `there is no network of ${sandbox}` })

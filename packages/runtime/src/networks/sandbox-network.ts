@@ -33,6 +33,7 @@ export interface NetworkContext {
   readonly table: string
   readonly resolverAddress: string
   readonly resolver: () => Resolver
+  readonly onReleasing: (released: Promise<void>) => void
   /** The link and the namespaces may go, and the slot's number is free. */
   readonly onReleased: (network: OpenNetwork) => Promise<void>
 }
@@ -184,7 +185,10 @@ export const openNetwork = async (
       return { egressBytes: Number(sent), ingressBytes: Number(received) }
     },
     release: () => {
-      releasing ??= changing.then(release)
+      if (releasing === undefined) {
+        releasing = changing.then(release)
+        context.onReleasing(releasing)
+      }
       return releasing
     },
     [Symbol.asyncDispose]: () => network.release(),

@@ -14,7 +14,7 @@ export interface UidRanges {
   take(): number
   /** Takes the range of a sandbox that runs already. One that is not of ours is nobody's to take. */
   claim(base: number): void
-  /** Gives one back. One that is not taken is left alone. */
+  /** Gives one back. One that is not taken is left alone; one that is a network's is its to give again. */
   release(base: number): void
 }
 
@@ -40,7 +40,7 @@ export const uidRanges = (firstRange: number): UidRanges => {
       taken.add(base)
     },
     release: (base) => {
-      if (taken.delete(base)) free.push(base)
+      if (taken.delete(base) && base >= FIRST_UID && base < FIRST_UID + MAX_RANGES * IDS_PER_SANDBOX) free.push(base)
     },
   }
 }
