@@ -1,3 +1,4 @@
+export { type AgentProcess, type ProcessExit, SANDBOX_AGENT_PATH } from '@bramble/runtime'
 export * from './batch.ts'
 export * from './engine.ts'
 export * from './instances/instances.ts'

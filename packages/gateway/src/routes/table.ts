@@ -11,6 +11,7 @@ import { keyRoutes } from './keys.ts'
 import { operationRoutes } from './operations.ts'
 import { poolRoutes } from './pools.ts'
 import { portRoutes } from './ports.ts'
+import { sshKeyRoutes } from './ssh-keys.ts'
 import { usageRoutes } from './usage.ts'
 
 /** Every route of a node, its own description included. */
@@ -40,6 +41,7 @@ export const routeTable = (version: string): readonly Route[] => {
     ...imageRoutes,
     ...poolRoutes,
     ...keyRoutes,
+    ...sshKeyRoutes,
     ...usageRoutes,
     ...operationRoutes,
     openapi,
