@@ -61,6 +61,7 @@ struct place {
 bool place_begin(struct place *place, int root), place_end(struct place *place);
 char *place_find(struct place *place, char *path, int *dir);
 bool place_directory(struct place *place, const char *name, const struct attributes *attributes);
+void place_root(struct place *place, const struct attributes *attributes);
 int place_lookup(const struct place *place, char *path, char **name);
 bool attributes_apply(int fd, const struct attributes *attributes);
 bool attributes_apply_at(int dir, const char *name, const struct attributes *attributes);

@@ -63,7 +63,7 @@ int applet_mkdir(int argc, char **argv) {
   if (!to_number(argv[1], 8, 07777, &mode) || (!parents && strcmp(argv[2], "one") != 0)) return BAD_USAGE;
   if (parents && fstatat(AT_FDCWD, argv[0], &stat, 0) == 0 && S_ISDIR(stat.st_mode)) return DONE;
   int dir = parent_of(AT_FDCWD, argv[0], name, parents);
-  if (dir < 0) return no(argv[0], errno);
+  if (dir < 0) return errno == ENOTDIR ? (no(argv[0], errno), NO) : no(argv[0], errno);
   if (mkdirat(dir, name, 0700) < 0) return no(argv[0], is_name(name) ? errno : EEXIST);
   return fchmodat(dir, name, (mode_t)mode, 0) < 0 ? no(argv[0], errno) : DONE;
 }

@@ -148,6 +148,12 @@ bool place_directory(struct place *place, const char *name, const struct attribu
   return true;
 }
 
+/* The root itself gets attributes, at the end. */
+void place_root(struct place *place, const struct attributes *attributes) {
+  place->spots[0].attributes = *attributes;
+  place->spots[0].pending = true;
+}
+
 /* The directory of an earlier entry, and its name in it: -1 with errno when there is none. Writes on `path`. */
 int place_lookup(const struct place *place, char *path, char **name) {
   if (leaves(path)) return errno = EXDEV, -1;

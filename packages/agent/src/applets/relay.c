@@ -4,6 +4,9 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+/* A sandbox that has just begun listens in a moment: that long it is waited for. */
+enum { TRIES_MAX = 200, TRY_MS = 10 };
+
 /* One direction: what was read and not yet written. */
 struct way { int from, to; size_t at, end; uint8_t bytes[64 << 10]; };
 
@@ -31,7 +34,8 @@ int applet_relay(int argc, char **argv) {
   if (strlen(argv[0]) >= sizeof address.sun_path) return complain(1, argv[0], ENAMETOOLONG);
   strcpy(address.sun_path, argv[0]);
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0) return complain(1, argv[0], errno);
+  for (int tries = 0; fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0; poll(NULL, 0, TRY_MS))
+    if (fd < 0 || (errno != ENOENT && errno != ECONNREFUSED) || ++tries == TRIES_MAX) return complain(1, argv[0], errno);
   ways[0].from = 0, ways[0].to = fd, ways[1].from = fd, ways[1].to = 1;
   for (int i = 0; i < 3; i++) {
     int each = i == 2 ? fd : i;

@@ -41,7 +41,7 @@ static int take_content(int fd, const char *mark) {
     at += BLOCK_BYTES;
     memmove(buffer, buffer + BLOCK_BYTES, have = kept);
   }
-  if (have < kept || memcmp(buffer + have - kept, mark, kept) != 0) return ECONNABORTED;
+  if (have < kept || memcmp(buffer + have - kept, mark, kept) != 0) return EPIPE;
   if (!write_sparse(fd, buffer, have - kept, at) || ftruncate(fd, at + (off_t)(have - kept)) < 0) return errno;
   return 0;
 }

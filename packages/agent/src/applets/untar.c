@@ -19,7 +19,7 @@ static struct {
   struct entry all, next; /* what holds for all that follows, and for the next entry alone */
   uint64_t files, bytes, skipped;
   char reason[REASON_BYTES]; /* the archive's fault */
-  bool root;
+  bool root, made; /* who unpacks; whether the directory is new */
 } un;
 
 static bool bad(const char *reason) {
@@ -160,8 +160,7 @@ static bool take_text(char type, uint64_t size) {
 }
 
 static bool take_content(int fd, uint64_t size) {
-  uint64_t at = 0;
-  while (at < size) {
+  for (uint64_t at = 0; at < size;) {
     /* In whole blocks, so that holes are seen. */
     size_t want = size - at < sizeof un.block ? (size_t)(size - at) : sizeof un.block;
     if (!take_all(un.block, want) || !write_sparse(fd, un.block, want, (off_t)at)) return false;
@@ -173,16 +172,40 @@ static bool take_content(int fd, uint64_t size) {
 /* Nothing that is there is written through: what has the name goes first. */
 static bool make_way(int dir, const char *name) { return errno == EEXIST && unlinkat(dir, name, 0) == 0; }
 
-static bool put_file(int dir, const char *name, uint64_t size, const struct attributes *attributes) {
+/* All of the content is there before the file is. */
+static bool put_small(int dir, const char *name, size_t size, const struct attributes *attributes) {
   int fd, flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  if (!take_all(un.block, size) || !pass_over(padding(size))) return false;
   while ((fd = openat(dir, name, flags, 0600)) < 0)
     if (!make_way(dir, name)) return false;
-  bool done = take_content(fd, size) && attributes_apply(fd, attributes);
+  bool done = write_sparse(fd, un.block, size, 0) && ftruncate(fd, (off_t)size) == 0 && attributes_apply(fd, attributes);
   int error = errno;
-  if (close(fd) < 0 && done) return false;
-  un.files += done;
-  un.bytes += done ? size : 0;
+  if (close(fd) < 0 && done) done = false, error = errno;
+  if (!done) unlinkat(dir, name, 0);
   return errno = error, done;
+}
+
+static bool put_large(int dir, const char *name, uint64_t size, const struct attributes *attributes) {
+  struct sink sink;
+  struct stat stat;
+  bool done = sink_open(&sink, dir) && take_content(sink.fd, size) && attributes_apply(sink.fd, attributes) &&
+              sink_commit(&sink, name, fstatat(dir, name, &stat, AT_SYMLINK_NOFOLLOW) == 0);
+  sink_drop(&sink);
+  return done;
+}
+
+static bool put_file(int dir, const char *name, uint64_t size, const struct attributes *attributes) {
+  bool small = size <= sizeof un.block;
+  if (!(small ? put_small(dir, name, (size_t)size, attributes) : put_large(dir, name, size, attributes))) return false;
+  un.files++;
+  un.bytes += size;
+  return true;
+}
+
+static bool is_same(int from, const char *source, int dir, const char *name) {
+  struct stat one, other;
+  return fstatat(from, source, &one, AT_SYMLINK_NOFOLLOW) == 0 && fstatat(dir, name, &other, AT_SYMLINK_NOFOLLOW) == 0 &&
+         one.st_ino == other.st_ino && one.st_dev == other.st_dev;
 }
 
 static bool put_link(struct place *place, int dir, const char *name, char *to) {
@@ -191,14 +214,10 @@ static bool put_link(struct place *place, int dir, const char *name, char *to) {
   if (from < 0) return false;
   bool done;
   while (!(done = linkat(from, source, dir, name, 0) == 0)) {
-    struct stat one, other; /* a link to itself, as when an archive is unpacked twice over */
-    if (errno == EEXIST && fstatat(from, source, &one, AT_SYMLINK_NOFOLLOW) == 0 &&
-        fstatat(dir, name, &other, AT_SYMLINK_NOFOLLOW) == 0 && one.st_ino == other.st_ino && one.st_dev == other.st_dev) {
-      done = true;
-      break;
-    }
-    if (errno == EEXIST) errno = EEXIST;
-    if (!make_way(dir, name)) break;
+    int link_error = errno;
+    done = link_error == EEXIST && is_same(from, source, dir, name); /* else a link to itself would take it away */
+    errno = link_error;
+    if (done || !make_way(dir, name)) break;
   }
   int error = errno;
   close(from);
@@ -226,7 +245,9 @@ static bool put_entry(struct place *place, char type, char *path, char *link, ui
   bool directory = type == '5' || ((type == '0' || !type) && length && path[length - 1] == '/');
   char *name = place_find(place, path, &dir);
   if (!name) return errno == EXDEV ? bad("an entry would leave the directory") : false;
-  if (!*name) return directory ? pass_over(size + padding(size)) : bad("an entry has no name");
+  if (!*name && !directory) return bad("an entry has no name");
+  if (!*name && un.made) place_root(place, attributes); /* a directory that was there stays as it is */
+  if (!*name) return pass_over(size + padding(size));
   switch (type) {
   case '1': return *link ? put_link(place, dir, name, link) || (errno == EXDEV && bad("a link would leave the directory"))
                          : bad("a link leads nowhere");
@@ -314,6 +335,7 @@ int applet_untar(int argc, char **argv) {
   memset(&un, 0, sizeof un);
   un.root = geteuid() == 0;
   int made = make_directories(argv[0], 0755), root = open(argv[0], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  un.made = !made;
   if (root < 0) return no(argv[0], made && made != EEXIST && errno == ENOENT ? made : errno), NO;
   bool done = place_begin(&place, root) && take_archive(&place, &path);
   int error = errno, code = DONE;
