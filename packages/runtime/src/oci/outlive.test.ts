@@ -154,6 +154,20 @@ test('SIGTERM to the launcher ends what it keeps, in order', async (context) => 
   await next.destroy()
 })
 
+test('a kept sandbox whose root removed the agent’s socket cannot be attached to, and is reaped', async (context) => {
+  const directory = await nodes.directory(context)
+  const runtime = await nodes.open(directory)
+  const config = configOf(nodes, { layer: newLayer() })
+  const sandbox = await runtime.create(config)
+  await outputOf(sandbox, 'rm /.bramble/run/agent.sock; ln -s /proc/1/fd/0 /.bramble/run/agent.sock')
+  await runtime.close()
+  const next = await nodes.open(directory)
+  await expect(next.attach(config)).rejects.toMatchObject({ code: 'sandbox_failed' })
+  expect(await next.list()).toEqual([config.id])
+  expect(await next.reap()).toBe(1)
+  expect(await next.list()).toEqual([])
+})
+
 test('a second node on the directory is refused with the reason', async (context) => {
   const directory = await nodes.directory(context)
   const runtime = await nodes.open(directory)

@@ -51,7 +51,15 @@ export interface OciSandbox extends Sandbox {
 
 const openAgent = async (launcher: Launcher, id: SandboxId): Promise<Agent> => {
   // Mounted in the launcher's namespace only.
-  const socket = await connectUnixSafely(`/proc/${launcher.pid}/root${LAUNCHER_RUN}/${id}/run/agent.sock`)
+  const path = `/proc/${launcher.pid}/root${LAUNCHER_RUN}/${id}/run/agent.sock`
+  const socket = await connectUnixSafely(path).catch((cause: unknown) => {
+    if (cause instanceof BrambleError) throw cause
+    // Root in the sandbox may have removed it.
+    throw new BrambleError('sandbox_failed', {
+      detail: `nobody listens at the agent's socket: ${String(cause)}`,
+      cause,
+    })
+  })
   return await connectAgent(socket)
 }
 
@@ -167,14 +175,22 @@ export const attachSandbox = async (
   if (uidBase === undefined) throw notFound(id)
   context.unattached.delete(id)
   const cgroupPath = `${context.cgroup}/${id}`
+  let agent: Agent | undefined
   try {
-    const { agent, paused } = await openFrozenAgent(context, launcher, id, cgroupPath)
-    if (signal?.aborted) await agent.close()
-    signal?.throwIfAborted()
+    const opened = await openFrozenAgent(context, launcher, id, cgroupPath)
+    agent = opened.agent
+    let died = false
+    void agent.closed.then(() => {
+      died = true
+    })
     const { network: policy = 'none' } = config
     const network = policy === 'none' ? undefined : await context.networks.attach(id, policy)
-    return track(context, { launcher, config, agent, uidBase, network, cgroupPath, paused })
+    signal?.throwIfAborted()
+    // Its end may have been told while nobody was there to hear it.
+    if (died) throw new BrambleError('sandbox_died', { detail: 'the sandbox ended while it was attached to' })
+    return track(context, { launcher, config, agent, uidBase, network, cgroupPath, paused: opened.paused })
   } catch (error) {
+    await agent?.close()
     const kept = await launcher.kept().catch(() => [])
     if (kept.some((one) => one.id === id)) context.unattached.set(id, uidBase)
     else {
