@@ -44,3 +44,9 @@ export const collectLabels = (text: string, before: Record<string, string> = {})
   text.includes('=') ? collectPairs(text, before) : { ...before, [text]: '' }
 
 export const collect = (text: string, before: string[] = []): string[] => [...before, text]
+
+export const parsePort = (text: string): number => {
+  const port = Number(text)
+  if (!/^\d{1,5}$/.test(text) || port < 1 || port > 65_535) throw new InvalidArgumentError('Not a port: 1 to 65535.')
+  return port
+}

@@ -44,7 +44,7 @@ export type {
   WriteOptions,
 } from './instances/files.ts'
 export type { Instance } from './instances/instance.ts'
-export type { InstanceStream, ProcessOptions, StreamOptions } from './instances/instance-stream.ts'
+export type { InstanceStream, ProcessOptions, StreamOptions, Watch, WatchOptions } from './instances/instance-stream.ts'
 export type { InstanceManager, Instances, InstancesQuery, StartOptions } from './instances/instances.ts'
 export type { Exposed, ExposeOptions, Ports } from './instances/ports.ts'
 export type { ProcessEnd, StreamProcess } from './instances/process.ts'

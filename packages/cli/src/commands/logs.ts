@@ -1,8 +1,10 @@
-import type { StreamEvent } from '@bramble/sdk'
+import type { Bramble, InstanceEvent, StreamEvent } from '@bramble/sdk'
 import type { CliCommand } from '../command.ts'
 import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
+import { findInstance } from '../instances/find-instance.ts'
 import { interrupt } from '../node/interrupt.ts'
-import { processOutput } from '../run/output.ts'
+import { type Output, processOutput } from '../run/output.ts'
+import { hasColor, paint, safeLine } from '../terminal.ts'
 
 interface LogsOptions extends ConnectionOptions {
   readonly follow?: boolean
@@ -11,11 +13,11 @@ interface LogsOptions extends ConnectionOptions {
 
 export default {
   name: 'logs',
-  summary: 'Show what an execution wrote',
+  summary: 'Show what an execution, or the commands of an instance, wrote',
   configure(command) {
     command
-      .argument('<id>', 'of the execution, as `bramble ps` shows it')
-      .option('-f, --follow', 'go on until the execution ends')
+      .argument('<id>', 'of an execution, or an instance by id or name')
+      .option('-f, --follow', 'go on until the execution ends, or Ctrl-C')
       .option('--json', 'every event as a line of JSON')
     addConnectionOptions(command).action(logs)
   },
@@ -27,6 +29,7 @@ const logs = async (id: string, options: LogsOptions): Promise<void> => {
   const output = processOutput()
   const signal = AbortSignal.any([interrupted.signal, output.readerGone])
   try {
+    if (!id.startsWith('exe_')) return await instanceLogs(bramble, id, options, output, signal)
     for await (const event of bramble.executions.logs(id, { signal, follow: options.follow === true }))
       await show(event, options, output)
   } catch (error) {
@@ -34,12 +37,65 @@ const logs = async (id: string, options: LogsOptions): Promise<void> => {
   }
 }
 
-const show = async (
-  event: StreamEvent,
-  options: LogsOptions,
-  output: ReturnType<typeof processOutput>,
-): Promise<void> => {
+const show = async (event: StreamEvent, options: LogsOptions, output: Output): Promise<void> => {
   if (options.json === true) await output.write('stdout', `${JSON.stringify(event)}\n`)
   else if (event.type === 'stdout' || event.type === 'stderr')
     await output.write(event.type, event.encoding === 'base64' ? Buffer.from(event.data, 'base64') : event.data)
+}
+
+/** What is kept of its stream, then, with `follow`, what comes. */
+const instanceLogs = async (
+  bramble: Bramble,
+  ref: string,
+  options: LogsOptions,
+  output: Output,
+  signal: AbortSignal,
+): Promise<void> => {
+  const follow = options.follow === true
+  const instance = await findInstance(bramble, ref, signal)
+  await using stream = await instance.stream({ since: 'kept', processes: follow, signal })
+  const events = stream.events()
+  const last = stream.state?.window.last ?? 0
+  if (!follow && stream.seq >= last) return
+  for await (const event of events) {
+    await showEvent(event, options, output)
+    // An entry of the log may hold nothing to show: a heartbeat comes after all of them.
+    if (!follow && (stream.seq >= last || event.type === 'heartbeat')) return
+  }
+}
+
+const showEvent = async (event: InstanceEvent, { json, follow }: LogsOptions, output: Output): Promise<void> => {
+  if (event.type === 'heartbeat') return
+  if (json === true) {
+    const { output: piece, ...rest } = 'output' in event ? event : { ...event, output: undefined }
+    const whole = piece === undefined ? rest : { ...rest, data: piece.data, encoding: piece.encoding }
+    await output.write('stdout', `${JSON.stringify(whole)}\n`)
+    return
+  }
+  if (event.type === 'stdout' || event.type === 'stderr') await output.write(event.type, event.output.bytes)
+  else if (follow === true) {
+    const text = sayingOf(event)
+    const { stderr } = process
+    if (text !== undefined) stderr.write(`${paint('dim', safeLine(text), hasColor(stderr))}\n`)
+  }
+}
+
+/** What happens beside the output, as a line. */
+const sayingOf = (event: InstanceEvent): string | undefined => {
+  switch (event.type) {
+    case 'started':
+      return `${event.id} started, pid ${event.pid}`
+    case 'exit':
+      return `${event.id} ended with ${event.signal ?? event.code}${event.message === undefined ? '' : `: ${event.message}`}`
+    case 'port_event':
+      return `port ${event.port} ${event.event === 'open' ? 'is listened on' : 'is closed'}`
+    case 'custom':
+      return `${event.name} ${JSON.stringify(event.data)}`
+    case 'state':
+      return `the instance is ${event.status}${event.reason === undefined ? '' : `: ${event.reason}`}`
+    case 'error':
+      return `${event.code}: ${event.message}`
+    default:
+      return undefined
+  }
 }

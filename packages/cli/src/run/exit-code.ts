@@ -1,4 +1,4 @@
-import type { ExecutionResult } from '@bramble/protocol'
+import type { CommandOutcome } from '@bramble/sdk'
 import { EXIT, ExitError } from '../exit.ts'
 
 /** As timeout(1) of coreutils says it. */
@@ -9,7 +9,10 @@ const KILLED = 137
  * The exit code of a run: the command's own, where it has one that tells. What ended it otherwise gets a code and a line
  * on stderr.
  */
-export const exitCodeOf = (result: ExecutionResult, options: { timeoutMs: number; cancelledCode: number }): number => {
+export const exitCodeOf = (
+  result: Pick<CommandOutcome, 'status' | 'exitCode' | 'message'>,
+  options: { timeoutMs: number; cancelledCode: number },
+): number => {
   switch (result.status) {
     case 'succeeded':
     case 'failed':

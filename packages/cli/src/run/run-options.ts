@@ -12,6 +12,7 @@ import {
   parseMegabytes,
   parseNumber,
 } from '../parse-value.ts'
+import { commandOf } from './command-of.ts'
 
 /** The options of `bramble run` that describe the execution. */
 export interface SpecOptions {
@@ -49,12 +50,6 @@ export const addSpecOptions = (command: Command): Command =>
     .option('--network <kind>', 'none or egress (default: none)')
     .option('--mode <mode>', 'ephemeral (default), or another that the node has')
     .option('--runtime <name>', 'auto (default), oci, docker')
-
-/** One word with white space or shell syntax in it is a line for `sh -c`; anything else is an argv as it stands. */
-export const commandOf = (words: readonly string[]): string | string[] => {
-  const [only = ''] = words
-  return words.length === 1 && /[\s;&|<>$`*?(){}"'\\#~]/.test(only) ? only : [...words]
-}
 
 /** The execution that the words and options ask for; reads the files they name, and standard input if asked to. */
 export const specOf = async (words: readonly string[], options: SpecOptions): Promise<ExecutionSpecInput> => {

@@ -10,8 +10,7 @@ import type { CallOptions } from '../call.ts'
 import { escapeBytes, escapeText } from '../escape.ts'
 import type { Transport } from '../transport.ts'
 import { contentOf, type FileSource, streamOf } from './content.ts'
-import type { FileEvent } from './events.ts'
-import type { InstanceStream } from './instance-stream.ts'
+import type { InstanceStream, Watch, WatchOptions } from './instance-stream.ts'
 import { type FileTree, tarOf } from './tree.ts'
 
 /** A path in the sandbox; bytes for a name that is no UTF-8. A relative one begins at `/`. `.` and `..` are resolved here, as text. */
@@ -74,8 +73,8 @@ export interface Files extends FileStorage {
   ): Promise<void>
   chmod(path: FilePath, mode: number, options?: FileCall): Promise<void>
   chown(path: FilePath, owner: { readonly uid: number; readonly gid: number }, options?: FileCall): Promise<void>
-  /** What changes in a file or a directory, and below it unless `recursive: false`, until the loop is left. */
-  watch(path: string, options?: CallOptions & { readonly recursive?: boolean | undefined }): AsyncIterable<FileEvent>
+  /** What changes in a file or a directory, and below it unless `recursive: false`, until the loop is left. It begins at once. */
+  watch(path: string, options?: CallOptions & WatchOptions): Watch
 }
 
 const OCTETS = 'application/octet-stream'
@@ -170,9 +169,23 @@ export const filesOf = (place: FilesPlace): Files => {
         await transport.open({ method: 'GET', path: `${instance}/download`, query: { path, gzip, user }, ...call })
       ).body
     },
-    watch: async function* (path, { recursive, ...options } = {}) {
-      await using stream = await place.openStream({ ...options, processes: false })
-      yield* stream.watch(path, { recursive, signal: options.signal })
+    watch: (path, { recursive, ...options } = {}) => {
+      const opened = place.openStream({ ...options, processes: false })
+      const watched = opened.then((stream) => ({
+        stream,
+        watch: stream.watch(path, { recursive, signal: options.signal }),
+      }))
+      const ready = watched.then(({ watch }) => watch.ready)
+      // Nobody would read of a watch that never was.
+      ready.catch(() => opened.then((stream) => stream.close())).catch(() => undefined)
+      return {
+        ready,
+        async *[Symbol.asyncIterator]() {
+          const { stream, watch } = await watched
+          await using _closed = stream
+          yield* watch
+        },
+      }
     },
   }
 }

@@ -12,8 +12,11 @@ import { StreamProcess } from './process.ts'
 type ExecMessage = Extract<StreamCommandInput, { type: 'exec' }>
 
 export interface StreamOptions extends CallOptions {
-  /** The number of an event: what came after it comes first, as long as it is kept, else `window_passed`. Default: only new ones. */
-  readonly since?: number | undefined
+  /**
+   * The number of an event: what came after it comes first, as long as it is kept, else `window_passed`. `kept`: all that is
+   * kept. Default: only new ones.
+   */
+  readonly since?: number | 'kept' | undefined
   /** Whether processes and ports are watched for this stream. Default true. */
   readonly processes?: boolean | undefined
   /** How long to try to get a lost connection back. 0: not at all. Default two minutes. */
@@ -23,6 +26,26 @@ export interface StreamOptions extends CallOptions {
 export interface ProcessOptions extends Omit<ExecMessage, 'type' | 'command'> {
   /** Aborting kills the command. */
   readonly signal?: AbortSignal | undefined
+}
+
+export interface WatchOptions {
+  /** Default true. */
+  readonly recursive?: boolean | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+/** What changes below a path. Iterate it, once; leaving the loop ends the watch. */
+export interface Watch extends AsyncIterable<FileEvent> {
+  /** Resolves when every change from now on is told. */
+  readonly ready: Promise<void>
+}
+
+interface Watching {
+  readonly path: string
+  /** What the paths below it begin with. */
+  readonly below: string
+  readonly recursive: boolean
+  readonly changes: Feed<FileEvent>
 }
 
 export interface StreamPlace {
@@ -46,7 +69,9 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
   /** Commands that the node has not confirmed yet, by id. */
   readonly #unconfirmed = new Map<string, { message: ExecMessage; begun: PromiseWithResolvers<void> }>()
   readonly #readers = new Set<Feed<InstanceEvent>>()
-  readonly #watched = new Map<string, { recursive: boolean; readers: number }>()
+  readonly #watching = new Map<string, Watching[]>()
+  #watchTurn: Promise<void> = Promise.resolve()
+  readonly #unready = new Map<Watching, PromiseWithResolvers<void>>()
   readonly #stateReaders = new Set<PromiseWithResolvers<StateEvent>>()
   readonly #closed = Promise.withResolvers<void>()
   #socket: LastingSocket | undefined
@@ -56,14 +81,15 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
   /** On a new connection: where what was missed has all been told. */
   #resendAt: number | undefined
 
-  private constructor(options: StreamOptions) {
-    this.#seq = options.since
+  private constructor(since: number | undefined) {
+    this.#seq = since
     this.#closed.promise.catch(() => undefined)
   }
 
   /** Resolves when the first state of the instance is there. */
   static async open(place: StreamPlace, options: StreamOptions = {}): Promise<InstanceStream> {
-    const stream = new InstanceStream(options)
+    if (options.since === 'kept') return openKept(place, options)
+    const stream = new InstanceStream(options.since)
     const { processes } = options
     const connect = (signal?: AbortSignal): Promise<Socket> =>
       place.connect({ since: stream.#seq, processes }, { requestTimeoutMs: options.requestTimeoutMs, signal })
@@ -77,6 +103,7 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
       onEnd: (error) => stream.#end(error),
       reconnectMs: options.reconnectMs ?? SDK_LIMITS.reconnectMs,
       silenceMs: SDK_LIMITS.streamSilenceMs,
+      hasHeartbeat: true,
       retry: place.retry,
       signal: options.signal,
     })
@@ -145,32 +172,18 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
     return this.events()[Symbol.asyncIterator]()
   }
 
-  /** What changes in a file or a directory, and below it unless `recursive: false`, until the loop is left. */
-  async *watch(
-    path: string,
-    options: { recursive?: boolean | undefined; signal?: AbortSignal | undefined } = {},
-  ): AsyncGenerator<FileEvent> {
+  /** What changes in a file or a directory, and below it unless `recursive: false`. It begins at once. */
+  watch(path: string, options: WatchOptions = {}): Watch {
     const { recursive = true, signal } = options
-    const events = this.events()
-    const leave = new Promise<never>((_resolve, reject) => {
-      signal?.addEventListener('abort', () => reject(cancelled(signal.reason)), { once: true })
-    })
-    leave.catch(() => undefined)
-    const iterator = events[Symbol.asyncIterator]()
-    const below = path.endsWith('/') ? path : `${path}/`
-    try {
-      await this.#watch(path, recursive)
-      for (;;) {
-        if (signal?.aborted) throw cancelled(signal.reason)
-        const step = await Promise.race([iterator.next(), leave])
-        if (step.done) return
-        const event = step.value
-        if (event.type === 'file_event' && (event.path === path || event.path.startsWith(below))) yield event
-      }
-    } finally {
-      void iterator.return?.()
-      this.#unwatch(path)
-    }
+    const changes = feed<FileEvent>({ onLeave: () => this.#unwatch(watch) })
+    const watch = { path, recursive, changes, below: path.endsWith('/') ? path : `${path}/` }
+    const end = (): void => changes.end(cancelled(signal?.reason))
+    if (signal?.aborted) end()
+    else signal?.addEventListener('abort', end, { once: true })
+    const ready = this.#watch(watch)
+    // Whoever only iterates hears of it there.
+    ready.catch((error: unknown) => changes.end(error))
+    return { ready, [Symbol.asyncIterator]: () => changes[Symbol.asyncIterator]() }
   }
 
   /** The state of the instance, asked for now. */
@@ -212,7 +225,7 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
     this.#lastError = undefined
     if ('seq' in event && event.type !== 'state') {
       // What came before the connection broke may come again.
-      if (this.#seq !== undefined && event.seq <= this.#seq) return undefined
+      if (this.#seq !== undefined && event.seq < this.#seq) return undefined
       this.#seq = event.seq
     }
     let wait = this.#route(event)
@@ -223,7 +236,7 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
       )
       if (slow !== undefined) wait = wait === undefined ? slow : Promise.all([wait, slow]).then(() => undefined)
     }
-    if (this.#resendAt !== undefined && this.seq >= this.#resendAt) this.#resend()
+    if (this.#resendAt !== undefined && (this.seq >= this.#resendAt || event.type === 'heartbeat')) this.#resend()
     return wait
   }
 
@@ -248,9 +261,19 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
         return undefined
       case 'error': {
         const error = errorOf(event)
-        if (event.id === undefined) this.#lastError = error
-        else this.#unconfirmed.get(event.id)?.begun.reject(error)
+        if (event.id === undefined) {
+          this.#lastError = error
+          for (const ready of this.#unready.values()) ready.reject(error)
+          this.#unready.clear()
+        } else this.#unconfirmed.get(event.id)?.begun.reject(error)
         return undefined
+      }
+      case 'file_event': {
+        let wait: Promise<void> | undefined
+        for (const watch of [...this.#watching.values()].flat())
+          if (event.path === watch.path || event.path.startsWith(watch.below))
+            wait = watch.changes.push(event, 256) ?? wait
+        return wait
       }
       default:
         return undefined
@@ -260,15 +283,21 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
   #takeState(state: StateEvent): void {
     this.#state = state
     this.#seq ??= state.seq
-    if (this.#resendAt === Number.POSITIVE_INFINITY) this.#resendAt = state.seq
+    if (this.#resendAt === Number.POSITIVE_INFINITY) this.#resendAt = state.window.last
     for (const reader of this.#stateReaders) reader.resolve(state)
     this.#stateReaders.clear()
+    for (const [watch, ready] of this.#unready) {
+      if (!state.watches.includes(watch.path)) continue
+      this.#unready.delete(watch)
+      ready.resolve()
+    }
   }
 
   /** A new connection: what this one asked for is asked for again. */
   #again(): void {
     this.#resendAt = Number.POSITIVE_INFINITY
-    for (const [path, { recursive }] of this.#watched) void this.#send({ type: 'watch', path, recursive })
+    for (const [path, [first]] of this.#watching)
+      this.#send({ type: 'watch', path, recursive: first?.recursive })?.catch(() => undefined)
   }
 
   /** Commands that the lost connection took along: they neither run nor have they run. */
@@ -277,23 +306,34 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
     const running = new Set(this.#state?.commands.map(({ id }) => id))
     for (const [id, { message, begun }] of this.#unconfirmed) {
       if (running.has(id)) begun.resolve()
-      else void this.#send(message)
+      else this.#send(message)?.catch(() => undefined)
     }
   }
 
-  async #watch(path: string, recursive: boolean): Promise<void> {
-    const known = this.#watched.get(path)
-    this.#watched.set(path, { recursive, readers: (known?.readers ?? 0) + 1 })
-    if (known === undefined) await this.#send({ type: 'watch', path, recursive })
+  async #watch(watch: Watching): Promise<void> {
+    const { path, recursive } = watch
+    const others = this.#watching.get(path)
+    this.#watching.set(path, [...(others ?? []), watch])
+    const before = this.#watchTurn
+    const ready = Promise.withResolvers<void>()
+    // One after another: an error about a watch does not say of which.
+    this.#watchTurn = ready.promise.catch(() => undefined)
+    await before
+    if (this.#state?.watches.includes(path)) ready.resolve()
+    else {
+      this.#unready.set(watch, ready)
+      if (others === undefined) await this.#send({ type: 'watch', path, recursive })
+    }
+    await ready.promise
   }
 
-  #unwatch(path: string): void {
-    const known = this.#watched.get(path)
-    if (known === undefined) return
-    known.readers--
-    if (known.readers > 0) return
-    this.#watched.delete(path)
-    this.#send({ type: 'unwatch', path })?.catch(() => undefined)
+  #unwatch(watch: Watching): void {
+    const { path } = watch
+    const others = this.#watching.get(path)?.filter((other) => other !== watch) ?? []
+    if (others.length > 0) this.#watching.set(path, others)
+    else if (this.#watching.delete(path)) this.#send({ type: 'unwatch', path })?.catch(() => undefined)
+    this.#unready.get(watch)?.resolve()
+    this.#unready.delete(watch)
   }
 
   #over(): { error?: unknown } | undefined {
@@ -312,8 +352,26 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
     for (const { begun } of this.#unconfirmed.values()) begun.reject(why ?? cancelled(undefined))
     for (const reader of this.#readers) reader.end(error)
     for (const reader of this.#stateReaders) reader.reject(why ?? cancelled(undefined))
+    for (const { changes } of [...this.#watching.values()].flat()) changes.end(error)
+    for (const ready of this.#unready.values()) ready.reject(why ?? cancelled(undefined))
     this.#processes.clear()
     if (error === undefined) this.#closed.resolve()
     else this.#closed.reject(error)
+  }
+}
+
+/** How often the beginning of what is kept may move on while it is asked for. */
+const KEPT_TRIES = 5
+
+const openKept = async (place: StreamPlace, options: StreamOptions): Promise<InstanceStream> => {
+  for (let tries = 1; ; tries++) {
+    const before = await InstanceStream.open(place, { ...options, since: undefined, processes: false })
+    const first = before.state?.window.first ?? 1
+    before.close()
+    try {
+      return await InstanceStream.open(place, { ...options, since: Math.max(0, first - 1) })
+    } catch (error) {
+      if (!(error instanceof BrambleError) || error.code !== 'window_passed' || tries >= KEPT_TRIES) throw error
+    }
   }
 }

@@ -10,10 +10,9 @@ import type { CallOptions } from '../call.ts'
 import { escapeText } from '../escape.ts'
 import { SDK_LIMITS } from '../limits.ts'
 import type { Transport } from '../transport.ts'
-import type { FileEvent } from './events.ts'
 import { type ExecOptions, InstanceExec } from './exec.ts'
 import { type Files, filesOf } from './files.ts'
-import { InstanceStream, type StreamOptions } from './instance-stream.ts'
+import { InstanceStream, type StreamOptions, type Watch, type WatchOptions } from './instance-stream.ts'
 import { type Exposed, type ExposeOptions, expose, type Ports, ports, unexpose } from './ports.ts'
 import { Terminal, type TerminalOptions } from './terminal.ts'
 import { type Tunnel, tunnelOf } from './tunnel.ts'
@@ -144,8 +143,8 @@ export class Instance implements AsyncDisposable {
     return Terminal.open(this.#socketsAt('pty'), options)
   }
 
-  /** What changes below a path, until the loop is left. */
-  watch(path: string, options?: CallOptions & { readonly recursive?: boolean | undefined }): AsyncIterable<FileEvent> {
+  /** What changes below a path, until the loop is left. It begins at once. */
+  watch(path: string, options?: CallOptions & WatchOptions): Watch {
     return this.files.watch(path, options)
   }
 

@@ -31,9 +31,13 @@ export interface TerminalPlace {
   connect(query: Record<string, string | number | undefined>, options: CallOptions): Promise<Socket>
 }
 
+/** Of a terminal: the state it has when it is switched on (RIS, ECMA-48). */
+const RESET = new TextEncoder().encode('\x1bc')
+
 /**
  * A terminal in an instance, with a command on it. Iterate it (once) for what it shows, as bytes; the reader's pace is the
- * command's. A lost connection is made anew by itself. Closing it leaves the command for a while, for `session` to go on.
+ * command's. A lost connection is made anew by itself; what it showed last then comes again, after a reset of the screen.
+ * Closing it hangs up the command (SIGHUP).
  */
 export class Terminal implements AsyncIterable<Uint8Array>, AsyncDisposable {
   readonly #output = feed<Uint8Array>()
@@ -63,10 +67,13 @@ export class Terminal implements AsyncIterable<Uint8Array>, AsyncDisposable {
     terminal.#socket = lastingSocket(await connect(signal), {
       connect,
       onMessage: (message) => terminal.#take(message),
+      // What the node kept comes again: it goes onto an empty screen.
+      onReconnect: () => void terminal.#output.push(RESET, RESET.length),
       isOver: () => terminal.#over(),
       onEnd: (error) => terminal.#finish(error),
       reconnectMs: options.reconnectMs ?? SDK_LIMITS.reconnectMs,
-      silenceMs: 0,
+      silenceMs: SDK_LIMITS.streamSilenceMs,
+      hasHeartbeat: false,
       retry: place.retry,
       signal,
     })
@@ -103,8 +110,18 @@ export class Terminal implements AsyncIterable<Uint8Array>, AsyncDisposable {
     await this.#socket?.send(JSON.stringify({ type: 'signal', signal }))
   }
 
+  /** False while the connection is lost. */
+  get connected(): boolean {
+    return this.#socket?.connected ?? false
+  }
+
   close(): void {
     this.#socket?.close()
+  }
+
+  /** Goes, and leaves the command for a while: `session` finds it again. */
+  detach(): void {
+    this.#socket?.close(GOING_AWAY)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -153,6 +170,9 @@ export class Terminal implements AsyncIterable<Uint8Array>, AsyncDisposable {
     }
   }
 }
+
+/** Anything but 1000 and 1005: the client may come back. A browser's socket may close with codes of its own only. */
+const GOING_AWAY = 4000
 
 /** `{type, code, message}` as on a stream, or with a whole problem document. */
 const errorOf = (value: Record<string, unknown>): BrambleError => {

@@ -4,11 +4,14 @@ import type { Socket } from '../socket/socket.ts'
 /** A TCP connection to a port in the sandbox. Both directions go at the pace of whoever reads them. */
 export interface Tunnel extends AsyncDisposable {
   readonly readable: ReadableStream<Uint8Array>
-  /** Closing it ends the connection: a WebSocket cannot end one direction alone. */
+  /** Closing it ends this direction: what the other side still sends is there to read. */
   readonly writable: WritableStream<Uint8Array>
   /** Safe at any time, any number of times. */
   close(): void
 }
+
+/** What ends the client's direction, which a WebSocket has no way of its own for. */
+const END = '{"type":"end"}'
 
 export const tunnelOf = (socket: Socket): Tunnel => {
   const close = (): void => socket.close(1000)
@@ -33,7 +36,9 @@ export const tunnelOf = (socket: Socket): Tunnel => {
       if (socket.end !== undefined) throw brokenBy(socket.end)
       await socket.send(chunk)
     },
-    close,
+    async close() {
+      await socket.send(END)
+    },
     abort: close,
   })
   return { readable, writable, close, [Symbol.asyncDispose]: async () => close() }

@@ -30,14 +30,14 @@ export const forwardPort = async (instance: Pick<Instance, 'tunnel'>, options: F
     socket.on('close', () => gone.abort()).on('error', () => socket.destroy())
     try {
       const far = await tunnelDuplex(instance, port, { signal: gone.signal })
-      await Promise.all([pipeline(socket, far, { end: true }), pipeline(far, socket)])
+      await Promise.all([pipeline(socket, far), pipeline(far, socket)])
     } catch (error) {
       if (!gone.signal.aborted) onError?.(error)
     } finally {
       socket.destroy()
     }
   }
-  const server = createServer({ allowHalfOpen: false, noDelay: true }, (socket) => {
+  const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
     sockets.add(socket)
     socket.on('close', () => sockets.delete(socket))
     void carry(socket)

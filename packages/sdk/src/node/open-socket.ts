@@ -28,7 +28,14 @@ const open = ({ url, apiKey, signal }: SocketRequest): Promise<Socket> =>
       pause: () => socket.pause(),
       resume: () => socket.resume(),
     })
-    socket.on('message', (data: Buffer, isBinary) => box.push(isBinary ? data : data.toString()))
+    let heardAt = Date.now()
+    socket.on('ping', () => {
+      heardAt = Date.now()
+    })
+    socket.on('message', (data: Buffer, isBinary) => {
+      heardAt = Date.now()
+      box.push(isBinary ? data : data.toString())
+    })
     socket.on('unexpected-response', (_request, response) => {
       refusal(response).then(reject, reject).finally(settled)
       socket.terminate()
@@ -49,6 +56,10 @@ const open = ({ url, apiKey, signal }: SocketRequest): Promise<Socket> =>
       settled()
       resolve({
         next: box.next,
+        hearsPings: true,
+        get heardAt() {
+          return heardAt
+        },
         get end() {
           return box.end
         },

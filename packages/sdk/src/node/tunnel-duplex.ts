@@ -13,7 +13,6 @@ export const tunnelDuplex = async (
   const writer = tunnel.writable.getWriter()
   writer.closed.catch(() => undefined)
   return new Duplex({
-    allowHalfOpen: false,
     read() {
       reader.read().then(
         ({ value }) => this.push(value ?? null),
@@ -24,7 +23,7 @@ export const tunnelDuplex = async (
       writer.write(chunk).then(() => done(), done)
     },
     final(done) {
-      done()
+      writer.close().then(() => done(), done)
     },
     destroy(error, done) {
       tunnel.close()

@@ -16,8 +16,10 @@ export interface LastingOptions {
   onEnd(error?: unknown): void
   /** How long to try to get a lost connection back. 0: not at all. */
   readonly reconnectMs: number
-  /** Nothing heard for so long: the connection is taken for lost. 0: silence is normal. */
+  /** Nothing heard for so long: the connection is taken for lost. */
   readonly silenceMs: number
+  /** Whether the node sends messages all the time: then their silence tells, also where pings cannot be heard. */
+  readonly hasHeartbeat: boolean
   readonly retry: RetryPolicy
   readonly signal: AbortSignal | undefined
 }
@@ -26,8 +28,10 @@ export interface LastingOptions {
 export interface LastingSocket {
   /** Waits where the connection is lost until there is another. Rejects once it is over. */
   send(data: string | Uint8Array): Promise<void> | undefined
+  /** False while it is lost. */
+  readonly connected: boolean
   /** Says goodbye; `onEnd` is called. Safe at any time, any number of times. */
-  close(): void
+  close(code?: number): void
 }
 
 /** Starts the conversation on `first`, which is open. */
@@ -36,39 +40,42 @@ export const lastingSocket = (first: Socket, options: LastingOptions): LastingSo
   let socket: Socket | undefined = first
   let ended = false
   let back = Promise.withResolvers<void>()
-  let heardAt = Date.now()
+  let busyUntil = 0
+  let closeCode = 1000
   let reading = true
 
   const aborted = Promise.withResolvers<void>()
-  const close = (): void => ending.abort()
+  const close = (code = 1000): void => {
+    closeCode = code
+    ending.abort()
+  }
   const onAbort = (): void => ending.abort(cancelled(options.signal?.reason))
   if (options.signal?.aborted) onAbort()
   else options.signal?.addEventListener('abort', onAbort, { once: true })
   ending.signal.addEventListener('abort', () => {
-    socket?.close(1000)
+    socket?.close(closeCode)
     aborted.resolve()
   })
 
-  const watchdog =
-    options.silenceMs === 0
-      ? undefined
-      : setInterval(() => {
-          if (!reading) heardAt = Date.now()
-          else if (Date.now() - heardAt > options.silenceMs) socket?.terminate()
-        }, options.silenceMs / 4)
+  const look = (): void => {
+    // While its reader is behind nothing is read, so nothing can be heard.
+    if (!reading) busyUntil = Date.now()
+    if (socket === undefined || !(options.hasHeartbeat || socket.hearsPings)) return
+    if (Date.now() - Math.max(socket.heardAt, busyUntil) > options.silenceMs) socket.terminate()
+  }
+  const watchdog = setInterval(look, options.silenceMs / 4)
   // Of Node: a timer that keeps no process alive.
-  ;(watchdog as { unref?: () => void } | undefined)?.unref?.()
+  ;(watchdog as { unref?: () => void }).unref?.()
 
   const readAll = async (from: Socket): Promise<void> => {
     for (let message = await from.next(); message !== undefined; message = await from.next()) {
-      heardAt = Date.now()
       if (ending.signal.aborted) return
       const wait = options.onMessage(message)
       if (wait === undefined) continue
       reading = false
       await Promise.race([wait, aborted.promise])
       reading = true
-      heardAt = Date.now()
+      busyUntil = Date.now()
     }
   }
 
@@ -102,7 +109,6 @@ export const lastingSocket = (first: Socket, options: LastingOptions): LastingSo
       back = Promise.withResolvers()
       back.promise.catch(() => undefined)
       socket = await reconnect(cause)
-      heardAt = Date.now()
       options.onReconnect?.()
       back.resolve()
     }
@@ -130,6 +136,9 @@ export const lastingSocket = (first: Socket, options: LastingOptions): LastingSo
   }
   return {
     close,
+    get connected() {
+      return socket !== undefined
+    },
     send(data) {
       if (ended || ending.signal.aborted) return Promise.reject(overError())
       return socket === undefined ? sendLater(data) : socket.send(data)

@@ -33,8 +33,10 @@ const open = (Class: WebSocketClass, { url, apiKey, signal }: SocketRequest): Pr
     }
     signal.addEventListener('abort', onAbort, { once: true })
     const box = inbox({ highWaterBytes: Number.POSITIVE_INFINITY })
+    let heardAt = Date.now()
     socket.onmessage = ({ data }: MessageEvent<string | ArrayBuffer>) => {
       if (box.end !== undefined) return
+      heardAt = Date.now()
       box.push(typeof data === 'string' ? data : new Uint8Array(data))
       if (box.waitingBytes <= SDK_LIMITS.maxBufferedBytes) return
       const detail = `${SDK_LIMITS.maxBufferedBytes} bytes wait to be read`
@@ -50,6 +52,10 @@ const open = (Class: WebSocketClass, { url, apiKey, signal }: SocketRequest): Pr
       signal.removeEventListener('abort', onAbort)
       resolve({
         next: box.next,
+        hearsPings: false,
+        get heardAt() {
+          return heardAt
+        },
         get end() {
           return box.end
         },

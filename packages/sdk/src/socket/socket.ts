@@ -8,6 +8,9 @@ export interface Socket {
   send(data: string | Uint8Array): Promise<void> | undefined
   /** Says goodbye; nothing new is read. Safe at any time, any number of times. */
   close(code?: number): void
+  /** When it last heard of the other side, in milliseconds since 1970; of its pings too, where the platform tells of them. */
+  readonly heardAt: number
+  readonly hearsPings: boolean
   /** Breaks the connection without a goodbye: for one that no longer answers. */
   terminate(): void
 }

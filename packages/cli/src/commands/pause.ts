@@ -1,0 +1,5 @@
+import { lifecycleCommand } from '../instances/each-instance.ts'
+
+export default lifecycleCommand('pause', 'Freeze instances: they use no processor until resumed', (instance, signal) =>
+  instance.pause({ signal }),
+)

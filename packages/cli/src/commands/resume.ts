@@ -1,0 +1,5 @@
+import { lifecycleCommand } from '../instances/each-instance.ts'
+
+export default lifecycleCommand('resume', 'Let paused instances go on', (instance, signal) =>
+  instance.resume({ signal }),
+)

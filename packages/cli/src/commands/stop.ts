@@ -1,0 +1,7 @@
+import { lifecycleCommand } from '../instances/each-instance.ts'
+
+export default lifecycleCommand(
+  'stop',
+  'Stop instances: their processes end, their files are kept',
+  (instance, signal) => instance.stop({ signal }),
+)
