@@ -1,11 +1,14 @@
 import type { Engine } from '@bramble/engine'
+import type { FastifyBaseLogger } from 'fastify'
 import type { Authenticator } from './auth.ts'
 import type { IdempotencyMemory } from './idempotency.ts'
 import type { KeyStore } from './key-store.ts'
 import type { GatewayLimits } from './limits.ts'
+import type { LiveRegistry } from './live/live-registry.ts'
 import type { Metrics } from './metrics.ts'
 import type { PortProxy } from './ports/proxy.ts'
 import type { Signatures } from './ports/signatures.ts'
+import type { SshKeyStore } from './ssh/ssh-key-store.ts'
 
 /** What routes work with: one gateway's parts. */
 export interface GatewayContext {
@@ -25,6 +28,12 @@ export interface GatewayContext {
   readonly held: { bodyBytes: number }
   /** Requests at work; aborting one cancels what it runs. */
   readonly inFlight: Set<AbortController>
+  /** WebSockets of instances. */
+  readonly live: LiveRegistry
+  /** Origins whose pages may use this node. */
+  readonly corsOrigins: readonly string[]
+  readonly log?: FastifyBaseLogger | undefined
+  readonly sshKeys: SshKeyStore
   readonly ports: {
     /** Host names below it lead to ports of instances. */
     readonly domain: string

@@ -1,5 +1,6 @@
 import type { Engine, EngineNotice } from '@bramble/engine'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import type { LiveRegistry } from './live/live-registry.ts'
 
 /**
  * What a node counts. It is made before the engine, which tells it what happens (`openEngine({ onNotice: metrics.notice })`),
@@ -9,8 +10,10 @@ export interface Metrics {
   /** Counts what the engine says happened. */
   notice(notice: EngineNotice): void
   request(labels: { method: string; route: string; status: number; seconds: number }): void
-  /** The text format of Prometheus; what an engine knows at this moment is asked of it. */
-  text(engine: Engine): Promise<string>
+  /** Counts bytes of messages of WebSockets. */
+  liveBytes(bytes: number): void
+  /** The text format of Prometheus; what an engine knows at this moment is asked of it, and which WebSockets are open. */
+  text(engine: Engine, live: Pick<LiveRegistry, 'open'>): Promise<string>
 }
 
 const REQUEST_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120]
@@ -45,6 +48,11 @@ export const createMetrics = (options: { version: string }): Metrics => {
   })
   const info = new Gauge({ name: 'bramble_info', help: 'The version that runs', labelNames: ['version'], registers })
   info.set({ version: options.version }, 1)
+  const liveBytes = new Counter({
+    name: 'live_bytes_total',
+    help: 'Bytes of messages of WebSockets, both ways',
+    registers,
+  })
   const notice = noticeCounter(registers)
   const state = stateGauges(registers)
   processMetrics()
@@ -56,8 +64,9 @@ export const createMetrics = (options: { version: string }): Metrics => {
       requests.inc(labels)
       durations.observe(labels, seconds)
     },
-    text: async (engine) => {
-      state(engine)
+    liveBytes: (bytes) => liveBytes.inc(bytes),
+    text: async (engine, live) => {
+      state(engine, live)
       return `${await registry.metrics()}${await processMetrics().metrics()}`
     },
   }
@@ -119,7 +128,7 @@ const noticeCounter = (registers: Registry[]): ((notice: EngineNotice) => void) 
 }
 
 /** Set when someone asks, so that they cost nothing in between. */
-const stateGauges = (registers: Registry[]): ((engine: Engine) => void) => {
+const stateGauges = (registers: Registry[]): ((engine: Engine, live: Pick<LiveRegistry, 'open'>) => void) => {
   const gauge = (name: string, help: string) => new Gauge({ name, help, registers })
   const running = gauge('executions_running', 'Executions that run now')
   const queued = gauge('queue_length', 'Executions that wait for a place')
@@ -130,8 +139,18 @@ const stateGauges = (registers: Registry[]): ((engine: Engine) => void) => {
   const starting = perPool('pool_starting', 'Sandboxes being made for a pool')
   const target = perPool('pool_target', 'Sandboxes a pool aims at')
 
-  return (engine) => {
+  const instances = new Gauge({ name: 'instances', help: 'Instances by status', labelNames: ['status'], registers })
+  const open = new Gauge({
+    name: 'live_connections',
+    help: 'WebSockets that are open',
+    labelNames: ['kind'],
+    registers,
+  })
+
+  return (engine, live) => {
     const status = engine.status()
+    for (const [name, count] of Object.entries(status.instances)) instances.set({ status: name }, count)
+    for (const [kind, count] of Object.entries(live.open())) open.set({ kind }, count)
     running.set(status.running)
     queued.set(status.queued)
     pooled.set(status.pooled)

@@ -11,11 +11,15 @@ import type { GatewayContext } from './context.ts'
 import { idempotencyMemory } from './idempotency.ts'
 import { openKeyStore } from './key-store.ts'
 import { DEFAULT_LIMITS, type GatewayLimits } from './limits.ts'
+import { liveRegistry } from './live/live-registry.ts'
+import { openLive } from './live/open-live.ts'
 import { hostInUrl, isLoopback } from './loopback.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { openPortProxy } from './ports/proxy.ts'
 import { openSignatures } from './ports/signatures.ts'
 import { createServer } from './server.ts'
+import { openSshServer } from './ssh/server.ts'
+import { openSshKeyStore } from './ssh/ssh-key-store.ts'
 
 export interface GatewayOptions {
   /** Not the gateway's: close it after the gateway. */
@@ -26,6 +30,8 @@ export interface GatewayOptions {
   readonly host?: string
   /** Default 8080; 0 takes a free one. */
   readonly port?: number
+  /** Where SSH listens, on the same host; 0 takes a free port. Default: nowhere. */
+  readonly sshPort?: number
   readonly version: string
   /** Default true. Without keys only a loopback address may be bound. */
   readonly auth?: boolean
@@ -43,6 +49,8 @@ export interface GatewayOptions {
 export interface Gateway extends AsyncDisposable {
   readonly url: string
   readonly port: number
+  /** Where SSH listens, on the same host; undefined where it does not. */
+  readonly sshPort?: number
   /** Set when this start made it, which is the first: it is also in `<dataDirectory>/admin.key`. */
   readonly adminKey?: string
   /**
@@ -71,6 +79,7 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
 
   await using undo = new AsyncDisposableStack()
   const keys = undo.use(await openKeyStore(join(dataDirectory, 'gateway.db')))
+  const sshKeys = undo.use(await openSshKeyStore(join(dataDirectory, 'gateway.db')))
   const adminKey = auth ? await ensureAdminKey(keys, dataDirectory) : undefined
   const limits: GatewayLimits = { ...DEFAULT_LIMITS, ...options.limits }
   const shutdown: GatewayContext['shutdown'] = { closing: false }
@@ -103,24 +112,39 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
     countOutput: youngCollector(),
     held: { bodyBytes: 0 },
     inFlight: new Set(),
+    live: liveRegistry(limits),
+    corsOrigins,
+    log: options.logger,
+    sshKeys,
     ports: { domain, signatures, proxy },
     shutdown,
   }
+  const live = openLive(context)
   const server = createServer(context, {
     logger: options.logger,
     corsOrigins,
-    upgrades: [proxy.upgrade],
+    upgrades: [proxy.upgrade, live.handle],
   })
   undo.defer(() => stopServer(server))
   undo.defer(() => proxy.close())
   await server.listen({ host, port: options.port ?? 8080 })
   const { port } = server.server.address() as AddressInfo
+  const ssh =
+    options.sshPort === undefined
+      ? undefined
+      : undo.use(
+          await openSshServer({
+            ...{ instances: engine.instances, keys, sshKeys, auth, dataDirectory, host },
+            port: options.sshPort,
+            logger: options.logger,
+          }),
+        )
   const held = undo.move()
 
   let closed: Promise<void> | undefined
   const closeOnce = async (graceMs: number): Promise<void> => {
     context.shutdown.closing = true
-    await inFlightDone(context, graceMs)
+    await Promise.all([live.close(), inFlightDone(context, graceMs)])
     await held.disposeAsync()
   }
   const close: Gateway['close'] = ({ graceMs = 10_000 } = {}) => {
@@ -130,6 +154,7 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
   return {
     url: `http://${hostInUrl(host)}:${port}`,
     port,
+    ...(ssh && { sshPort: ssh.port }),
     ...(adminKey !== undefined && { adminKey }),
     close,
     [Symbol.asyncDispose]: close,

@@ -19,7 +19,8 @@ export interface OutputCutter {
   rest(): OutputPiece | undefined
 }
 
-export const outputCutter = (): OutputCutter => {
+/** `maxBytes`: of one piece. */
+export const outputCutter = (maxBytes = MAX_PIECE_BYTES): OutputCutter => {
   let held: Buffer | undefined
   return {
     *cut(chunk) {
@@ -27,7 +28,7 @@ export const outputCutter = (): OutputCutter => {
       if (held) bytes = Buffer.concat([held, bytes])
       held = undefined
       for (let start = 0; start < bytes.length; ) {
-        const part = bytes.subarray(start, start + MAX_PIECE_BYTES)
+        const part = bytes.subarray(start, start + maxBytes)
         const length = part.length - incompleteTail(part)
         const last = start + part.length === bytes.length
         if (last && length < part.length) held = Buffer.from(part.subarray(length))

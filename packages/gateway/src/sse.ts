@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
+import { bufferPool } from './buffer-pool.ts'
 import { escapeJson, MAX_ESCAPED_BYTES } from './escape-json.ts'
 import type { OutputPiece } from './output-pieces.ts'
 import { base64Bytes, writeBase64 } from './write-base64.ts'
@@ -110,21 +111,6 @@ const eventStream = (
       close()
       raw.end()
       cutWhenStalled(raw, stallTimeoutMs)
-    },
-  }
-}
-
-/** Buffers that go out and come back when the socket is done with them, so that a long stream makes no garbage. */
-const bufferPool = () => {
-  const kept = 4
-  const free: Buffer[] = []
-  return {
-    take: (bytes: number): Buffer => {
-      const buffer = free.pop()
-      return buffer && buffer.length >= bytes ? buffer : Buffer.allocUnsafeSlow(bytes)
-    },
-    give: (buffer: Buffer): void => {
-      if (free.length < kept) free.push(buffer)
     },
   }
 }

@@ -45,7 +45,7 @@ const metrics = route({
   scope: 'metrics',
   answer: { status: 200, description: 'Metrics', mediaType: 'text/plain; version=0.0.4; charset=utf-8' },
   errors: [],
-  handle: async (_call, context) => ({ status: 200, text: await context.metrics.text(context.engine) }),
+  handle: async (_call, context) => ({ status: 200, text: await context.metrics.text(context.engine, context.live) }),
 })
 
 const docs = route({
