@@ -4,10 +4,11 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { expect, onTestFinished, type TestContext, test } from 'vitest'
 import type { Runtime, Sandbox } from '../runtime.ts'
+import { launcherOf as launcherOfDirectory } from '../testing/launcher-of.ts'
 import { endOf } from '../testing/run-command.ts'
 import { configOf } from '../testing/subject.ts'
-import type { OciOptions } from './oci.ts'
-import { isAlive, pidsOf, useOciNodes } from './testing/oci-nodes.ts'
+import { type OciOptions, oci } from './oci.ts'
+import { DISK_BYTES, isAlive, pidsOf, useOciNodes } from './testing/oci-nodes.ts'
 
 const run = promisify(execFile)
 const SECTOR_BYTES = 1024 * 1024
@@ -83,6 +84,15 @@ test('an OCI runtime that fails when the sandbox runs already leaves nothing of 
   await rm(trigger)
   await using sandbox = await runtime.create(configOf(nodes))
   expect(await endOf(sandbox, ['true'])).toBe(0)
+})
+
+test('an OCI runtime that makes no sandboxes leaves no launcher', async (context) => {
+  const directory = await nodes.directory(context)
+  const { binary, trigger } = await brokenCrun('exit 1')
+  await writeFile(trigger, '')
+  const probed = await oci({ binary, diskBytes: DISK_BYTES })({ dataDirectory: directory })
+  expect(probed).toMatchObject({ available: false, reason: expect.stringContaining('ended with status 1') })
+  expect(launcherOfDirectory(directory)).toBeUndefined()
 })
 
 test('a pid that is not of the sandbox is not killed, whatever the OCI runtime says', async (context) => {
