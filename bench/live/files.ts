@@ -91,7 +91,7 @@ export const files = async (options: { quick: boolean }): Promise<Row[]> => {
   const archive = pack()
   const treeUp = timedSeconds(() =>
     transfer(node, 'POST', `${base}/upload?path=/tree`, 'application/x-tar', async (body) => {
-      for await (const chunk of archive)
+      for await (const chunk of archive as AsyncIterable<Buffer>)
         if (!body.write(chunk)) await new Promise<void>((resolve) => body.once('drain', resolve))
     }),
   )

@@ -13,6 +13,7 @@ import type {
 } from '@bramble/protocol'
 import type { ImageStore } from '@bramble/runtime'
 import type { Instances } from './instances/instances.ts'
+import type { Volumes } from './volumes/volumes.ts'
 
 /**
  * Runs executions on one node: admits them, takes a sandbox from a warm pool or makes one, runs the command by the
@@ -49,6 +50,8 @@ export interface Engine extends AsyncDisposable {
     ): AsyncIterable<EngineEvent>
   }
   readonly instances: Instances
+  /** Named volumes and dependency caches; not there where no runtime keeps any. */
+  readonly volumes?: Volumes
   readonly images: ImageStore
   readonly pools: {
     list(): Pool[]

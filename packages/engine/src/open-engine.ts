@@ -8,6 +8,7 @@ import {
   newId,
   type Resources,
   resourcesSchema,
+  type SandboxId,
   toBrambleError,
 } from '@bramble/protocol'
 import { auto, type ImageStore, type LocalImage, type SandboxResources, type Wanted } from '@bramble/runtime'
@@ -34,8 +35,10 @@ import { INSTANCE_MIGRATIONS, type InstanceTables } from './store/instance-table
 import { loadInstances } from './store/instances.ts'
 import { openDatabase } from './store/open-database.ts'
 import { ENGINE_MIGRATIONS, type EngineTables } from './store/tables.ts'
+import { VOLUME_MIGRATIONS, type VolumeTables } from './store/volume-tables.ts'
 import { assertSupported } from './support.ts'
 import { usageBetween } from './usage.ts'
+import { openVolumes } from './volumes/open-volumes.ts'
 
 /** The image of specs that name none. */
 const DEFAULT_IMAGE = 'base'
@@ -114,6 +117,22 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   const stored = await loadInstances(instancesDb)
   const reaped = await runtime.reap(sandboxesToKeep(stored.rows))
   if (reaped > 0) log.warn({ sandboxes: reaped }, 'sandboxes of an earlier node were removed')
+  const volumes =
+    runtime.volumes &&
+    undo.use(
+      await openVolumes({
+        db: await openDatabase<VolumeTables>({
+          path: join(options.dataDirectory, 'volumes.db'),
+          owner: 'volumes',
+          migrations: VOLUME_MIGRATIONS,
+        }),
+        store: runtime.volumes,
+        log,
+        owners: new Set(stored.rows.map(({ layer }) => layer)),
+        usersOf: (tenant, volume) => instances.usersOf(tenant, volume),
+        settled: () => endings.drain(),
+      }),
+    )
   const history = await openHistory({ db, limits, clock, log, notice })
 
   const load = emptyLoad()
@@ -155,7 +174,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
       runtime,
       runtimes,
       images,
-      volumes: options.volumes,
+      volumes,
       admission,
       load,
       limits,
@@ -180,7 +199,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   const admit = (spec: ExecutionSpec, context: ExecuteContext): Admitted => {
     if (closing) throw new BrambleError('shutting_down', { detail: 'the engine is closing' })
     const kind = kindOf(images.resolve(spec.image), spec, spec.resources)
-    assertSupported(spec, { capabilities: kind.runtime.capabilities, volumes: options.volumes !== undefined })
+    assertSupported(spec, { capabilities: kind.runtime.capabilities, volumes: volumes !== undefined })
     const inputHash = inputHashOf(spec, kind.image.digest)
     const { cpus, memoryMb } = spec.resources
     const { tenant, keyId, quota } = context
@@ -188,11 +207,20 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     return { kind, inputHash, entered: admission.enter({ tenant, keyId, cpus, memoryMb, quota }) }
   }
 
+  const promoteCaches = (tenant: string, owner: string): void =>
+    void volumes?.promote(tenant, owner).catch((error: unknown) => {
+      log.warn({ err: error, owner }, 'what a sandbox added to its caches could not be kept')
+    })
+
   const withMounts = async (kind: Kind, { spec, context }: LiveExecution): Promise<Kind> => {
-    const { volumes = [], caches = [] } = spec
-    if (volumes.length + caches.length === 0) return kind
+    const { volumes: wanted = [], caches = [], env } = spec
+    if (wanted.length + caches.length === 0) return kind
     const { user } = placeOf(spec, kind.image)
-    return { ...kind, mounts: await mountsFor(options.volumes, { tenant: context.tenant, volumes, caches, user }) }
+    const { tenant } = context
+    const mounts = await mountsFor(volumes, { tenant, volumes: wanted, caches, user, env, image: kind.image })
+    // What its caches were given becomes the tenant's once it is gone.
+    const onGone = caches.length > 0 ? (id: SandboxId) => promoteCaches(tenant, id) : undefined
+    return { ...kind, mounts, ...(onGone && { onGone }) }
   }
 
   const runOne = async (live: LiveExecution, kind: Kind, entered: Admitted['entered']): Promise<ExecutionResult> => {
@@ -322,6 +350,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
       logs,
     },
     instances,
+    ...(volumes && { volumes }),
     images: {
       resolve: (name) => images.resolve(name),
       list: () => images.list(),

@@ -1,5 +1,5 @@
 import type { ExecutionStatus, Timings } from '@bramble/protocol'
-import type { ImageStore, Runtime, Volumes } from '@bramble/runtime'
+import type { ImageStore, Runtime } from '@bramble/runtime'
 import type { EngineLimits } from './engine.ts'
 
 export interface OpenEngineOptions {
@@ -10,8 +10,6 @@ export interface OpenEngineOptions {
   /** Runtimes that this host lacks, with the reason: for `status()` and for the `unsupported` of who asks for one. */
   readonly unavailable?: readonly { name: string; reason: string }[]
   readonly images: ImageStore
-  /** Named volumes and dependency caches; without them, specs that ask for one are refused. */
-  readonly volumes?: Volumes
   readonly limits?: Partial<EngineLimits>
   /** How much more memory sandboxes may be promised than the host has. Default 4. */
   readonly memoryOvercommit?: number

@@ -1,4 +1,4 @@
-import { BrambleError, type NetworkPolicy, newId } from '@bramble/protocol'
+import { BrambleError, type NetworkPolicy, newId, type SandboxId } from '@bramble/protocol'
 import type {
   LocalImage,
   Runtime,
@@ -18,6 +18,8 @@ export interface Kind {
   readonly resources: SandboxResources
   readonly network?: NetworkPolicy
   readonly mounts?: readonly SandboxMount[]
+  /** Told when a sandbox of it is gone, however it ended. */
+  readonly onGone?: (id: SandboxId) => void
 }
 
 /** Made ahead only where any tenant may get it; what one asked for by name is made when it is asked for. */
@@ -119,6 +121,8 @@ export const makeFresh = async (kind: Kind, timeoutMs: number, signal: AbortSign
   try {
     await kind.runtime.prepare(kind.image, { signal: either })
     const sandbox = await kind.runtime.create(config, { signal: either })
+    const { onGone } = kind
+    if (onGone) void sandbox.ended.then(() => onGone(sandbox.id))
     try {
       return { sandbox, baseline: await sandbox.stats() }
     } catch (error) {

@@ -44,6 +44,8 @@ export const auto = (
   }
   const some = (has: (capabilities: Capabilities) => boolean): boolean =>
     runtimes.some(({ capabilities }) => has(capabilities))
+  // Of the first that has any: what a sandbox shares lies with its driver.
+  const shared = runtimes.find(({ volumes }) => volumes !== undefined)?.volumes
   const close = async (): Promise<void> => {
     await Promise.all(runtimes.map((runtime) => runtime.close()))
   }
@@ -69,6 +71,7 @@ export const auto = (
       }
       throw new BrambleError('not_found', { detail: `there is no sandbox ${config.id} on this host` })
     },
+    ...(shared && { volumes: shared }),
     layers: {
       list: async () => (await Promise.all(runtimes.map(({ layers }) => layers.list()))).flat(),
       usedBytes: async (layer) =>

@@ -90,7 +90,7 @@ const FILES = words(`
   epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat
   fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstatfs fsync
   ftruncate futimesat getcwd getdents getdents64 getxattr getxattrat inotify_add_watch inotify_init inotify_init1
-  inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit ioctl lchown lgetxattr link
+  inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit lchown lgetxattr link
   linkat listxattr listxattrat llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat mknod mknodat newfstatat
   open openat openat2 pipe pipe2 poll ppoll pread64 preadv preadv2 pselect6 pwrite64 pwritev pwritev2 read readahead
   readlink readlinkat readv removexattr removexattrat rename renameat renameat2 rmdir select sendfile setxattr
@@ -169,6 +169,16 @@ export const CORE_LIMIT_BYTES = 1
 /** `oom_score_adj` of the agent: when the host runs out of memory, sandboxes go before what is the host's own. */
 export const OOM_SCORE_ADJ = 500
 
+/**
+ * Requests of ioctl(2) are told apart by the byte of their driver. Those of btrfs (0x94) make subvolumes, which have no quota
+ * and which no `rmdir` of the host's removes: a byte that differs in any bit is another driver. Reflinks, which other file
+ * systems took over from it, are allowed by their number.
+ */
+const IOCTL_BTRFS = 0x94
+const IOCTL_BITS = [0, 1, 2, 3, 4, 5, 6, 7].map((bit) => 1 << bit)
+/** FICLONE, FICLONERANGE, FIDEDUPERANGE (ioctl_ficlone(2), ioctl_fideduperange(2)). */
+const IOCTL_REFLINKS = [0x4004_9409, 0x4020_940d, 0xc018_9436]
+
 /** Plain Linux, PER_LINUX32, UNAME26 with either, ADDR_NO_RANDOMIZE (debuggers), and the query. */
 const PERSONALITIES = [0x0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, 0xffff_ffff]
 
@@ -213,6 +223,12 @@ export const SECCOMP_PROFILE: SeccompProfile = {
       errnoRet: 0,
       args: [equal(1, RLIMIT_CORE), { index: 2, value: 0, op: 'SCMP_CMP_NE' }],
     },
+    ...IOCTL_BITS.map((bit) =>
+      allow(['ioctl'], [
+        { index: 1, value: bit << 8, valueTwo: (~IOCTL_BTRFS & bit) << 8, op: 'SCMP_CMP_MASKED_EQ' },
+      ]),
+    ),
+    ...IOCTL_REFLINKS.map((value) => allow(['ioctl'], [equal(1, value)])),
     ...PERSONALITIES.map((value) => allow(['personality'], [{ index: 0, value, op: 'SCMP_CMP_EQ' }])),
     { names: REFUSED_SYSCALLS, action: 'SCMP_ACT_ERRNO', errnoRet: EPERM },
   ],

@@ -1,3 +1,4 @@
+import { setTimeout as after } from 'node:timers/promises'
 import { BrambleError, newId, type SandboxId, toBrambleError } from '@bramble/protocol'
 import {
   type LocalImage,
@@ -18,7 +19,7 @@ import { shareObserver } from './shared-observer.ts'
 /** The name of `spec.command` among the named commands. */
 const MAIN = 'main'
 /** How long a runtime may take to say why a sandbox ended whose agent fell silent. */
-const LAST_WORDS_MS = 1000
+const LAST_WORDS_MS = 500
 
 /** The driver that the instance's layer belongs to. */
 export const runtimeOf = (context: Context, live: LiveInstance): Runtime => {
@@ -109,17 +110,19 @@ const watch = (context: Context, live: LiveInstance, box: Box): void => {
   void sandbox.ended.then((end) => {
     if (sandbox === box.sandbox) died(context, live, box, reasonOf(end))
   })
-  void sandbox.agent.closed.then(async (error) => {
+  void sandbox.agent.closed.then((error) => {
     if (box.over || context.closing.signal.aborted || sandbox !== box.sandbox) return
     box.ready = false
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise((resolve) => {
-      timer = setTimeout(resolve, LAST_WORDS_MS)
-    })
-    await Promise.race([sandbox.ended, late])
-    clearTimeout(timer)
-    if (!box.over) inBackground(context, live, () => reconnect(context, live, box, error))
+    inBackground(context, live, () => reconnect(context, live, box, error))
   })
+}
+
+/** Waits a moment for the runtime to say that the sandbox has ended. */
+const lastWords = async (sandbox: Sandbox): Promise<void> => {
+  const patience = new AbortController()
+  const late = after(LAST_WORDS_MS, undefined, { signal: patience.signal }).catch(() => {})
+  await Promise.race([sandbox.ended, late])
+  patience.abort()
 }
 
 const reasonOf = (end: SandboxEnd): string => {
@@ -130,13 +133,15 @@ const reasonOf = (end: SandboxEnd): string => {
 
 /** The connection to the agent was lost, and the sandbox runs: once that may be repaired. */
 const reconnect = async (context: Context, live: LiveInstance, box: Box, error: Error | undefined): Promise<void> => {
+  await lastWords(box.sandbox)
   if (box.over || live.box !== box || context.closing.signal.aborted) return
   const why = error ? toBrambleError(error).detail : 'it was closed'
   if (!box.reconnected) {
     box.reconnected = true
     try {
       const sandbox = await box.runtime.attach(configOf(live, box.image), { signal: context.closing.signal })
-      if (live.row.status === 'paused') await sandbox.pause()
+      const paused = live.row.status === 'paused'
+      if (sandbox.paused !== paused) await (paused ? sandbox.pause() : sandbox.resume())
       box.sandbox = sandbox
       live.stream.connect(sandbox.agent, live.row.run)
       watch(context, live, box)
@@ -194,7 +199,7 @@ export const loseBox = async (context: Context, live: LiveInstance, box: Box, en
 /** What the instance added to its dependency caches becomes its tenant's. */
 const promoteCaches = async (context: Context, live: LiveInstance): Promise<void> => {
   if (live.spec.caches.length === 0 || context.volumes === undefined) return
-  await context.volumes.promote(live.row.tenant, live.row.layer).catch((error: unknown) => {
+  await context.volumes.promote(live.row.tenant, live.row.layer, { keep: true }).catch((error: unknown) => {
     context.log.warn({ err: error, instance: live.id }, 'its caches could not be promoted')
   })
 }

@@ -1,4 +1,4 @@
-import type { AutoRuntime, ImageStore, Runtime, Volumes } from '@bramble/runtime'
+import type { AutoRuntime, ImageStore, Runtime } from '@bramble/runtime'
 import type { Kysely } from 'kysely'
 import type { Admission } from '../admission.ts'
 import type { EngineLimits } from '../engine.ts'
@@ -8,6 +8,7 @@ import type { Clock, EngineNotice, InstanceChangeKind, Log } from '../options.ts
 import type { InstanceTables } from '../store/instance-tables.ts'
 import { type InstanceChange, updateInstance } from '../store/instances.ts'
 import type { Charge } from '../usage.ts'
+import type { Volumes } from '../volumes/volumes.ts'
 import type { Deadlines } from './deadlines.ts'
 import type { LiveInstance } from './live-instance.ts'
 

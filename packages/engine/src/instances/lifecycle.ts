@@ -46,10 +46,10 @@ export const assertOffered = (context: Context, spec: InstanceSpec, runtime: Run
 }
 
 const mountsOf = async ({ volumes, images }: Context, { row, spec }: LiveInstance): Promise<string> => {
-  const { user } = defaultsOf(spec, images.resolve(row.image_digest))
-  return JSON.stringify(
-    await mountsFor(volumes, { tenant: row.tenant, volumes: spec.volumes, caches: spec.caches, user }),
-  )
+  const image = images.resolve(row.image_digest)
+  const { user } = defaultsOf(spec, image)
+  const wishes = { tenant: row.tenant, volumes: spec.volumes, caches: spec.caches, user, env: spec.env, image }
+  return JSON.stringify(await mountsFor(volumes, wishes))
 }
 
 export const rowOf = (
@@ -132,6 +132,7 @@ const undoCreate = async (context: Context, live: LiveInstance, inserted: boolea
   try {
     if (!inserted) return
     await runtimeOf(context, live).layers.remove(live.row.layer)
+    if (live.spec.caches.length > 0) await context.volumes?.discard(live.row.layer)
     await deleteInstance(context.db, live.id)
   } catch (error) {
     context.log.error({ err: error, instance: live.id }, 'what is left of an instance is removed at the next start')

@@ -31,6 +31,8 @@ import { recover, specOf } from './recover.ts'
 import { createStream } from './stream.ts'
 
 export interface OpenInstances extends Instances {
+  /** Instances that have a volume of the tenant mounted, whether they run or not. */
+  usersOf(tenant: string, volume: string): InstanceId[]
   count(): Record<InstanceStatus, number>
   /** That of a running instance. */
   sandboxOf(id: InstanceId): Sandbox | undefined
@@ -154,7 +156,9 @@ export const openInstances = async (
         await resumeIn(context, live)
       }
       if (row.status !== 'running' || !live.box?.ready)
-        throw new BrambleError('instance_stopped', { detail: row.reason ?? `the instance is ${row.status}` })
+        throw new BrambleError('instance_stopped', {
+          detail: row.status === 'running' ? 'its sandbox has just ended' : (row.reason ?? `it is ${row.status}`),
+        })
       return leaseOf(context, live, live.box)
     })
     return await lease
@@ -282,6 +286,10 @@ export const openInstances = async (
       }
       return found
     },
+    usersOf: (tenant, volume) =>
+      [...context.byId.values()]
+        .filter(({ row, spec }) => row.tenant === tenant && spec.volumes.some(({ name }) => name === volume))
+        .map(({ id }) => id),
     count() {
       const counts = { starting: 0, running: 0, paused: 0, stopping: 0, stopped: 0 }
       for (const { row } of context.byId.values()) if (!row.doomed) counts[row.status]++

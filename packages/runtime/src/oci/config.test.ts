@@ -4,6 +4,7 @@ import { type ConfigContext, ociConfig } from './config.ts'
 
 const context: ConfigContext = {
   rootfs: '/run/x/rootfs',
+  mounts: '/run/box/v',
   run: '/run/x/run',
   cgroupPath: '/bramble/n/x',
   uidBase: 0x2000_0000,

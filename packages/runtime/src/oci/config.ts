@@ -13,16 +13,21 @@ const AGENT_SOCKET = '/.bramble/run/agent.sock'
 /** Where programs in the sandbox send events to. */
 const EVENTS_SOCKET = '/.bramble/run/events.sock'
 export const IDS_PER_SANDBOX = 65_536
+export const DEFAULT_HOSTNAME = 'bramble'
 
 export interface ConfigContext {
   /** Directory of the root filesystem as the launcher mounts it. */
   rootfs: string
   /** Directory that becomes `/.bramble/run`. */
   run: string
+  /** What the sandbox asked to have mounted is at this path and its number. */
+  mounts: string
   cgroupPath: string
   uidBase: number
   swapAccounting: boolean
   maxOpenFiles: number
+  /** Namespaces made ahead, of which the user namespace has the mapping of `uidBase`. Absent: new ones, without a link. */
+  network?: { userNamespacePath: string; networkNamespacePath: string } | undefined
   /** The seccomp profile as the OCI runtime compiled it before, in base64; empty where that is not known. */
   seccompBpf: string
 }
@@ -55,8 +60,13 @@ const FIXED_LINUX = JSON.stringify({
   seccomp: SECCOMP_PROFILE,
   maskedPaths: MASKED_PATHS,
   readonlyPaths: READONLY_PATHS,
-  namespaces: ['pid', 'mount', 'ipc', 'uts', 'network', 'user', 'cgroup'].map((type) => ({ type })),
 }).slice(1, -1)
+
+const namespacesOf = ({ network }: ConfigContext): { type: string; path?: string }[] => [
+  ...['pid', 'mount', 'ipc', 'uts', 'cgroup'].map((type) => ({ type })),
+  { type: 'user', ...(network && { path: network.userNamespacePath }) },
+  { type: 'network', ...(network && { path: network.networkNamespacePath }) },
+]
 
 /** The OCI configuration (runtime-spec config.json) of a sandbox whose only process is the agent. */
 export const ociConfig = (config: SandboxConfig, context: ConfigContext): string => {
@@ -65,6 +75,7 @@ export const ociConfig = (config: SandboxConfig, context: ConfigContext): string
   const memoryBytes = resources.memoryMb * MIB
   const linux = JSON.stringify({
     cgroupsPath: context.cgroupPath,
+    namespaces: namespacesOf(context),
     uidMappings: ids,
     gidMappings: ids,
     resources: {
@@ -100,7 +111,7 @@ export const ociConfig = (config: SandboxConfig, context: ConfigContext): string
       oomScoreAdj: OOM_SCORE_ADJ,
     },
     root: { path: context.rootfs },
-    hostname: config.hostname ?? 'bramble',
+    hostname: config.hostname ?? DEFAULT_HOSTNAME,
     mounts: [
       ...FIXED_MOUNTS,
       {
@@ -109,6 +120,12 @@ export const ociConfig = (config: SandboxConfig, context: ConfigContext): string
         source: context.run,
         options: ['bind', 'nosuid', 'nodev', 'noexec'],
       },
+      ...(config.mounts ?? []).map((mount, i) => ({
+        destination: mount.path,
+        type: 'bind',
+        source: `${context.mounts}${i}`,
+        options: ['bind', 'nosuid', 'nodev', ...(mount.kind === 'volume' && mount.readOnly ? ['ro'] : [])],
+      })),
     ],
   }).slice(1, -1)
   return `{${rest},"linux":{${linux},${FIXED_LINUX}}}`

@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net'
 import { BrambleError } from '@bramble/protocol'
+import type { SandboxMount, VolumeKind } from '../runtime.ts'
 import { encodeMessage, readMessages } from './launcher-messages.ts'
 import { connectLauncher, type LauncherOptions, startLauncher } from './launcher-process.ts'
 
@@ -26,6 +27,8 @@ export interface CreateRequest {
   layer?: string | undefined
   /** Layer directories, the topmost first. */
   lowers: readonly string[]
+  /** They are mounted at `v0`, `v1`, … of the bundle. */
+  mounts?: readonly SandboxMount[] | undefined
   /** The OCI configuration, as JSON. */
   config: string
 }
@@ -67,6 +70,12 @@ export interface Launcher extends AsyncDisposable {
   layerUsed(layer: string): Promise<number>
   /** Rejects with `conflict` when a sandbox runs on it. */
   removeLayer(layer: string): Promise<void>
+  createVolume(name: string, bytes: number): Promise<void>
+  nextGeneration(name: string, before?: string): Promise<void>
+  /** Rejects with `conflict` when a sandbox has it mounted. */
+  removeVolume(kind: VolumeKind, name: string): Promise<void>
+  volumes(kind: VolumeKind): Promise<string[]>
+  volumeUsed(kind: VolumeKind, name: string): Promise<number>
   /** Resolves when the connection has ended, asked or not. */
   readonly closed: Promise<void>
   /** Ends every sandbox that is not kept, and lets go of the launcher, which goes when it keeps none. */
@@ -89,6 +98,22 @@ const parseGreeting = (text: string): Greeting => {
     notice: values.get('notice') ?? '',
   }
 }
+
+/** How the launcher names them, and where they lie on its disk. */
+const KINDS: Readonly<Record<VolumeKind, { request: string; folder: string }>> = {
+  volume: { request: 'volume', folder: '.volumes' },
+  generation: { request: 'cache', folder: '.caches' },
+  upper: { request: 'upper', folder: '.uppers' },
+}
+
+/** Where a part of the volume store lies in the launcher's mount namespace. */
+export const launcherVolumePath = (kind: VolumeKind, name: string): string =>
+  `${LAUNCHER_RUN}/disk/${KINDS[kind].folder}/${name}`
+
+const mountSettings = (mount: SandboxMount): string[] =>
+  mount.kind === 'volume'
+    ? [`volume=${mount.volume}`]
+    : [`cache=${mount.name}`, ...mount.generations.map((name) => `generation=${name}`)]
 
 const linesOf = (text: string): string[] => text.split('\n').filter((line) => line !== '')
 
@@ -189,7 +214,7 @@ const speak = async (
         return { id, uidBase: Number(uidBase), layer }
       }),
     reap: async () => Number(await request('reap')),
-    create: async ({ id, uidBase, diskBytes, layer, lowers, config }) => {
+    create: async ({ id, uidBase, diskBytes, layer, lowers, mounts = [], config }) => {
       if (lowers.some((path) => path.includes('\n')))
         throw new BrambleError('sandbox_failed', { detail: 'the path of a layer has a line break' })
       const settings = [
@@ -197,6 +222,7 @@ const speak = async (
         `disk=${diskBytes}`,
         ...(layer === undefined ? [] : [`layer=${layer}`]),
         ...lowers.map((path) => `lower=${path}`),
+        ...mounts.flatMap(mountSettings),
       ]
       await request('create', id, settings.join('\n'), config)
     },
@@ -210,6 +236,17 @@ const speak = async (
     removeLayer: async (layer) => {
       await request('layer-remove', layer)
     },
+    createVolume: async (name, bytes) => {
+      await request('volume-create', name, String(bytes))
+    },
+    nextGeneration: async (name, before = '') => {
+      await request('cache-next', name, before)
+    },
+    removeVolume: async (kind, name) => {
+      await request(`${KINDS[kind].request}-remove`, name)
+    },
+    volumes: async (kind) => linesOf(await request(`${KINDS[kind].request}s`)),
+    volumeUsed: async (kind, name) => Number(await request(`${KINDS[kind].request}-used`, name)),
     closed,
     close,
     [Symbol.asyncDispose]: close,

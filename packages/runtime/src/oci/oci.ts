@@ -6,20 +6,25 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import { agentBinaryPath } from '../agent/agent-binary.ts'
+import type { Networks } from '../networks/networks.ts'
+import { type NetworksOptions, openNetworks } from '../networks/open-networks.ts'
 import type { Abortable, Capabilities, Probe, Runtime, SandboxConfig } from '../runtime.ts'
 import { makeAgentLayer } from './agent-layer.ts'
 import { type Cgroups, findCgroups, limitsSwap } from './cgroups.ts'
 import { findFreezer } from './freezer.ts'
 import { type Launcher, openLauncher } from './launcher.ts'
+import { makeNetworkLayer, removeNetworkLayers } from './network-layer.ts'
 import { attachSandbox, createSandbox, type OciContext, type OciSandbox } from './sandbox.ts'
 import { tryOnce } from './try-once.ts'
 import { uidRanges } from './uid-ranges.ts'
+import { volumeStore } from './volumes.ts'
 
 export interface OciOptions {
   /** `crun`, `runc`, or a path to either. Default: the first that works, in that order. */
   binary?: string
   /** Where the sparse image of the sandboxes' disks may grow to, when it is made. Default: half of what the file system has free. */
   diskBytes?: number
+  networks?: Omit<NetworksOptions, 'directory'>
 }
 
 export interface OciDeps {
@@ -85,6 +90,19 @@ interface Host {
   readonly onNotice: (text: string) => void
 }
 
+/** What of networks this OCI binary can join, by trying. The node's log says why there are none. */
+const tryNetwork = async (
+  create: (config: SandboxConfig) => Promise<OciSandbox>,
+  networks: Networks,
+  { directory, onNotice }: Host,
+): Promise<readonly ('egress' | 'allow')[]> => {
+  const reason =
+    networks.reason ?? (await tryOnce((config) => create({ ...config, network: { allow: [] } }), directory)).failure
+  if (reason === undefined) return networks.offers
+  onNotice(`sandboxes have no network: ${reason}`)
+  return []
+}
+
 /** Rejects when the binary makes no sandboxes here. */
 const open = async (binary: string, host: Host): Promise<Runtime> => {
   const { cgroups, directory, layer, options } = host
@@ -94,6 +112,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
   const unattached = new Map<SandboxId, number>()
   const uids = uidRanges(Number.parseInt(nodeNameOf(directory).slice(0, 6), 16))
   let launcher: Promise<Launcher> | undefined
+  let networks: Networks | undefined
   let closed = false
 
   const forgetUnattached = (id: SandboxId): void => {
@@ -148,16 +167,24 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     await Promise.all([...sandboxes.values()].map((sandbox) => sandbox.destroy()))
     closed = true
     await (await running?.catch(() => undefined))?.close()
+    await networks?.close()
   }
   const reap = async (keep: ReadonlySet<SandboxId> = new Set()): Promise<number> => {
     const opened = await getLauncher()
     const unwanted = [...unattached.keys()].filter((id) => !keep.has(id))
     const left = await opened.reap()
     await Promise.all(unwanted.map((id) => opened.destroy(id).then(() => forgetUnattached(id))))
+    // Links of sandboxes that are gone; what they were for is counted.
+    await networks?.reap(new Set(unattached.keys()))
     return left + unwanted.length
   }
 
-  const { keeps } = await getLauncher()
+  await using undo = new AsyncDisposableStack()
+  undo.defer(close)
+  const opened = await getLauncher()
+  const { keeps } = opened
+  if ((await opened.kept()).length === 0) await removeNetworkLayers(directory)
+  networks = await openNetworks({ directory, ...options.networks })
   const context: OciContext = {
     name: 'oci',
     cgroup,
@@ -167,6 +194,8 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     unattached,
     getLauncher,
     uids,
+    networks,
+    networkLayer: (resolver, hostname) => makeNetworkLayer(directory, resolver, hostname),
     swapAccounting: await limitsSwap(cgroups, cgroup),
     maxOpenFiles: await openFilesLimit(),
     freezer: findFreezer(cgroups),
@@ -176,10 +205,9 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
   for (const _ of ['compiles', 'reuses']) {
     const { failure, pauses } = await tryOnce(create, directory)
     if (!pauses) context.freezer = undefined
-    if (failure === undefined) continue
-    await close()
-    throw new BrambleError('sandbox_failed', { detail: failure })
+    if (failure !== undefined) throw new BrambleError('sandbox_failed', { detail: failure })
   }
+  const offers = await tryNetwork(create, networks, host)
   const has = (controller: 'cpu' | 'memory' | 'pids'): boolean => cgroups.controller(controller) !== undefined
   const capabilities: Capabilities = {
     isolation: 'container',
@@ -189,9 +217,10 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     pause: context.freezer !== undefined,
     checkpoint: false,
     keep: keeps,
-    volumes: false,
-    network: ['none'],
+    volumes: keeps,
+    network: ['none', ...offers],
   }
+  undo.move()
   return {
     name: 'oci',
     capabilities,
@@ -205,6 +234,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
       usedBytes: async (name) => await (await getLauncher()).layerUsed(name),
       remove: async (name) => await (await getLauncher()).removeLayer(name),
     },
+    ...(keeps && { volumes: volumeStore(getLauncher) }),
     forget: async () => {},
     close,
     [Symbol.asyncDispose]: close,
