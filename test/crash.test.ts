@@ -1,7 +1,8 @@
 import { rmSync } from 'node:fs'
 import { oci } from '@bramble/runtime'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { hostProcesses, launcherOf, sandboxCgroups, until } from './leftovers.ts'
+import { launcherOf } from '@bramble/runtime/testing'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { hostProcesses, sandboxCgroups, until } from './leftovers.ts'
 import { canRunNode, type NodeProcess, startNodeProcess } from './node-process.ts'
 
 const EXECUTIONS = 50
@@ -9,6 +10,40 @@ const EXECUTIONS = 50
 const MARK = `bramble-crash-${process.pid}`
 
 const marked = () => hostProcesses().filter(({ command }) => command.includes(MARK) && !command.includes('vitest'))
+
+describe('kill -9 of a node with an instance', () => {
+  let skip: string | undefined
+  beforeAll(async () => {
+    skip = await canRunNode(oci())
+  })
+
+  test('the instance runs on, and the next node has it', async ({ skip: skipTest }) => {
+    if (skip) skipTest(skip)
+    const node = await startNodeProcess()
+    onTestFinished(() => {
+      // Of a test that failed.
+      const left = launcherOf(node.dataDirectory)
+      if (left !== undefined) process.kill(left, 'SIGTERM')
+    })
+    const exec = async (on: NodeProcess, command: string): Promise<string> =>
+      (await on.call<{ stdout: string }>('POST', `/api/v1/instances/lasting/exec`, { command })).stdout
+    await node.call('POST', '/api/v1/instances', { name: 'lasting' })
+    const pid = (await exec(node, `echo kept > /root/file; sleep 100000 >/dev/null 2>&1 & echo $!`)).trim()
+    await node.kill('SIGKILL')
+    await using next = await startNodeProcess({}, node.dataDirectory)
+    expect(await next.call('GET', '/api/v1/instances/lasting')).toMatchObject({ status: 'running' })
+    expect(await exec(next, `cat /root/file; cat /proc/${pid}/comm`)).toBe('kept\nsleep\n')
+    await next.kill('SIGTERM')
+
+    const third = await startNodeProcess({}, node.dataDirectory)
+    expect(await exec(third, `cat /proc/${pid}/comm`)).toBe('sleep\n')
+    await third.call('DELETE', '/api/v1/instances/lasting')
+    const launcher = launcherOf(node.dataDirectory)
+    expect(launcher).toBeDefined()
+    await third.kill('SIGTERM')
+    await until('the launcher went', () => launcherOf(node.dataDirectory) === undefined)
+  })
+})
 
 describe('kill -9 in the middle of 50 executions', () => {
   let skip: string | undefined
@@ -56,7 +91,7 @@ describe('kill -9 in the middle of 50 executions', () => {
   test('of the node and its launcher: the next start removes what is left, and serves', async ({ skip: skipTest }) => {
     if (skip) skipTest(skip)
     const { node, cgroups } = await busyNode()
-    const launcher = launcherOf(node.pid)
+    const launcher = launcherOf(node.dataDirectory)
     expect(launcher).toBeDefined()
     process.kill(Number(launcher), 'SIGKILL')
     await node.kill('SIGKILL')

@@ -50,7 +50,7 @@ describe('hostile commands', () => {
   })
   afterAll(async () => {
     if (skip !== undefined) return
-    const ours = new Set(cgroupsOf(node.pid))
+    const ours = new Set(cgroupsOf(node.dataDirectory))
     expect(ours.size).toBeGreaterThan(0)
     await until('nothing of the commands is left', () => !hostProcesses().some(({ command }) => command.includes(MARK)))
     await node[Symbol.asyncDispose]()

@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { findCgroups } from '@bramble/runtime'
+import { launcherOf } from '@bramble/runtime/testing'
 
 const directoriesOf = (path: string): string[] => {
   try {
@@ -39,13 +40,10 @@ export const hostProcesses = (): HostProcess[] =>
     }
   })
 
-/** The launcher of a node, a child of its process. */
-export const launcherOf = (nodePid: number): number | undefined =>
-  hostProcesses().find(({ parent, command }) => parent === nodePid && command.includes('/launcher '))?.pid
-
 /** The cgroups of the sandboxes of one node. */
-export const cgroupsOf = (nodePid: number): string[] => {
-  const launcher = hostProcesses().find(({ pid }) => pid === launcherOf(nodePid))
+export const cgroupsOf = (dataDirectory: string): string[] => {
+  const pid = launcherOf(dataDirectory)
+  const launcher = hostProcesses().find((process) => process.pid === pid)
   const node = /--cgroup \/bramble\/(\S+)/.exec(launcher?.command ?? '')?.[1]
   return sandboxCgroups().filter((path) => path.startsWith(`${node}/`))
 }

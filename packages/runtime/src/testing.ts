@@ -10,6 +10,7 @@ import { testStreams } from './testing/streams.ts'
 import { configOf, type SubjectOptions, skip, useSubject } from './testing/subject.ts'
 import { testWalls } from './testing/walls.ts'
 
+export { launcherOf } from './testing/launcher-of.ts'
 export { type CommandResult, collect, endOf, outputOf, runCommand } from './testing/run-command.ts'
 export { configOf, type FreshRuntime, type Subject, type SubjectOptions } from './testing/subject.ts'
 export { makeTestImage, type TestImage } from './testing/test-image.ts'
