@@ -42,6 +42,7 @@ export const LIMITS = {
   maxListedFiles: { value: 10_000, why: 'a listing is one JSON document' },
   maxExposedPorts: { value: 64, why: 'of one instance' },
   maxNetworkRules: { value: 256, why: 'hosts and CIDRs of one allow list' },
+  maxTenantVolumes: { value: 256, why: 'each is a subvolume of the node' },
   maxVolumes: { value: 32, why: 'mounted in one sandbox' },
   maxPrewarmCount: { value: 1000, why: 'each pooled sandbox holds memory' },
 } as const satisfies Record<string, { value: number; why: string }>

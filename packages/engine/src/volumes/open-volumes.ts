@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { BrambleError, type CacheName, cacheNameSchema, type Volume } from '@bramble/protocol'
+import { BrambleError, type CacheName, cacheNameSchema, LIMITS, type Volume } from '@bramble/protocol'
 import type { VolumeKind, VolumeStore } from '@bramble/runtime'
 import type { Kysely } from 'kysely'
 import type { Log } from '../options.ts'
@@ -58,6 +58,17 @@ export const openVolumes = async ({ db, store, log, owners, usersOf, settled }: 
     const row = await rowOf(tenant, name)
     if (!row) throw new BrambleError('not_found', { detail: `there is no volume \`${name}\`` })
     return row
+  }
+
+  const assertRoom = async (tenant: string): Promise<void> => {
+    const { count } = await db
+      .selectFrom('volumes')
+      .select((select) => select.fn.countAll().as('count'))
+      .where('tenant', '=', tenant)
+      .executeTakeFirstOrThrow()
+    const { value } = LIMITS.maxTenantVolumes
+    if (Number(count) >= value)
+      throw new BrambleError('quota_exceeded', { detail: `a tenant has at most ${value} volumes` })
   }
 
   const view = async (row: VolumeRow): Promise<Volume> => ({
@@ -136,6 +147,7 @@ export const openVolumes = async ({ db, store, log, owners, usersOf, settled }: 
   return {
     put: async (tenant, name, { sizeMb, labels }) => {
       const known = await rowOf(tenant, name)
+      if (!known) await assertRoom(tenant)
       const key = known?.key ?? `v_${keyOf(tenant, name)}`
       const row = {
         tenant,

@@ -13,6 +13,7 @@ import { poolRoutes } from './pools.ts'
 import { portRoutes } from './ports.ts'
 import { sshKeyRoutes } from './ssh-keys.ts'
 import { usageRoutes } from './usage.ts'
+import { volumeRoutes } from './volumes.ts'
 
 /** Every route of a node, its own description included. */
 export const routeTable = (version: string): readonly Route[] => {
@@ -42,6 +43,7 @@ export const routeTable = (version: string): readonly Route[] => {
     ...poolRoutes,
     ...keyRoutes,
     ...sshKeyRoutes,
+    ...volumeRoutes,
     ...usageRoutes,
     ...operationRoutes,
     openapi,
