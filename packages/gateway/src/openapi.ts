@@ -60,6 +60,12 @@ const operation = (
     security: route.scope === 'public' ? [] : [{ key: [route.scope] }],
     parameters: parameters(route, input),
     ...((route.body ?? route.upload) && { requestBody: { required: true, content: bodyContent(route, input) } }),
+    ...(route.messages && {
+      'x-messages': {
+        client: input(route.messages.client),
+        ...(route.messages.server && { server: output(route.messages.server) }),
+      },
+    }),
     responses: {
       [answer.status]: { description: answer.description, ...(Object.keys(content).length > 0 && { content }) },
       ...problems(route, problem),

@@ -58,6 +58,8 @@ export interface Route<
   }
   /** The events of the stream that `Accept: text/event-stream` gets. */
   readonly events?: z.ZodType
+  /** The JSON messages of a WebSocket, both ways. */
+  readonly messages?: { readonly client: z.ZodType; readonly server?: z.ZodType }
   readonly errors: readonly ErrorCode[]
   /** Whether `Idempotency-Key` is heeded. */
   readonly idempotent?: boolean

@@ -29,7 +29,9 @@ export const sendFile = async (
 
   // The whole of a file needs no look at it before.
   if (request.method === 'GET' && headers.range === undefined && headers['if-none-match'] === undefined) {
-    const { info, body } = await files.read(path, options)
+    const { info, body } = await files.read(path, options).catch(async (error: unknown) => {
+      throw await explained(error, () => files.stat(path, { followLinks: true, ...options }))
+    })
     return send(200, info, { length: info.sizeBytes, body })
   }
   const info = await files.stat(path, { followLinks: true, ...options })
@@ -49,6 +51,13 @@ export const sendFile = async (
       reply.header('content-range', `bytes */${info.sizeBytes}`)
     throw error
   }
+}
+
+/** Whoever reads a directory is told what to do with it. */
+const explained = async (error: unknown, stat: () => Promise<FileInfo>): Promise<unknown> => {
+  if (!(error instanceof BrambleError) || error.code !== 'file_refused') return error
+  const info = await stat().catch(() => undefined)
+  return info?.type === 'directory' ? refused(info) : error
 }
 
 const refused = ({ type }: FileInfo): BrambleError =>
