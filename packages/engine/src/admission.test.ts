@@ -211,3 +211,46 @@ describe('admission', () => {
     expect(codeOf(() => admission.enter(claim('a')))).toBe('shutting_down')
   })
 })
+
+describe('an instance', () => {
+  const lasting = (options: Partial<Claim> = {}): Claim => ({ ...claim('a'), lasting: true, ...options })
+
+  test('takes no place of an execution, and leaves none to too many instances', () => {
+    const { admission } = setUp()
+    placed(admission.enter(claim('a')))
+    placed(admission.enter(claim('a')))
+    const first = placed(admission.enter(lasting()))
+    placed(admission.enter(lasting()))
+    expect(admission.running).toBe(2)
+    expect(isWaiting(admission.enter(claim('a')))).toBe(true)
+    const third = admission.enter(lasting())
+    expect(isWaiting(third)).toBe(true)
+    first.release()
+    expect(admission.queued).toBe(1)
+  })
+
+  test('that waits holds up no execution of its key', async () => {
+    const { admission } = setUp()
+    for (let i = 0; i < 2; i++) placed(admission.enter(lasting()))
+    const waiting = admission.enter(lasting())
+    if (!isWaiting(waiting)) throw new Error('it did not wait')
+    const running = admission.enter(claim('a'))
+    expect(await (isWaiting(running) ? running.granted : running)).toBeDefined()
+    expect(admission.queued).toBe(1)
+    waiting.leave()
+    expect(await waiting.granted).toBeUndefined()
+    expect(admission.queued).toBe(0)
+  })
+
+  test('that runs already is counted, whatever the quota says', () => {
+    const { admission } = setUp()
+    const quota = { concurrentSandboxes: 1 }
+    admission.hold(lasting({ quota }))
+    const held = admission.hold(lasting({ quota }))
+    const next = admission.enter(lasting({ quota }))
+    expect(isWaiting(next) && next.overQuota).toBe(true)
+    held.release()
+    held.release()
+    expect(admission.queued).toBe(1)
+  })
+})

@@ -43,16 +43,18 @@ export const createUsageMeter = (clock: Clock): UsageMeter => {
     count({ conclusion, context, spec }) {
       if (!conclusion || !('result' in conclusion)) return
       const { usage, timings } = conclusion.result
+      // What runs in an instance is charged to the instance.
+      const share = spec.mode === 'persistent' ? 0 : 1
       const heldSeconds = (timings.startMs + timings.execMs) / 1000
       add({
         tenant: context.tenant,
         key_id: context.keyId,
         hour: hourOf(clock.now()),
         executions: 1,
-        cpu_seconds: usage.cpuMs / 1000,
+        cpu_seconds: (share * usage.cpuMs) / 1000,
         // Memory is held by its limit, whatever of it is used.
-        memory_gb_seconds: (spec.resources.memoryMb / MB_IN_GB) * heldSeconds,
-        egress_bytes: usage.egressBytes,
+        memory_gb_seconds: share * (spec.resources.memoryMb / MB_IN_GB) * heldSeconds,
+        egress_bytes: share * usage.egressBytes,
       })
     },
     charge: (used) => add({ ...used, hour: hourOf(clock.now()), executions: 0 }),

@@ -106,6 +106,10 @@ export const openInstances = async (
     if (!live || live.row.tenant !== tenant || live.row.doomed) throw notFound(ref)
     return live
   }
+  /** It may have gone while its caller waited for its turn. */
+  const assertThere = (ref: string, live: LiveInstance): void => {
+    if (live.row.doomed || !context.byId.has(live.id)) throw notFound(ref)
+  }
   const assertOpen = (): void => {
     if (context.closing.signal.aborted) throw new BrambleError('shutting_down', { detail: 'the engine is closing' })
   }
@@ -119,6 +123,7 @@ export const openInstances = async (
     const live = find(ref, tenant)
     await live.exclusive(async () => {
       assertOpen()
+      assertThere(ref, live)
       await work(context, live)
     })
     return view(live)
@@ -150,7 +155,7 @@ export const openInstances = async (
       signal?.throwIfAborted()
       assertOpen()
       const { row } = live
-      if (row.doomed || !context.byId.has(live.id)) throw notFound(ref)
+      assertThere(ref, live)
       if (row.status === 'paused') {
         if (!live.spec.autoResume) throw new BrambleError('conflict', { detail: 'the instance is paused' })
         await resumeIn(context, live)
@@ -187,7 +192,7 @@ export const openInstances = async (
     const created_at = before?.created_at ?? timeText(clock.now())
     const row: ExposureRow = { instance_id: live.id, port, visibility, created_at }
     return await live.exclusive(async () => {
-      if (live.row.doomed) throw notFound(ref)
+      assertThere(ref, live)
       await upsertExposure(deps.db, row)
       setExposures(live, [...[...live.exposures.values()].filter((other) => other.port !== port), row])
       return exposureOf(live, row)
@@ -198,6 +203,7 @@ export const openInstances = async (
     assertOpen()
     const live = find(ref, tenant)
     await live.exclusive(async () => {
+      assertThere(ref, live)
       if (!live.exposures.has(port)) throw new BrambleError('not_found', { detail: `port ${port} is not exposed` })
       await deleteExposure(deps.db, live.id, port)
       setExposures(
@@ -262,7 +268,6 @@ export const openInstances = async (
     resume: (ref, tenant) => change(ref, tenant, resumeIn),
     extend: (ref, tenant, ttlMs) =>
       change(ref, tenant, async (_, live) => {
-        if (live.row.doomed) throw notFound(ref)
         await save(context, live, { expires_at: ttlMs === null ? null : timeText(clock.now() + ttlMs) })
         armDeadline(context, live)
       }),
