@@ -55,15 +55,37 @@ interface Server {
   readonly name: string
   readonly command: string
   readonly path: string
+  /** Host files that it needs in the sandbox. */
+  files(): Promise<readonly { path: string; content: Buffer }[]>
 }
 
+/** The program that runs this, and the libraries it is linked with. */
+const nodeFiles = async (): Promise<readonly { path: string; content: Buffer }[]> => {
+  const { stdout } = await run('ldd', [process.execPath])
+  const libraries = [...stdout.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1] ?? '')
+  const script = "require('http').createServer((q, r) => r.end('x'.repeat(64))).listen(8000)"
+  return [
+    { path: '/node', content: readFileSync(process.execPath) },
+    { path: '/app.js', content: Buffer.from(script) },
+    ...libraries.map((path) => ({ path, content: readFileSync(path) })),
+  ]
+}
+const page = async () => [{ path: '/www/page', content: Buffer.alloc(64, 'x') }]
+
 const SERVERS: readonly Server[] = [
+  { name: "Node's http server", command: '/node /app.js', path: '/', files: nodeFiles },
   {
     name: 'busybox httpd (a process for each connection)',
     command: `busybox httpd -f -p ${PORT} -h /www`,
     path: '/page',
+    files: page,
   },
-  { name: 'a server in C with kept-alive connections', command: `/server ${PORT}`, path: '/' },
+  {
+    name: 'a server in C with kept-alive connections',
+    command: `/server ${PORT}`,
+    path: '/',
+    files: async () => [{ path: '/server', content: await buildServer() }],
+  },
 ]
 
 /** Waits until the port answers inside. */
@@ -87,12 +109,10 @@ const startServer = async (node: NodeProcess, id: string, command: string) => {
 export const ports = async (options: { quick: boolean }): Promise<Row[]> => {
   const seconds = options.quick ? 1 : 5
   await using node = await startNodeProcess({ BRAMBLE_MAX_POOLED: '0' })
-  const binary = await buildServer()
   const rows: Row[] = []
-  for (const { name, command, path } of SERVERS) {
+  for (const { name, command, path, files } of SERVERS) {
     const id = await startInstance(node, { resources: { cpus: 2, pids: 512 } })
-    await put(node, id, '/server', binary, '0755')
-    await put(node, id, '/www/page', Buffer.alloc(64, 'x'), '0644')
+    for (const file of await files()) await put(node, id, file.path, file.content, '0755')
     const pid = sandboxPids(node)[0]
     {
       await using server = await startServer(node, id, command)

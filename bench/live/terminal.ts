@@ -1,10 +1,34 @@
-import { startNodeProcess } from '../../test/node-process.ts'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { type NodeProcess, startNodeProcess } from '../../test/node-process.ts'
 import { figuresOf, quantile, type Row, round } from '../run/measure.ts'
-import { deleteInstance, onMessage, openSocket, startInstance } from './instance.ts'
+import { deleteInstance, openSocket, startInstance } from './instance.ts'
 
+const READER = fileURLToPath(new URL('./flood-reader.ts', import.meta.url))
 /** As fast as a person can hold a key down: the next one 5 ms after the last was shown. */
 const BETWEEN_MS = 5
 const KEYS = 'abcdefghijklmnopqrstuvwxyz'
+
+/** A client that reads the flood, in a process of its own. */
+const startFlood = (node: NodeProcess, id: string) => {
+  const url = `${node.url.replace(/^http/, 'ws')}/api/v1/containers/${id}/stream?processes=false`
+  const child = spawn(process.execPath, [READER, url, node.key], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  return {
+    /** Bytes read by now; waits for the next report. */
+    read: async (): Promise<number> => {
+      const { value, done } = await lines.next()
+      if (done) throw new Error('the reader of the flood ended')
+      return Number(value)
+    },
+    stop: async (): Promise<void> => {
+      child.kill()
+      if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+    },
+  }
+}
 
 /**
  * Keys typed into `cat` on a terminal over its WebSocket, each timed until it is shown, while another instance floods its
@@ -16,25 +40,13 @@ export const terminal = async (options: { quick: boolean }): Promise<Row[]> => {
   const quiet = await startInstance(node)
   const loud = await startInstance(node)
   const quietly = await keystrokes(count)
-  let floodBytes = 0
-  await using flood = await openSocket(node, `/api/v1/containers/${loud}/stream?processes=false`)
-  flood.raw.on('message', (data) => {
-    floodBytes += (data as Buffer).length
-  })
-  onMessage(flood, ({ type, message }) => {
-    if (type === 'error') throw new Error(message)
-  })
-  flood.send({
-    type: 'exec',
-    id: 'flood',
-    command: 'yes "a line of output, as a build or a test prints it"',
-    stdin: false,
-  })
-  await new Promise<void>((resolve) => flood.raw.once('message', () => resolve()))
+  const flood = startFlood(node, loud)
+  await flood.read()
   const began = performance.now()
-  const before = floodBytes
+  const before = await flood.read()
   const flooded = await keystrokes(count)
-  const floodMbPerSecond = (floodBytes - before) / 1000 / (performance.now() - began)
+  const floodMbPerSecond = ((await flood.read()) - before) / 1000 / (performance.now() - began)
+  await flood.stop()
   await deleteInstance(node, loud)
   await deleteInstance(node, quiet)
   const [p50, p99] = [quantile(flooded, 0.5), quantile(flooded, 0.99)]
