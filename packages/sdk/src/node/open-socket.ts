@@ -36,9 +36,13 @@ const open = ({ url, apiKey, signal }: SocketRequest): Promise<Socket> =>
       heardAt = Date.now()
       box.push(isBinary ? data : data.toString())
     })
-    socket.on('unexpected-response', (_request, response) => {
-      refusal(response).then(reject, reject).finally(settled)
-      socket.terminate()
+    socket.on('unexpected-response', (request, response) => {
+      refusal(response)
+        .then(reject, reject)
+        .finally(() => {
+          settled()
+          request.destroy()
+        })
     })
     let broken: Error | undefined
     socket.on('error', (error) => {
