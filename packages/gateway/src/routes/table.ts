@@ -8,6 +8,7 @@ import { instanceFileRoutes } from './instance-files.ts'
 import { instanceTreeRoutes } from './instance-trees.ts'
 import { instanceRoutes } from './instances.ts'
 import { keyRoutes } from './keys.ts'
+import { liveRoutes } from './live.ts'
 import { operationRoutes } from './operations.ts'
 import { poolRoutes } from './pools.ts'
 import { portRoutes } from './ports.ts'
@@ -38,6 +39,7 @@ export const routeTable = (version: string): readonly Route[] => {
     ...instanceExecRoutes,
     ...instanceFileRoutes,
     ...instanceTreeRoutes,
+    ...liveRoutes,
     ...portRoutes,
     ...imageRoutes,
     ...poolRoutes,
