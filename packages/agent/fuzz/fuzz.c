@@ -17,7 +17,7 @@
     } \
   } while (0)
 
-enum { KIDS_MAX = 4096, IDS = 8 };
+enum { KIDS_MAX = 4096, IDS = 8, PEERS_MAX = 64 };
 
 static struct kid {
   uint32_t id;
@@ -31,7 +31,7 @@ static bool next_named, no_forks;
 static int64_t clock_ms;
 
 static struct model {
-  bool open, started;
+  bool open, started, kept; /* `kept`: it has a name, and speaks through the log */
   int64_t credit[2];
   uint32_t stdin_credit;
   uint64_t saw[2], sent;
@@ -39,6 +39,10 @@ static struct model {
   struct kid *kid;
 } models[IDS];
 static bool blind, greeted, refused; /* `blind`: raw bytes were sent */
+static uint64_t next_seq, seen_seq; /* of the log: what comes next, and up to where this run has seen it */
+static bool fresh;                  /* the first connection of a run: what the log holds is of earlier ones */
+static uint32_t announced;
+static int peers[PEERS_MAX], peer_count; /* the far ends of connections that the agent made */
 static int host = -1;
 static uint8_t inbox[1 << 21];
 static size_t inbox_bytes;
@@ -98,17 +102,73 @@ void signal_group(pid_t pid, bool reaped, int number) {
   if (number == SIGKILL) kid_end(&kids[pid - 1], SIGKILL, false);
 }
 
+/* In place of connect(2): a pair of sockets, or a refusal. */
+int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length);
+int __wrap_connect(int fd, const struct sockaddr *address, socklen_t length) {
+  int ends[2];
+  (void)address, (void)length;
+  if (peer_count == PEERS_MAX || no_forks || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
+    return errno = ECONNREFUSED, -1;
+  CHECK(dup3(ends[0], fd, O_CLOEXEC) == fd);
+  close(ends[0]);
+  peers[peer_count++] = ends[1];
+  return 0;
+}
+
+static uint64_t get64(const uint8_t *at) {
+  return get32(at) | (uint64_t)get32(at + 4) << 32;
+}
+
+/* The first frame of a connection: nothing that was not seen is lost. */
+static void host_hello(const uint8_t *payload) {
+  uint64_t first = get64(payload + 8), next = get64(payload + 16);
+  CHECK(get32(payload) == PROTOCOL_VERSION && first >= 1 && first <= next);
+  if (fresh) seen_seq = next - 1;
+  CHECK(blind || (first <= seen_seq + 1 && next >= seen_seq + 1));
+  next_seq = first;
+  announced = get32(payload + 24);
+  fresh = false;
+}
+
+/* An entry of the log as a frame without its name; true when it was seen before. */
+static bool host_entry(uint32_t type, uint32_t id, const uint8_t **payload, uint32_t *length) {
+  CHECK(announced == 0 && *length >= 1 && *length >= 1U + **payload && (**payload == 0) == (type == EVENT));
+  uint64_t seq = next_seq++;
+  bool seen = seq <= seen_seq;
+  if (!seen) seen_seq = seq;
+  CHECK(seen || blind || (**payload == 2 && (*payload)[1] == 'n' && (*payload)[2] == '0' + id));
+  *length -= 1U + **payload;
+  *payload += 1U + **payload;
+  return seen;
+}
+
+static void host_channel(struct model *model, const uint8_t *payload, uint32_t length) {
+  CHECK(announced-- > 0 && length >= 10 && length <= 9 + NAME_BYTES_MAX);
+  if (blind || !model) return;
+  CHECK(model->open && model->kept && get32(payload + 5) <= STDIN_BYTES_MAX);
+  model->stdin_credit = get32(payload + 5);
+}
+
 static void host_frame(uint32_t type, uint32_t id, const uint8_t *payload, uint32_t length) {
   struct model *model = model_of(id);
+  bool kept = type >> 8 == FLAG_KEPT;
+  if (kept) type &= 0xff;
   CHECK(greeted == (type != HELLO));
-  if (type == HELLO) CHECK(length == 8 && id == 0);
+  if (type == HELLO) {
+    CHECK(length == 28 && id == 0);
+    host_hello(payload);
+  }
   greeted = true;
+  if (type == CHANNEL) return host_channel(model, payload, length);
+  if (kept && host_entry(type, id, &payload, &length)) return;
+  if (model && !blind) CHECK(kept == (model->kept && type != STDIN_CREDIT && type != REFUSED));
   if (type == REFUSED) {
     CHECK(length >= 4);
     if (id == 0) refused = true;
     if (model && get32(payload) == TOO_MANY_CHANNELS) model->open = false;
   }
   if (type == REFUSED || type == PONG || type == HELLO) return;
+  if (kept && type == EVENT) return;
   CHECK(id != 0 && type >= STARTED && type <= FAILED);
   if (!model || blind) return;
   CHECK(model->open);
@@ -117,8 +177,8 @@ static void host_frame(uint32_t type, uint32_t id, const uint8_t *payload, uint3
     model->started = true;
   } else if (type == STDOUT || type == STDERR) {
     int stream = type == STDERR;
-    CHECK(model->started && length > 0 && model->credit[stream] >= length);
-    model->credit[stream] -= length;
+    CHECK(model->started && length > 0 && (kept || model->credit[stream] >= length));
+    if (!kept) model->credit[stream] -= length;
     for (uint32_t i = 0; i < length; i++) CHECK(payload[i] == (uint8_t)model->saw[stream]++);
   } else if (type == STDIN_CREDIT) {
     CHECK(length == 4 && get32(payload) > 0);
@@ -191,7 +251,7 @@ static uint32_t take_size(void) {
   return 1 + (value & 15) * (value & 128 ? 16384 : value & 64 ? 1024 : 1);
 }
 
-static void do_exec(uint32_t id, bool by_raw_fields) {
+static void do_exec(uint32_t id, bool by_raw_fields, bool named) {
   uint8_t fields[600] = { 1, 1, 0, 0, 0, 'x', 5, 1, 0, 0, 0, 0, 7, 1, 0, 0, 0, 0, 6, 8, 0, 0, 0 };
   const uint8_t *more;
   uint32_t out = take_size(), err = take_size();
@@ -201,12 +261,14 @@ static void do_exec(uint32_t id, bool by_raw_fields) {
   fields[17] = flags >> 1 & 1;
   put32(fields + 23, out);
   put32(fields + 27, err);
-  size_t length = 31, extra = by_raw_fields ? take_some(&more) : 0;
+  size_t length = 31;
+  if (named) memcpy(fields + length, (uint8_t[]){ 12, 2, 0, 0, 0, 'n', (uint8_t)('0' + id) }, 7), length += 7;
+  size_t extra = by_raw_fields ? take_some(&more) : 0;
   if (extra) memcpy(fields + length, more, extra);
   if (extra) blind = true;
   loop_turn(0); /* so that the next command spawned is this one */
   if (!blind && model->open) return;
-  if (!blind) *model = (struct model){ .open = true, .credit = { out, err }, .stdin_credit = flags & 1 ? STDIN_BYTES_MAX : 0 };
+  if (!blind) *model = (struct model){ .open = true, .kept = named, .credit = { out, err }, .stdin_credit = flags & 1 ? STDIN_BYTES_MAX : 0 };
   no_forks = flags & 4;
   next_id = id;
   next_named = !blind;
@@ -248,15 +310,58 @@ static void do_stdin(uint32_t id) {
   frame(STDIN, id, data, size);
 }
 
+static void do_peer(int peer, uint8_t what) {
+  static uint8_t data[1 << 18];
+  if (what == 0) shut(&peers[peer]);
+  else if (what == 1) shutdown(peers[peer], SHUT_WR);
+  else if (what == 2 && write(peers[peer], data, take_size()) < 0) return;
+  else if (what == 3 && read(peers[peer], data, sizeof data) < 0) return;
+}
+
+static void acknowledge(uint64_t seq) {
+  uint8_t payload[8];
+  put32(payload, (uint32_t)seq);
+  put32(payload + 4, (uint32_t)(seq >> 32));
+  frame(ACK, 0, payload, sizeof payload);
+}
+
+static void open_connection(void) {
+  int ends[2], bytes = 16 << 10;
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+  setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+  fcntl(ends[1], F_SETFL, O_NONBLOCK);
+  host = ends[0];
+  greeted = refused = false;
+  inbox_bytes = 0;
+  CHECK(connection_open(ends[1], ends[1]));
+  loop_turn(0);
+}
+
+/* The host dies, and another one comes. Named commands go on; the others are gone. */
+static void reconnect(void) {
+  shut(&host);
+  for (int i = 0; i < 8; i++) loop_turn(0);
+  CHECK(connection.in == -1);
+  for (int i = 0; i < IDS; i++)
+    if (!models[i].kept) models[i] = (struct model){ 0 };
+  open_connection();
+  while (!greeted || announced > 0) {
+    size_t before = inbox_bytes;
+    host_read(sizeof inbox);
+    loop_turn(0);
+    CHECK(greeted || inbox_bytes >= before);
+  }
+}
+
 static void act(void) {
   const uint8_t *bytes;
   uint8_t what = take(), number = take();
   uint32_t id = 1 + number % IDS;
   struct model *model = model_of(id);
   uint8_t payload[5] = { 1 + (number >> 7) };
-  switch (what % 13) {
-  case 0: do_exec(id, false); break;
-  case 1: do_exec(id, true); break;
+  switch (what % 19) {
+  case 0: do_exec(id, false, false); break;
+  case 1: do_exec(id, true, number & 128); break;
   case 2: if (model->open && !model->eof) do_stdin(id); break;
   case 3: if (model->open) frame(STDIN_EOF, id, NULL, 0), model->stdin_credit = 0, model->eof = true; break;
   case 4: {
@@ -274,12 +379,24 @@ static void act(void) {
   case 10: clock_ms += number; break;
   case 11: /* any frame */
     blind = true;
-    frame(what / 13, number, bytes = script, take_some(&bytes));
+    frame(what / 19, number, bytes = script, take_some(&bytes));
     break;
   case 12: /* any bytes */
     blind = true;
     host_send(bytes = script, take_some(&bytes));
     break;
+  case 13: do_exec(id, false, true); break;
+  case 14: if (greeted) acknowledge(number & 128 ? seen_seq : seen_seq - take()); break;
+  case 15: reconnect(); break;
+  case 16:
+    blind = true;
+    no_forks = number & 128;
+    frame(CONNECT, id, "\x50\x00" "127.0.0.1", 11);
+    loop_turn(0);
+    no_forks = false;
+    break;
+  case 17: if (peer_count) do_peer(number % peer_count, take() % 4); break;
+  case 18: frame(RESIZE, id, payload, 4); break;
   }
   if (!(number & 64)) loop_turn(0);
 }
@@ -291,6 +408,7 @@ static void settle(void) {
     for (int i = 0; i < IDS; i++) credit += models[i].credit[0] + models[i].credit[1] + models[i].open;
     loop_turn(0);
     host_read(sizeof inbox);
+    if (greeted && !refused && connection.in >= 0) acknowledge(seen_seq);
     for (int i = 0; i < IDS; i++) after += models[i].credit[0] + models[i].credit[1] + models[i].open;
     quiet = before == inbox_bytes && credit == after && !loop_again ? quiet + 1 : 0;
   }
@@ -330,6 +448,7 @@ static void wind_up(void) {
   }
   settle();
   for (size_t i = 0; i < kid_count; i++) shut(&kids[i].out), shut(&kids[i].err);
+  for (int i = 0; i < peer_count; i++) shut(&peers[i]);
   settle();
   clock_ms += 2 * LINGER_MS;
   settle();
@@ -343,10 +462,11 @@ static void wind_up(void) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static int lowest = -1;
-  int ends[2], bytes = 16 << 10;
   script = data;
   script_end = data + size;
   kid_count = 0;
+  peer_count = 0;
+  fresh = true;
   memset(models, 0, sizeof models);
   blind = greeted = refused = next_named = no_forks = false;
   inbox_bytes = 0;
@@ -358,12 +478,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   close(probe);
   CHECK(lowest < 0 || probe <= lowest); /* else the last run left a descriptor open */
   lowest = probe;
-  CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
-  setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-  fcntl(ends[1], F_SETFL, O_NONBLOCK);
-  host = ends[0];
-  CHECK(connection_open(ends[1], ends[1]));
-  loop_turn(0);
+  open_connection();
   while (script < script_end && connection.in >= 0) act();
   wind_up();
   return 0;

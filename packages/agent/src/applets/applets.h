@@ -1,4 +1,4 @@
-/* Applets: what the agent's program does when it is run as an ordinary command in the sandbox. ../../FRAMES.md documents them. */
+/* Applets: what the agent's program does when it is run as a command in the sandbox. ../../FRAMES.md documents them. */
 #ifndef APPLETS_H
 #define APPLETS_H
 #include "../agent.h"
@@ -11,7 +11,8 @@ enum { OUT_BYTES = 128 << 10, BLOCK_BYTES = 128 << 10, HOLE_BYTES = 16 << 10, MA
 /* Each takes the arguments after its name, as many as the table allows, and returns the exit code. */
 typedef int applet(int argc, char **argv);
 applet applet_put, applet_get, applet_write, applet_read, applet_stat, applet_list, applet_mkdir, applet_move,
-  applet_remove, applet_set, applet_tar, applet_untar, applet_sftp, applet_watch, applet_observe, applet_emit, applet_relay;
+  applet_remove, applet_set, applet_tar, applet_untar, applet_sftp, applet_watch, applet_observe,
+  applet_emit, applet_relay;
 
 /* io.c. `no` says why (reason first: a path may be long), and gives NOT_FOUND or NO back. */
 int no(const char *path, int error);

@@ -34,7 +34,8 @@ bool out_bytes(const void *data, size_t length) {
 }
 
 static char letter(mode_t mode) {
-  return S_ISREG(mode) ? 'f' : S_ISDIR(mode) ? 'd' : S_ISLNK(mode) ? 'l' : S_ISFIFO(mode) ? 'p' : S_ISSOCK(mode) ? 's' : 'c';
+  static const char letters[16] = "?pc?d?c?f?l?s???";
+  return letters[mode >> 12 & 15];
 }
 
 bool out_record(const char *name, const struct stat *stat, const char *target) {
@@ -42,7 +43,8 @@ bool out_record(const char *name, const struct stat *stat, const char *target) {
   int length = snprintf(head, sizeof head, "%c %o %u %u %lld %lld.%09ld", letter(stat->st_mode), stat->st_mode & 07777,
                         stat->st_uid, stat->st_gid, (long long)stat->st_size, (long long)stat->st_mtim.tv_sec,
                         stat->st_mtim.tv_nsec);
-  return out_bytes(head, (size_t)length + 1) && out_bytes(name, strlen(name) + 1) && out_bytes(target, strlen(target) + 1);
+  return out_bytes(head, (size_t)length + 1) && out_bytes(name, strlen(name) + 1) &&
+         out_bytes(target, strlen(target) + 1);
 }
 
 /* At an offset of a file where nothing is yet: whole blocks of zeros are left out, and stay holes. */

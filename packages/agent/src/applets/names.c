@@ -30,8 +30,8 @@ static int list(struct walk *walk, bool recursive, uint64_t max) {
     if (what == WALK_LEFT || fstatat(walk_fd(walk), walk->name, &stat, AT_SYMLINK_NOFOLLOW) < 0) continue;
     if (count++ == max) return out_bytes("\0\0", 3) ? 0 : EIO;
     if (!out_record(walk->path, &stat, link_target(walk_fd(walk), walk->name, &stat))) return EIO;
-    if (recursive && S_ISDIR(stat.st_mode) && !walk_enter(walk) && errno != EACCES && errno != ENOENT && errno != ENOTDIR)
-      return errno;
+    if (!recursive || !S_ISDIR(stat.st_mode) || walk_enter(walk)) continue;
+    if (errno != EACCES && errno != ENOENT && errno != ENOTDIR) return errno;
   }
 }
 
@@ -47,6 +47,7 @@ int applet_list(int argc, char **argv) {
   if (fd < 0 && errno == ENOTDIR && fstatat(AT_FDCWD, argv[0], &stat, 0) == 0) return no(argv[0], ENOTDIR), NO;
   if (fd < 0) return no(argv[0], errno);
   int error = walk_begin(&walk, fd) ? list(&walk, recursive, max) : errno;
+  walk_end(&walk);
   if (!error && !out_flush()) error = EIO;
   return error ? no(argv[0], error), NO : DONE;
 }
@@ -93,7 +94,7 @@ static bool to_time(const char *text, struct timespec *time) {
   return true;
 }
 
-/* set PATH [owner=UID:GID] [mode=MODE] [modified=NANOSECONDS], in this order: a change of owner takes bits of the mode. */
+/* set PATH [owner=UID:GID] [mode=MODE] [modified=NANOSECONDS], in this order: a new owner takes bits of the mode. */
 int applet_set(int argc, char **argv) {
   for (int i = 1; i < argc; i++) {
     struct timespec times[2] = { { .tv_nsec = UTIME_OMIT } };
@@ -102,7 +103,8 @@ int applet_set(int argc, char **argv) {
     gid_t gid;
     int result;
     if (!strncmp(argv[i], "owner=", 6) && to_owner(argv[i] + 6, &uid, &gid)) result = chown(argv[0], uid, gid);
-    else if (!strncmp(argv[i], "mode=", 5) && to_number(argv[i] + 5, 8, 07777, &mode)) result = chmod(argv[0], (mode_t)mode);
+    else if (!strncmp(argv[i], "mode=", 5) && to_number(argv[i] + 5, 8, 07777, &mode))
+      result = chmod(argv[0], (mode_t)mode);
     else if (!strncmp(argv[i], "modified=", 9) && to_time(argv[i] + 9, &times[1]))
       result = utimensat(AT_FDCWD, argv[0], times, 0);
     else return BAD_USAGE;

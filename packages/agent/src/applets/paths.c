@@ -14,7 +14,7 @@ int make_directories(const char *path, mode_t mode) {
   return mkdir(copy, mode) < 0 ? errno : 0;
 }
 
-/* Opens the directory that the last part of a path is in, and copies that part; -1 with errno. With `make`, makes it. */
+/* Opens the directory that the last part of a path is in, made with `make`, and copies that part; -1 with errno. */
 int parent_of(int at, const char *path, char *name, bool make) {
   char copy[PATH_BYTES_MAX + 1];
   size_t length = strlen(path), begin;
@@ -28,7 +28,7 @@ int parent_of(int at, const char *path, char *name, bool make) {
   copy[begin] = 0;
   const char *parent = begin ? copy : ".";
   int fd = openat(at, parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0 && errno == EACCES) fd = openat(at, parent, O_PATH | O_DIRECTORY | O_CLOEXEC); /* to go through is enough */
+  if (fd < 0 && errno == EACCES) fd = openat(at, parent, O_PATH | O_DIRECTORY | O_CLOEXEC); /* is enough */
   if (fd >= 0 || !make || errno != ENOENT) return fd;
   while (begin > 1 && copy[begin - 1] == '/') copy[--begin] = 0;
   int error = make_directories(parent, 0755);
@@ -43,11 +43,13 @@ static int empty_tree(struct walk *walk) {
     if (what == WALK_END) return 0;
     if (what == WALK_FAILED) return errno;
     int flags = what == WALK_LEFT ? AT_REMOVEDIR : 0;
-    if ((flags || walk->type != DT_DIR) && (unlinkat(walk_fd(walk), walk->name, flags) == 0 || errno == ENOENT)) continue;
-    if (flags || (walk->type != DT_DIR && errno != EISDIR && errno != EPERM)) return errno;
+    bool directory = !flags && walk->type == DT_DIR;
+    if (!directory && (unlinkat(walk_fd(walk), walk->name, flags) == 0 || errno == ENOENT)) continue;
+    if (!directory && (flags || (errno != EISDIR && errno != EPERM))) return errno;
     if (walk_enter(walk) || errno == ENOENT) continue;
     int error = errno; /* what cannot be read may be empty, or has become a file */
-    if (unlinkat(walk_fd(walk), walk->name, AT_REMOVEDIR) < 0 && unlinkat(walk_fd(walk), walk->name, 0) < 0) return error;
+    int at = walk_fd(walk);
+    if (unlinkat(at, walk->name, AT_REMOVEDIR) < 0 && unlinkat(at, walk->name, 0) < 0) return error;
   }
 }
 

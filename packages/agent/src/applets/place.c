@@ -1,7 +1,7 @@
 /*
- * Where entries of an archive go. The directories from the root to the last entry are a stack of descriptors, each opened
- * in the one above and through no link, so that no path leads out, whatever is moved meanwhile; a directory gets its mode
- * and times when it is left, after its content. Only the deepest are held open, as in walk.c.
+ * Where entries of an archive go. The directories from the root to the last entry are a stack of descriptors, each
+ * opened in the one above and through no link, so that no path leads out, whatever is moved meanwhile; a directory gets
+ * its mode and times when it is left, after its content. Only the deepest are held open, as in walk.c.
  */
 #include "applets.h"
 
@@ -20,7 +20,8 @@ bool attributes_apply(int fd, const struct attributes *attributes) {
 /* Of what cannot be opened, a link for one: it has no mode of its own. */
 bool attributes_apply_at(int dir, const char *name, const struct attributes *attributes) {
   struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, attributes->modified };
-  if (attributes->owner && !owned(fchownat(dir, name, attributes->uid, attributes->gid, AT_SYMLINK_NOFOLLOW))) return false;
+  if (attributes->owner && !owned(fchownat(dir, name, attributes->uid, attributes->gid, AT_SYMLINK_NOFOLLOW)))
+    return false;
   return utimensat(dir, name, times, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
@@ -50,7 +51,8 @@ static bool push(struct place *place, int fd, const char *name) {
   if (begin) place->path[begin - 1] = '/';
   memcpy(place->path + begin, name, length + 1);
   place->path_length = begin + length;
-  place->spots[place->depth++] = (struct spot){ .fd = fd, .dev = stat.st_dev, .ino = stat.st_ino, .length = place->path_length };
+  struct spot spot = { .fd = fd, .dev = stat.st_dev, .ino = stat.st_ino, .length = place->path_length };
+  place->spots[place->depth++] = spot;
   return true;
 }
 
@@ -111,7 +113,8 @@ static bool leaves(const char *path) {
 
 static bool same_part(const struct place *place, size_t depth, const char *part) {
   size_t begin = place->spots[depth - 1].length + (depth > 1), length = strlen(part);
-  return depth < place->depth && place->spots[depth].length - begin == length && !memcmp(place->path + begin, part, length);
+  return depth < place->depth && place->spots[depth].length - begin == length &&
+         !memcmp(place->path + begin, part, length);
 }
 
 static bool go_down(struct place *place, const char *part) {

@@ -68,7 +68,8 @@ static void expand(uint32_t id, struct sftp_in *in) {
   const char *home = getenv("HOME");
   if (in->bad) return sftp_error(id, EINVAL);
   if (path[0] == '~') {
-    if ((path[1] && path[1] != '/') || !home || strlen(home) + strlen(path) > PATH_BYTES_MAX) return sftp_error(id, ENOENT);
+    bool known = home && (!path[1] || path[1] == '/') && strlen(home) + strlen(path) <= PATH_BYTES_MAX;
+    if (!known) return sftp_error(id, ENOENT);
     strcpy(other, path + 1);
     sprintf(path, "%s%s", home, other);
   }

@@ -5,7 +5,9 @@
 static uint8_t in[SFTP_PACKET_BYTES_MAX + 4], out[2 * SFTP_PACKET_BYTES_MAX];
 static size_t in_at, in_end, out_begin, out_end;
 
-static uint32_t get(const uint8_t *at) { return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3]; }
+static uint32_t get(const uint8_t *at) {
+  return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+}
 static void set(uint8_t *at, uint32_t value) {
   for (int i = 0; i < 4; i++) at[i] = (uint8_t)(value >> (24 - 8 * i));
 }
@@ -15,7 +17,7 @@ bool sftp_receive(struct sftp_in *packet) {
   for (;;) {
     if (in_end - in_at >= 4) {
       length = get(in + in_at);
-      if (!length || length > SFTP_PACKET_BYTES_MAX) return false;
+      if (!length || length > SFTP_PACKET_BYTES_MAX) return in_at = in_end = 0, false;
       if (in_end - in_at >= 4 + length) break;
     }
     if (!sftp_flush()) return false; /* whoever waits for answers sends no more */
@@ -23,7 +25,7 @@ bool sftp_receive(struct sftp_in *packet) {
     in_end -= in_at, in_at = 0;
     ssize_t n = read(0, in + in_end, sizeof in - in_end);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return in_end = 0, false;
+    if (n <= 0) return in_at = in_end = 0, false;
     in_end += (size_t)n;
   }
   *packet = (struct sftp_in){ in + in_at + 4, in + in_at + 4 + length, false };
@@ -80,7 +82,8 @@ int sftp_set_attributes(int fd, const char *path, const struct sftp_attributes *
   if (attributes->flags & ATTR_OWNER &&
       (open ? fchown(fd, attributes->uid, attributes->gid)
             : fchownat(AT_FDCWD, path, attributes->uid, attributes->gid, at_flags)) < 0) return errno;
-  if (attributes->flags & ATTR_MODE && (open ? fchmod(fd, mode) : fchmodat(AT_FDCWD, path, mode, at_flags)) < 0) return errno;
+  if (attributes->flags & ATTR_MODE && (open ? fchmod(fd, mode) : fchmodat(AT_FDCWD, path, mode, at_flags)) < 0)
+    return errno;
   if (attributes->flags & ATTR_TIMES && (open ? futimens(fd, times) : utimensat(AT_FDCWD, path, times, at_flags)) < 0)
     return errno;
   return 0;
@@ -92,7 +95,7 @@ bool sftp_flush(void) {
   return write_all(1, out, length);
 }
 
-/* There is room for one more answer of any size once this is called; what cannot be written shows itself at the next flush. */
+/* There is room for one answer of any size then; what cannot be written shows itself at the next flush. */
 void sftp_begin(uint8_t type, uint32_t id) {
   if (sizeof out - out_end < SFTP_PACKET_BYTES_MAX + 4) sftp_flush();
   out_begin = out_end;

@@ -1,6 +1,6 @@
 /*
- * sftp [DIRECTORY]: a server of SFTP version 3 on the standard streams, as sshd starts one; it begins in DIRECTORY, or in
- * HOME. Requests are answered in order. OpenSSH's order of the arguments of SYMLINK, which the draft has the other way.
+ * sftp [DIRECTORY]: a server of SFTP version 3 on the standard streams, as sshd starts one; it begins in DIRECTORY, or
+ * in HOME. Requests are answered in order. The arguments of SYMLINK are in OpenSSH's order; the draft's is the other way.
  */
 #include "sftp.h"
 #include <dirent.h>
@@ -258,7 +258,9 @@ static bool serve(void) {
 int applet_sftp(int argc, char **argv) {
   const char *home = argc ? argv[0] : getenv("HOME");
   if (home && chdir(home) < 0 && argc) return no(home, errno);
-  bool clean = serve() & sftp_flush();
+  last_serial = 0;
+  bool clean = serve();
+  clean = sftp_flush() && clean;
   for (size_t i = 0; i < SFTP_HANDLES_MAX; i++)
     if (handles[i].used) handle_close(&handles[i]);
   return clean ? DONE : NO;

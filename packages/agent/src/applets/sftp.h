@@ -1,14 +1,17 @@
-/* SFTP version 3 (draft-ietf-secsh-filexfer-02), the parts: packets, attributes, requests. All integers are big-endian. */
+/* SFTP version 3 (draft-ietf-secsh-filexfer-02): packets, attributes, requests. All integers are big-endian. */
 #ifndef SFTP_H
 #define SFTP_H
 #include "applets.h"
 
 enum sftp_type {
   FXP_INIT = 1, FXP_VERSION, FXP_OPEN, FXP_CLOSE, FXP_READ, FXP_WRITE, FXP_LSTAT, FXP_FSTAT, FXP_SETSTAT, FXP_FSETSTAT,
-  FXP_OPENDIR, FXP_READDIR, FXP_REMOVE, FXP_MKDIR, FXP_RMDIR, FXP_REALPATH, FXP_STAT, FXP_RENAME, FXP_READLINK, FXP_SYMLINK,
+  FXP_OPENDIR, FXP_READDIR, FXP_REMOVE, FXP_MKDIR, FXP_RMDIR, FXP_REALPATH, FXP_STAT, FXP_RENAME, FXP_READLINK,
+  FXP_SYMLINK,
   FXP_STATUS = 101, FXP_HANDLE, FXP_DATA, FXP_NAME, FXP_ATTRS, FXP_EXTENDED = 200, FXP_EXTENDED_REPLY,
 };
-enum sftp_status { FX_OK, FX_EOF, FX_NO_SUCH_FILE, FX_PERMISSION_DENIED, FX_FAILURE, FX_BAD_MESSAGE, FX_OP_UNSUPPORTED = 8 };
+enum sftp_status {
+  FX_OK, FX_EOF, FX_NO_SUCH_FILE, FX_PERMISSION_DENIED, FX_FAILURE, FX_BAD_MESSAGE, FX_OP_UNSUPPORTED = 8,
+};
 enum { SFTP_PACKET_BYTES_MAX = 256 << 10, SFTP_DATA_BYTES_MAX = SFTP_PACKET_BYTES_MAX - 1024, SFTP_HANDLES_MAX = 256 };
 
 /* A packet that is read: `bad` once it was shorter than what was taken from it. */
@@ -16,7 +19,7 @@ struct sftp_in { const uint8_t *at, *end; bool bad; };
 uint32_t sftp_take32(struct sftp_in *in);
 uint64_t sftp_take64(struct sftp_in *in);
 struct text sftp_take_text(struct sftp_in *in);
-/* A path: a string without NUL, of at most PATH_BYTES_MAX; "" is the current directory. `to` holds PATH_BYTES_MAX + 1. */
+/* A path: a string without NUL, of at most PATH_BYTES_MAX; "" is the current directory. `to` holds one more. */
 void sftp_take_path(struct sftp_in *in, char *to);
 
 struct sftp_attributes { uint32_t flags, uid, gid, mode, accessed, modified; uint64_t size; };

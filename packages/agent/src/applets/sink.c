@@ -1,7 +1,7 @@
 /*
- * A file that appears at its name whole or not at all. It has no name while it is written (O_TMPFILE), so nothing is left
- * however this process ends; where the file system cannot do that, a second process removes the temporary name once this
- * one is gone. A kill reaches the process group, so whatever must not be interrupted runs outside of it.
+ * A file that appears at its name whole or not at all. It has no name while it is written (O_TMPFILE), so nothing is
+ * left however this process ends; where the file system cannot do that, a second process removes the temporary name once
+ * this one is gone. A kill reaches the process group, so whatever must not be interrupted runs outside of it.
  */
 #include "applets.h"
 #include <sys/random.h>
@@ -54,7 +54,7 @@ static int give_name(const struct sink *sink, const char *name) {
   return linkat(AT_FDCWD, path, sink->dir, name, AT_SYMLINK_FOLLOW) < 0 ? errno : 0;
 }
 
-/* A rename needs a name to begin with. Between the two steps a kill would leave it behind: they are another session's. */
+/* A rename needs a name to begin with. A kill between the two steps would leave it: they are another session's. */
 static int replace(const struct sink *sink, const char *name) {
   int status;
   pid_t pid = fork();

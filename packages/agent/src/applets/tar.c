@@ -1,10 +1,11 @@
 /*
- * tar PATH: the tree as a pax archive on standard output, names relative to it ("./" is the directory itself). A file that
- * changes meanwhile is cut or filled up to the size in its header, so that the archive stays one. Sockets, devices and the
- * content of the kernel's own file systems are left out.
+ * tar PATH: the tree as a pax archive on standard output, names relative to it ("./" is the directory itself). A file
+ * that changes meanwhile is cut or filled up to the size in its header, so that the archive stays one. Sockets, devices and
+ * the content of the kernel's own file systems are left out.
  */
 #include "tar-header.h"
 #include <dirent.h>
+#include <linux/magic.h>
 #include <sys/sendfile.h>
 #include <sys/vfs.h>
 
@@ -15,7 +16,7 @@ static uint8_t block[BLOCK_BYTES];
 static char *extended; /* records of the pax header */
 static size_t extended_length, extended_room;
 
-/* Files with several names, by where they are: the first name that was written. Past the bounds they are written again. */
+/* Files with several names, by where they are: the first name that was written. Past the bounds they come again. */
 static struct seen { dev_t dev; ino_t ino; char *name; } seen[LINKS_MAX];
 static size_t seen_count, seen_bytes;
 
@@ -164,9 +165,9 @@ static bool put_entry(int dir, const char *entry, const char *name) {
 
 /* Of the kernel's making: what is in them is no file of anybody's, and may have no end. */
 static bool is_kernels(int fd) {
-  static const long kinds[] = { 0x9fa0 /* proc */, 0x62656572 /* sysfs */, 0x27e0eb /* cgroup */, 0x63677270 /* cgroup2 */,
-                                0x1cd1 /* devpts */, 0x64626720 /* debugfs */, 0x74726163 /* tracefs */, 0x73636673 /* securityfs */,
-                                0xcafe4a11 /* bpf */, 0x19800202 /* mqueue */, 0x6165676c /* pstore */ };
+  static const long kinds[] = { PROC_SUPER_MAGIC, SYSFS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
+                                DEVPTS_SUPER_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC, SECURITYFS_MAGIC, BPF_FS_MAGIC,
+                                PSTOREFS_MAGIC, 0x19800202 /* mqueue */ };
   struct statfs fs;
   if (fstatfs(fd, &fs) < 0) return false;
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
@@ -222,7 +223,7 @@ int applet_tar(int argc, char **argv) {
   else if (!walk_begin(&walk, fd)) error = errno;
   else if (!put_tree(&walk)) error = errno, at = walk.path;
   if (!error && (!out_bytes(end, sizeof end) || !out_flush())) error = errno;
-  if (error) return fd < 0 ? no(at, error) : (no(at, error), NO);
-  walk_end(&walk);
-  return DONE;
+  int code = error ? no(at, error) : DONE;
+  if (fd >= 0) walk_end(&walk);
+  return error && fd >= 0 ? NO : code;
 }

@@ -1,5 +1,6 @@
 /* Files in and out of the sandbox, as a command's user, where there may be no shell: put and get, write and read. */
 #include "applets.h"
+#include <linux/magic.h>
 #include <sys/sendfile.h>
 #include <sys/vfs.h>
 
@@ -46,16 +47,17 @@ static int take_content(int fd, const char *mark) {
   return 0;
 }
 
-struct wish { const char *mark; bool mode_given, owner_given; mode_t mode; uid_t uid; gid_t gid; };
+/* `fresh`: nothing of what was there is kept. */
+struct wish { const char *mark; bool mode_given, owner_given, fresh; mode_t mode; uid_t uid; gid_t gid; };
 
 /* The owner of what was there is kept where this user may give files away; the bits that lend rights only with it. */
 static int dress(int fd, const struct goal *goal, const struct wish *wish) {
-  mode_t mode = wish->mode_given ? wish->mode : goal->exists ? goal->stat.st_mode & 07777 : 0644;
+  mode_t mode = wish->mode_given ? wish->mode : goal->exists && !wish->fresh ? goal->stat.st_mode & 07777 : 0644;
   if (wish->owner_given && fchown(fd, wish->uid, wish->gid) < 0) return errno;
-  if (!wish->owner_given && !wish->mode_given && goal->exists && (goal->stat.st_uid != geteuid() || goal->stat.st_gid != getegid()) &&
-      fchown(fd, goal->stat.st_uid, goal->stat.st_gid) < 0) {
-    if (fchown(fd, -1, goal->stat.st_gid) < 0) mode &= ~(mode_t)S_ISGID;
-    mode &= ~(mode_t)S_ISUID;
+  bool kept = goal->exists && !wish->owner_given && !wish->fresh;
+  if (kept && fchown(fd, goal->stat.st_uid, goal->stat.st_gid) < 0) {
+    if (fchown(fd, -1, goal->stat.st_gid) < 0 && !wish->mode_given) mode &= ~(mode_t)S_ISGID;
+    if (!wish->mode_given) mode &= ~(mode_t)S_ISUID;
   }
   return fchmod(fd, mode) < 0 ? errno : 0;
 }
@@ -74,7 +76,7 @@ static int store(struct goal *goal, const struct wish *wish, struct stat *result
 static bool ends_in_slash(const char *path) { return *path && path[strlen(path) - 1] == '/'; }
 
 int applet_put(int argc, char **argv) {
-  struct wish wish = { .mark = "", .mode_given = true };
+  struct wish wish = { .mark = "", .mode_given = true, .fresh = true };
   struct goal goal = { 0 };
   struct stat result;
   uint64_t mode;
@@ -104,7 +106,7 @@ int applet_write(int argc, char **argv) {
   int error = ends_in_slash(argv[0]) ? EISDIR : find_goal(&goal, argv[0]);
   if (!error && (!goal.name[0] || (goal.exists && S_ISDIR(goal.stat.st_mode)))) error = EISDIR;
   /* A link that leads nowhere gives way to a file; what is no file stays. */
-  if (!error && goal.exists && S_ISLNK(goal.stat.st_mode)) goal.stat = (struct stat){ .st_mode = 0644, .st_uid = geteuid(), .st_gid = getegid() };
+  if (!error && goal.exists && S_ISLNK(goal.stat.st_mode)) wish.fresh = true;
   else if (!error && goal.exists && !S_ISREG(goal.stat.st_mode)) error = EINVAL;
   if (!error) error = store(&goal, &wish, &result);
   if (error) return no(argv[0], error), NO;
@@ -149,7 +151,8 @@ static bool is_pseudo(int fd, const struct stat *stat) {
   struct statfs fs;
   if (stat->st_size && stat->st_blocks) return false;
   if (fstatfs(fd, &fs) < 0) return true;
-  static const long real[] = { 0x01021994 /* tmpfs */, 0x794c7630 /* overlay */, 0xef53 /* ext4 */, 0x58465342 /* xfs */, 0x9123683e /* btrfs */ };
+  static const long real[] = { TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC,
+                               BTRFS_SUPER_MAGIC };
   for (size_t i = 0; i < sizeof real / sizeof *real; i++)
     if (fs.f_type == real[i]) return false;
   return stat->st_size <= 1 << 20;

@@ -1,6 +1,6 @@
 /*
- * untar PATH: a tar archive from standard input (ustar, pax, GNU), unpacked below a directory that is made. An entry that
- * would leave it ends the work; so does an archive that ends without its end mark. What was written before stays.
+ * untar PATH: a tar archive from standard input (ustar, pax, GNU), unpacked below a directory that is made. An entry
+ * that would leave it ends the work; so does an archive that ends without its end mark. What was written before stays.
  */
 #include "tar-header.h"
 
@@ -134,7 +134,8 @@ static bool apply_records(struct entry *entry, char *text, size_t length) {
       size = size * 10 + (size_t)(text[at + head] - '0');
       if (size > length - at) return bad("a pax record is longer than its header");
     }
-    if (!head || size < head + 3 || text[at + head] != ' ' || text[at + size - 1] != '\n') return bad("a pax record is broken");
+    bool whole = head && size >= head + 3 && text[at + head] == ' ' && text[at + size - 1] == '\n';
+    if (!whole) return bad("a pax record is broken");
     char *key = text + at + head + 1;
     text[at + size - 1] = 0;
     char *equals = memchr(key, '=', size - head - 1);
@@ -178,7 +179,8 @@ static bool put_small(int dir, const char *name, size_t size, const struct attri
   if (!take_all(un.block, size) || !pass_over(padding(size))) return false;
   while ((fd = openat(dir, name, flags, 0600)) < 0)
     if (!make_way(dir, name)) return false;
-  bool done = write_sparse(fd, un.block, size, 0) && ftruncate(fd, (off_t)size) == 0 && attributes_apply(fd, attributes);
+  bool done = write_sparse(fd, un.block, size, 0) && ftruncate(fd, (off_t)size) == 0;
+  done = done && attributes_apply(fd, attributes);
   int error = errno;
   if (close(fd) < 0 && done) done = false, error = errno;
   if (!done) unlinkat(dir, name, 0);
@@ -204,8 +206,9 @@ static bool put_file(int dir, const char *name, uint64_t size, const struct attr
 
 static bool is_same(int from, const char *source, int dir, const char *name) {
   struct stat one, other;
-  return fstatat(from, source, &one, AT_SYMLINK_NOFOLLOW) == 0 && fstatat(dir, name, &other, AT_SYMLINK_NOFOLLOW) == 0 &&
-         one.st_ino == other.st_ino && one.st_dev == other.st_dev;
+  if (fstatat(from, source, &one, AT_SYMLINK_NOFOLLOW) < 0) return false;
+  if (fstatat(dir, name, &other, AT_SYMLINK_NOFOLLOW) < 0) return false;
+  return one.st_ino == other.st_ino && one.st_dev == other.st_dev;
 }
 
 static bool put_link(struct place *place, int dir, const char *name, char *to) {
@@ -239,7 +242,8 @@ static bool put_fifo(int dir, const char *name, const struct attributes *attribu
   return attributes_apply_at(dir, name, attributes);
 }
 
-static bool put_entry(struct place *place, char type, char *path, char *link, uint64_t size, const struct attributes *attributes) {
+static bool put_entry(struct place *place, char type, char *path, char *link, uint64_t size,
+                      const struct attributes *attributes) {
   int dir;
   size_t length = strlen(path);
   bool directory = type == '5' || ((type == '0' || !type) && length && path[length - 1] == '/');
@@ -249,8 +253,9 @@ static bool put_entry(struct place *place, char type, char *path, char *link, ui
   if (!*name && un.made) place_root(place, attributes); /* a directory that was there stays as it is */
   if (!*name) return pass_over(size + padding(size));
   switch (type) {
-  case '1': return *link ? put_link(place, dir, name, link) || (errno == EXDEV && bad("a link would leave the directory"))
-                         : bad("a link leads nowhere");
+  case '1':
+    if (!*link) return bad("a link leads nowhere");
+    return put_link(place, dir, name, link) || (errno == EXDEV && bad("a link would leave the directory"));
   case '2': return *link ? put_symlink(dir, name, link, attributes) : bad("a link leads nowhere");
   case '3': case '4': return un.skipped++, true;
   case '6': return put_fifo(dir, name, attributes);
@@ -274,8 +279,8 @@ static char *field_text(const char *prefix, size_t prefix_size, const char *fiel
 
 static bool take_entry(struct place *place, const struct tar_header *header, char **path) {
   struct attributes attributes = { .owner = un.root };
-  uint64_t mode, uid, gid, seconds, size;
-  bool negative, before;
+  uint64_t mode = 0, uid = 0, gid = 0, seconds = 0, size;
+  bool negative, before = false;
   if (!number(header->size, sizeof header->size, &size, &negative) || negative || size > INT64_MAX - TAR_BLOCK)
     return bad("a size is none");
   if (header->type == 'x' || header->type == 'g' || header->type == 'L' || header->type == 'K')
@@ -285,7 +290,8 @@ static bool take_entry(struct place *place, const struct tar_header *header, cha
   *path = own->path ? strdup(own->path)
                     : field_text(header->prefix, ustar ? sizeof header->prefix : 0, header->name, sizeof header->name);
   char *link = own->link ? strdup(own->link) : field_text("", 0, header->linkname, sizeof header->linkname);
-  if (header->type == 'S' || own->sparse || all->sparse) return free(link), bad("sparse members of GNU tar are not read");
+  if (header->type == 'S' || own->sparse || all->sparse)
+    return free(link), bad("sparse members of GNU tar are not read");
   if (own->sized) size = own->size;
   /* Links and the like have no content, whatever their size says. */
   if (header->type >= '1' && header->type <= '6' && header->type != '5') size = 0;
@@ -302,7 +308,8 @@ static bool take_entry(struct place *place, const struct tar_header *header, cha
   attributes.uid = (uid_t)uid;
   attributes.gid = (gid_t)gid;
   attributes.mode = (mode_t)mode & (attributes.owner ? 07777 : 01777);
-  bool done = read && *path && link ? put_entry(place, header->type, *path, link, size, &attributes) : bad("a number is none");
+  bool done = read ? *path && link && put_entry(place, header->type, *path, link, size, &attributes)
+                   : bad("a number is none");
   free(link);
   free(un.next.path);
   free(un.next.link);

@@ -1,6 +1,6 @@
 /*
- * A walk through a tree, one entry at a time, by descriptors. Only the deepest directories are held open; one further up
- * is opened again through the `..` of its child, and must be the directory it was, else the tree was moved meanwhile.
+ * A walk through a tree, one entry at a time, by descriptors. Only the deepest directories are held open; one further
+ * up is opened again through the `..` of its child, and must be the directory it was, else it was moved meanwhile.
  */
 #include "applets.h"
 #include <sys/syscall.h>
@@ -72,7 +72,8 @@ static bool reopen(struct walk *walk, struct level *level, int child) {
   struct stat stat;
   int fd = openat(child, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return false;
-  if (fstat(fd, &stat) < 0 || stat.st_dev != level->dev || stat.st_ino != level->ino) return close(fd), errno = ESTALE, false;
+  if (fstat(fd, &stat) < 0 || stat.st_dev != level->dev || stat.st_ino != level->ino)
+    return close(fd), errno = ESTALE, false;
   if (lseek(fd, walk->emptying ? 0 : level->cookie, SEEK_SET) < 0) return close(fd), false;
   level->fd = fd;
   size_t slot = (size_t)(level - walk->levels) % HELD;

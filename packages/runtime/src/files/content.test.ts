@@ -13,6 +13,7 @@ import {
   writeFile,
 } from 'node:fs/promises'
 import { describe, expect, it, vi } from 'vitest'
+import { agentBinaryPath } from '../agent/agent-binary.ts'
 import { bytesOf, isRoot, pieces, useFileArena } from './testing/file-arena.ts'
 
 const MARK = 'm'.repeat(32)
@@ -200,10 +201,10 @@ describe('the content of files', () => {
   })
 
   it.runIf(isRoot)('leaves nothing behind where files must have names, when it is killed', async () => {
-    const { at, spawned } = arena()
+    const { at } = arena()
     // Without /proc a file that has no name cannot be given one.
     await mkdir(at('root'))
-    await copyFile(spawned.binary, at('root/agent'))
+    await copyFile(agentBinaryPath(), at('root/agent'))
     const start = (path: string) => {
       const child = spawn('chroot', [at('root'), '/agent', 'write', path, MARK], {
         stdio: ['pipe', 'ignore', 'ignore'],
