@@ -1,5 +1,6 @@
+import type { SandboxId } from '@bramble/protocol'
 import type Docker from 'dockerode'
-import type { SandboxConfig } from '../runtime.ts'
+import type { SandboxConfig, SandboxResources } from '../runtime.ts'
 import {
   CORE_LIMIT_BYTES,
   MASKED_PATHS,
@@ -10,35 +11,59 @@ import {
 } from '../sandbox-policy.ts'
 
 export const NODE_LABEL = 'dev.bramble.node'
-export const SANDBOX_LABEL = 'dev.bramble.sandbox'
+/** Of a kept sandbox: the name of the layer that the container is. */
+export const LAYER_LABEL = 'dev.bramble.layer'
+/** Where the agent of a kept sandbox listens. */
+export const AGENT_SOCKET = '/.bramble/run/agent.sock'
+const EVENTS_SOCKET = '/.bramble/run/events.sock'
+const NAME_PREFIX = 'bramble-'
 const DEFAULT_HOSTNAME = 'sandbox'
 const MIB = 1024 * 1024
 /** The engine refuses less. */
 const MIN_NANO_CPUS = 10_000_000
+const ATTACHED = ['--stdio']
+const LISTENING = ['--listen', AGENT_SOCKET, '--events', EVENTS_SOCKET, '--relay']
 const SECCOMP = JSON.stringify(SECCOMP_PROFILE)
 
-/** The container of a sandbox: its only process is the agent, which speaks on the attached standard streams. */
+/** A container's name is that of the sandbox which runs in it, or ran last. */
+export const nameOf = (id: SandboxId): string => `${NAME_PREFIX}${id}`
+export const idOf = (names: readonly string[]): SandboxId =>
+  (names[0] ?? '').replace(`/${NAME_PREFIX}`, '') as SandboxId
+
+/** The part that can be changed while a container is there. */
+export const limitsOf = ({ cpus, memoryMb, pids }: SandboxResources) => ({
+  Memory: memoryMb * MIB,
+  MemorySwap: memoryMb * MIB,
+  NanoCpus: Math.max(MIN_NANO_CPUS, Math.round(cpus * 1e9)),
+  PidsLimit: pids,
+})
+
+/**
+ * The container of a sandbox: its first process is the agent. It speaks on the attached standard streams; that of a kept one
+ * listens on a socket inside, so that it goes on without us.
+ */
 export const containerOptions = (
-  config: Pick<SandboxConfig, 'id' | 'resources' | 'hostname'>,
+  config: Pick<SandboxConfig, 'id' | 'resources' | 'hostname' | 'keep'>,
   context: { image: string; node: string; diskQuota: boolean },
 ): Docker.ContainerCreateOptions => {
-  const { cpus, memoryMb, pids, diskMb } = config.resources
+  const { resources, keep } = config
+  const attached = keep === undefined
   return {
-    name: `bramble-${config.id}`,
+    name: nameOf(config.id),
     Image: context.image,
-    Entrypoint: ['/.bramble/agent', '--stdio'],
+    Entrypoint: ['/.bramble/agent', ...(attached ? ATTACHED : LISTENING)],
     Cmd: [],
     User: '0:0',
     WorkingDir: '/',
     Env: [],
     Hostname: config.hostname ?? DEFAULT_HOSTNAME,
-    Labels: { [NODE_LABEL]: context.node, [SANDBOX_LABEL]: config.id },
-    AttachStdin: true,
-    AttachStdout: true,
-    AttachStderr: true,
-    OpenStdin: true,
+    Labels: { [NODE_LABEL]: context.node, ...(keep && { [LAYER_LABEL]: keep.layer }) },
+    AttachStdin: attached,
+    AttachStdout: attached,
+    AttachStderr: attached,
+    OpenStdin: attached,
     // The agent's stream ends with our connection: a node that dies takes its sandboxes along.
-    StdinOnce: true,
+    StdinOnce: attached,
     Tty: false,
     NetworkDisabled: true,
     HostConfig: {
@@ -49,16 +74,15 @@ export const containerOptions = (
       SecurityOpt: ['no-new-privileges', `seccomp=${SECCOMP}`],
       MaskedPaths: [...MASKED_PATHS],
       ReadonlyPaths: [...READONLY_PATHS],
-      Memory: memoryMb * MIB,
-      MemorySwap: memoryMb * MIB,
-      NanoCpus: Math.max(MIN_NANO_CPUS, Math.round(cpus * 1e9)),
-      PidsLimit: pids,
+      ...limitsOf(resources),
       OomScoreAdj: OOM_SCORE_ADJ,
       Ulimits: [{ Name: 'core', Soft: CORE_LIMIT_BYTES, Hard: CORE_LIMIT_BYTES }],
+      // Its sockets are gone with its processes, and are not in the layer.
+      ...(keep && { Tmpfs: { '/.bramble/run': 'rw,noexec,nosuid,nodev,mode=711,size=64k,nr_inodes=16' } }),
       LogConfig: { Type: 'none', Config: {} },
       RestartPolicy: { Name: 'no' },
       AutoRemove: false,
-      ...(context.diskQuota && { StorageOpt: { size: `${diskMb}M` } }),
+      ...(context.diskQuota && { StorageOpt: { size: `${resources.diskMb}M` } }),
     },
   }
 }

@@ -1,16 +1,16 @@
 import { createHash } from 'node:crypto'
 import { resolve } from 'node:path'
-import { BrambleError, newId, type SandboxId } from '@bramble/protocol'
+import { BrambleError, newId } from '@bramble/protocol'
 import type Docker from 'dockerode'
 import { agentBinaryPath } from '../agent/agent-binary.ts'
 import type { LocalImage } from '../images/image-store.ts'
 import type { Capabilities, Probe, Runtime, SandboxConfig } from '../runtime.ts'
-import { withoutKeep } from '../without.ts'
-import { containerOptions, NODE_LABEL, SANDBOX_LABEL } from './container.ts'
+import { containerOptions } from './container.ts'
 import { connectEngine, type EngineOptions, statusOf, wordsOf } from './engine.ts'
-import { watchOom } from './events.ts'
+import { watchEngine } from './events.ts'
 import { type AgentProgram, loadImage, readAgent, removeImage, tagOf } from './image.ts'
-import { createSandbox, type DockerContext, removeContainer } from './sandbox.ts'
+import { attachKept, createKept, dockerLayers, findContainers, isSandbox } from './kept.ts'
+import { createSandbox, type DockerContext, removeContainer, stopContainer } from './sandbox.ts'
 
 export type DockerOptions = EngineOptions
 
@@ -56,13 +56,17 @@ export const docker =
     }
   }
 
+/** What the containers of a data directory are labelled with. */
+export const nodeOf = (dataDirectory: string): string =>
+  createHash('sha256').update(resolve(dataDirectory)).digest('hex').slice(0, 16)
+
 const openRuntime = async (
   engine: Docker,
   info: EngineInfo,
   agent: AgentProgram,
   deps: DockerDeps,
 ): Promise<Runtime> => {
-  const node = createHash('sha256').update(resolve(deps.dataDirectory)).digest('hex').slice(0, 16)
+  const node = nodeOf(deps.dataDirectory)
   const probeTag = tagOf('probe', agent)
   await loadImage(engine, probeTag, agent, undefined, undefined)
   const context: DockerContext = {
@@ -70,23 +74,44 @@ const openRuntime = async (
     node,
     diskQuota: await hasDiskQuota(engine, node, probeTag),
     cgroupVersion: info.CgroupVersion === '2' ? 2 : 1,
-    oom: await watchOom(engine, node),
+    events: await watchEngine(engine, node),
     own: new Map(),
     ids: new Set(),
+    busyLayers: new Set(),
+    agent,
+    pause: true,
   }
   try {
     // It is tried, not believed: the seccomp profile, the limits and the attached streams have to work together.
     const probe = { id: newId('sandbox'), resources: PROBE_RESOURCES } as SandboxConfig
     const sandbox = await createSandbox(context, probe, probeTag, undefined)
+    context.pause = await sandbox.pause().then(
+      () => true,
+      () => false,
+    )
     await sandbox.destroy()
   } catch (error) {
-    context.oom.close()
+    context.events.close()
     throw error
   }
-  return makeRuntime(context, capabilitiesOf(info, context.diskQuota), agent)
+  const keep = await canKeep(context, probeTag)
+  return makeRuntime(context, { ...capabilitiesOf(info, context.diskQuota), keep, pause: context.pause }, agent)
 }
 
-const capabilitiesOf = (info: EngineInfo, diskQuota: boolean): Capabilities => {
+/** Whether a container goes on without us, and a program run in it reaches its agent. */
+const canKeep = async (context: DockerContext, image: string): Promise<boolean> => {
+  const id = newId('sandbox')
+  const keep = { layer: `probe-${id}` }
+  const made = createKept(context, { id, resources: PROBE_RESOURCES, keep } as never, image, undefined)
+  const kept = await made.then(
+    (sandbox) => sandbox.destroy().then(() => true),
+    () => false,
+  )
+  await dockerLayers(context).remove(keep.layer)
+  return kept
+}
+
+const capabilitiesOf = (info: EngineInfo, diskQuota: boolean): Omit<Capabilities, 'keep' | 'pause'> => {
   const security = info.SecurityOptions ?? []
   const has = (name: string) => security.some((option) => option.split(',').includes(`name=${name}`))
   return {
@@ -99,9 +124,7 @@ const capabilitiesOf = (info: EngineInfo, diskQuota: boolean): Capabilities => {
     },
     userNamespace: has('userns') || has('rootless'),
     seccomp: has('seccomp'),
-    pause: false,
     checkpoint: false,
-    keep: false,
     volumes: false,
     network: ['none'],
   }
@@ -120,7 +143,7 @@ const hasDiskQuota = async (engine: Docker, node: string, image: string): Promis
 }
 
 const makeRuntime = (context: DockerContext, capabilities: Capabilities, agent: AgentProgram): Runtime => {
-  const { engine, node, own, ids } = context
+  const { engine, own, ids } = context
   const prepared = new Map<string, Promise<void>>()
   const creating = new Set<Promise<unknown>>()
   let closed: Promise<void> | undefined
@@ -140,30 +163,35 @@ const makeRuntime = (context: DockerContext, capabilities: Capabilities, agent: 
 
   const create = async (config: SandboxConfig, signal?: AbortSignal) => {
     const tag = tagOf(config.image.digest, agent)
+    const { keep } = config
+    const make = () =>
+      keep ? createKept(context, { ...config, keep }, tag, signal) : createSandbox(context, config, tag, signal)
     try {
-      return await createSandbox(context, config, tag, signal)
+      return await make()
     } catch (error) {
       if (statusOf(error) !== 404) throw asFailure(error, signal)
     }
     // The engine does not have the image: nobody readied it, or somebody removed it behind our back.
     prepared.delete(config.image.digest)
     await prepare(config.image, signal)
-    return createSandbox(context, config, tag, signal).catch((error) => {
+    return make().catch((error) => {
       throw asFailure(error, signal)
     })
   }
 
-  const list = async () => {
-    const filters = { label: [`${NODE_LABEL}=${node}`] }
-    const containers = await engine.listContainers({ all: true, filters })
-    return containers.map(({ Id, Labels }) => ({ container: Id, id: Labels[SANDBOX_LABEL] as SandboxId }))
+  /** What `close` waits for. */
+  const pending = <T>(made: Promise<T>): Promise<T> => {
+    creating.add(made)
+    const done = () => void creating.delete(made)
+    made.then(done, done)
+    return made
   }
 
   const close = () => {
     closed ??= (async () => {
       await Promise.allSettled(creating)
-      await Promise.all([...own.values()].map((sandbox) => sandbox.destroy()))
-      context.oom.close()
+      await Promise.all([...own.values()].map((each) => (each.config.keep ? each.letGo() : each.destroy())))
+      context.events.close()
     })()
     return closed
   }
@@ -174,19 +202,22 @@ const makeRuntime = (context: DockerContext, capabilities: Capabilities, agent: 
     prepare: (image, { signal } = {}) => prepare(image, signal),
     create: (config, { signal } = {}) => {
       if (closed) return Promise.reject(new BrambleError('shutting_down', { detail: 'the runtime is closed' }))
-      const made = create(config, signal)
-      creating.add(made)
-      const done = () => void creating.delete(made)
-      made.then(done, done)
-      return made
+      return pending(create(config, signal))
     },
-    list: async () => (await list()).map(({ id }) => id),
-    reap: async () => {
-      const left = (await list()).filter(({ id }) => !ids.has(id))
-      await Promise.all(left.map(({ container }) => removeContainer(engine.getContainer(container))))
+    attach: (config, { signal } = {}) => {
+      if (closed) return Promise.reject(new BrambleError('shutting_down', { detail: 'the runtime is closed' }))
+      return pending(attachKept(context, config, signal).catch((error) => Promise.reject(asFailure(error, signal))))
+    },
+    list: async () => (await findContainers(context)).filter(isSandbox).map(({ id }) => id),
+    reap: async (keep = new Set()) => {
+      const found = (await findContainers(context)).filter(isSandbox)
+      const left = found.filter(({ id, layer }) => !ids.has(id) && !(layer !== undefined && keep.has(id)))
+      await Promise.all(
+        left.map(({ container, layer }) => (layer ? stopContainer(container) : removeContainer(container))),
+      )
       return left.length
     },
-    ...withoutKeep,
+    layers: dockerLayers(context),
     forget: async (digest) => {
       prepared.delete(digest)
       await removeImage(engine, tagOf(digest, agent))

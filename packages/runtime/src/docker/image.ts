@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { copyFile, mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, readFile, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { finished } from 'node:stream/promises'
 import { BrambleError } from '@bramble/protocol'
 import type Docker from 'dockerode'
@@ -44,6 +44,7 @@ export const loadImage = async (
   try {
     await mkdir(join(staging, '.bramble'), { mode: 0o755 })
     await copyFile(agent.path, join(staging, '.bramble/agent'))
+    await symlink('agent', join(staging, '.bramble/bramble-emit'))
     const mountPoints = rootfs === undefined ? ['dev', 'etc', 'proc', 'sys'] : []
     for (const directory of mountPoints) await mkdir(join(staging, directory))
     const image = rootfs === undefined ? [] : ['-C', rootfs, '.']
@@ -51,6 +52,15 @@ export const loadImage = async (
   } finally {
     await rm(staging, { recursive: true, force: true })
   }
+}
+
+/** Puts the agent of this host in the place of the one in a container that does not run. */
+export const refreshAgent = async (container: Docker.Container, agent: AgentProgram): Promise<void> => {
+  const member = ['-C', dirname(agent.path), '--transform=s,.*,.bramble/agent,', basename(agent.path)]
+  const owned = ['--numeric-owner', '--owner=0', '--group=0', '--mode=755']
+  const tar = spawn('tar', ['-c', '-f', '-', ...owned, ...member], { stdio: ['ignore', 'pipe', 'ignore'] })
+  const failed = new Promise<never>((_resolve, reject) => tar.once('error', reject))
+  await Promise.race([container.putArchive(tar.stdout, { path: '/' }), failed])
 }
 
 const hasImage = async (engine: Docker, tag: string): Promise<boolean> => {

@@ -1,27 +1,42 @@
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type Docker from 'dockerode'
+import type { Agent } from '../agent/agent.ts'
 import { connectAgent } from '../agent/connect-agent.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
 import { withoutPause } from '../without.ts'
 import { containerOptions } from './container.ts'
 import { statusOf, wordsOf } from './engine.ts'
-import type { OomWatch } from './events.ts'
+import type { EngineEvents } from './events.ts'
+import type { AgentProgram } from './image.ts'
 import { type Demultiplexed, demultiplex } from './multiplexed.ts'
 import { readStats } from './stats.ts'
 
 export interface DockerContext {
   readonly engine: Docker
   readonly node: string
+  readonly agent: AgentProgram
   readonly diskQuota: boolean
   readonly cgroupVersion: 1 | 2
-  readonly oom: OomWatch
-  readonly own: Map<SandboxId, Sandbox>
+  readonly events: EngineEvents
+  readonly own: Map<SandboxId, DockerSandbox>
   /** Ids of this process, those that are being made included. */
   readonly ids: Set<SandboxId>
+  /** Layers that a sandbox is being made on. */
+  readonly busyLayers: Set<string>
+  /** Whether the engine can stop processes where they are; found by trying. */
+  pause: boolean
+}
+
+export interface DockerSandbox extends Sandbox {
+  /** It is kept and runs, but the connection to its agent is over: it may be attached to again. */
+  readonly lost: boolean
+  /** It is kept, and goes on without this process, or as another object of it. */
+  letGo(): Promise<void>
 }
 
 const CONFLICT = 409
 const NOT_FOUND = 404
+const NOT_MODIFIED = 304
 
 /**
  * Makes, attaches and starts the container of a sandbox, and waits for its agent's hello. A failure or an abort removes
@@ -48,65 +63,115 @@ export const createSandbox = async (
     attached = demultiplex(await container.attach(streams))
     signal?.throwIfAborted()
     await container.start()
-    return await connect(context, config, container, attached, signal)
+    const agent = await connectAgent(attached.stream, { signal })
+    return trackSandbox(context, { config, container, agent, stderr: attached.stderr, paused: false })
   } catch (cause) {
     attached?.stream.destroy()
     await removeContainer(container).finally(() => context.ids.delete(config.id))
     signal?.throwIfAborted()
-    const said = attached?.stderr()
-    const detail = [cause instanceof BrambleError ? cause.detail : wordsOf(cause), said].filter(Boolean).join(': ')
-    throw new BrambleError('sandbox_failed', { detail, cause })
+    throw asFailed(cause, attached?.stderr())
   }
 }
 
-const connect = async (
-  context: DockerContext,
-  config: SandboxConfig,
-  container: Docker.Container,
-  { stream, stderr }: Demultiplexed,
-  signal: AbortSignal | undefined,
-): Promise<Sandbox> => {
-  const { oom, own, ids } = context
-  const agent = await connectAgent(stream, { signal })
-  const ended = Promise.withResolvers<SandboxEnd>()
-  const seenOomKills = () => oom.count(container.id)
-  let removed: Promise<void> | undefined
-  let destroyed = false
+/** The words of the engine, of the agent, or of both. */
+export const asFailed = (cause: unknown, said: string | undefined): BrambleError => {
+  const detail = [cause instanceof BrambleError ? cause.detail : wordsOf(cause), said].filter(Boolean).join(': ')
+  return new BrambleError('sandbox_failed', { detail, cause })
+}
 
-  const remove = () => {
-    removed ??= removeContainer(container).finally(() => {
-      own.delete(config.id)
-      ids.delete(config.id)
-      oom.forget(container.id)
-    })
-    return removed
+export interface Connected {
+  readonly config: SandboxConfig
+  readonly container: Docker.Container
+  readonly agent: Agent
+  /** What the agent, or what carries its stream, said last on standard error. */
+  readonly stderr: () => string
+  readonly paused: boolean
+}
+
+/** A sandbox whose container runs and whose agent is connected. */
+export const trackSandbox = (context: DockerContext, connected: Connected): DockerSandbox => {
+  const { events, own, ids } = context
+  const { config, container, agent, stderr } = connected
+  const ended = Promise.withResolvers<SandboxEnd>()
+  const seenOomKills = () => events.oomKills(container.id)
+  let { paused } = connected
+  let changing: Promise<void> = Promise.resolve()
+  let ending: Promise<void> | undefined
+  let lost = false
+  /** Nothing here is ours any more. */
+  let over = false
+
+  const forget = () => {
+    over = true
+    own.delete(config.id)
+    ids.delete(config.id)
+    events.forget(container.id)
   }
+  const end = () => {
+    ending ??= (config.keep ? stopContainer(container) : removeContainer(container)).finally(forget)
+    return ending
+  }
+  let destroyed = false
   const destroy = async () => {
+    if (over) return ending
     destroyed = true
-    await remove()
+    await end()
     await agent.close()
     ended.resolve({ by: 'destroy' })
   }
-  void agent.closed.then(async (error) => {
-    if (destroyed) return
-    const end = await describeEnd(container, seenOomKills)
-    const detail = [end.detail, error?.message, stderr()].filter(Boolean).join('; ')
-    await remove().catch(() => undefined)
-    if (!destroyed) ended.resolve({ by: 'itself', detail, oomKills: end.oomKills })
-  })
+  const letGo = async () => {
+    if (over || ending) return
+    forget()
+    await agent.close()
+  }
+  const endedByItself = async (error: Error | undefined) => {
+    if (over || ending) return
+    const { running, detail, oomKills } = await describeEnd(container, seenOomKills)
+    if (over || ending) return
+    // The container's own end is told by the engine.
+    lost = running && config.keep !== undefined
+    if (lost) return
+    const words = [detail, error?.message, stderr()].filter(Boolean).join('; ')
+    await end().catch(() => undefined)
+    await agent.close()
+    if (!destroyed) ended.resolve({ by: 'itself', detail: words, oomKills })
+  }
+  void agent.closed.then(endedByItself)
+  events.onEnd(container.id, () => void endedByItself(undefined))
+  // One after another: the last to be asked for is what holds.
+  const setPaused = (wanted: boolean): Promise<void> => {
+    changing = changing
+      .catch(() => {})
+      .then(async () => {
+        if (wanted === paused) return
+        if (over || ending) throw new BrambleError('sandbox_died', { detail: 'the sandbox has ended' })
+        await (wanted ? container.pause() : container.unpause()).catch((cause) => {
+          throw asFailed(cause, undefined)
+        })
+        paused = wanted
+      })
+    return changing
+  }
 
-  const sandbox: Sandbox = {
+  const sandbox: DockerSandbox = {
     id: config.id,
     runtime: 'docker',
     config,
     agent,
     ended: ended.promise,
-    ...withoutPause,
+    ...(context.pause ? { pause: () => setPaused(true), resume: () => setPaused(false) } : withoutPause),
+    get paused() {
+      return paused
+    },
     stats: () =>
-      readStats(container, agent, context.cgroupVersion, seenOomKills).catch((cause) => {
+      readStats(container, agent, { cgroupVersion: context.cgroupVersion, paused, seenOomKills }).catch((cause) => {
         throw new BrambleError('sandbox_died', { detail: `no statistics: ${wordsOf(cause)}`, cause })
       }),
+    get lost() {
+      return lost
+    },
     destroy,
+    letGo,
     [Symbol.asyncDispose]: destroy,
   }
   own.set(config.id, sandbox)
@@ -117,13 +182,15 @@ const connect = async (
 const describeEnd = async (
   container: Docker.Container,
   seenOomKills: () => number,
-): Promise<{ detail: string; oomKills: number }> => {
+): Promise<{ running: boolean; detail: string; oomKills: number }> => {
   try {
     const { State } = await container.inspect()
-    const detail = State.Running ? 'the agent closed its stream' : `the agent ended with ${State.ExitCode}`
-    return { detail, oomKills: Math.max(seenOomKills(), State.OOMKilled ? 1 : 0) }
+    const running = State.Running
+    const detail = running ? 'the agent closed its stream' : `the agent ended with ${State.ExitCode}`
+    return { running, detail, oomKills: Math.max(seenOomKills(), State.OOMKilled ? 1 : 0) }
   } catch (error) {
-    return { detail: wordsOf(error), oomKills: seenOomKills() }
+    // An engine that does not answer has ended nothing.
+    return { running: statusOf(error) !== NOT_FOUND, detail: wordsOf(error), oomKills: seenOomKills() }
   }
 }
 
@@ -140,4 +207,20 @@ export const removeContainer = async (container: Docker.Container): Promise<void
       if (statusOf(late) !== NOT_FOUND) throw late
     })
   }
+}
+
+/** Kills what runs and waits for its end; the container stays. One that does not run, or is gone, is no error. */
+export const stopContainer = async (container: Docker.Container): Promise<void> => {
+  try {
+    // Whoever is paused is not killed before it goes on.
+    await container.unpause().catch(() => undefined)
+    await container.kill({ signal: 'SIGKILL' })
+  } catch (error) {
+    const status = statusOf(error)
+    if (status !== NOT_FOUND && status !== CONFLICT && status !== NOT_MODIFIED)
+      throw new BrambleError('sandbox_failed', { detail: wordsOf(error), cause: error })
+  }
+  await container.wait({ condition: 'not-running' }).catch((error) => {
+    if (statusOf(error) !== NOT_FOUND) throw error
+  })
 }

@@ -9,6 +9,7 @@ type Usage = Omit<SandboxStats, 'diskBytes'>
 interface EngineStats {
   cpu_stats?: { cpu_usage?: { total_usage?: number } }
   memory_stats?: { usage?: number; max_usage?: number }
+  pids_stats?: { current?: number }
 }
 
 const ONE_SHOT = { stream: false, 'one-shot': true } as const
@@ -27,11 +28,12 @@ const RUNNING_AGENT = '/proc/self/exe'
 export const readStats = async (
   container: Docker.Container,
   agent: Agent,
-  cgroupVersion: 1 | 2,
-  seenOomKills: () => number,
+  { cgroupVersion, paused, seenOomKills }: { cgroupVersion: 1 | 2; paused: boolean; seenOomKills: () => number },
 ): Promise<SandboxStats> => {
+  // A paused agent answers nothing.
+  const inside = paused ? Promise.resolve(undefined) : usageInside(agent, cgroupVersion)
   const [usage, { SizeRw }] = await Promise.all([
-    usageInside(agent, cgroupVersion).then((inside) => inside ?? usageByEngine(container)),
+    inside.then((found) => found ?? usageByEngine(container)),
     container.inspect(WITH_SIZE) as Promise<{ SizeRw?: number }>,
   ])
   return {
@@ -43,7 +45,7 @@ export const readStats = async (
 }
 
 const usageByEngine = async (container: Docker.Container): Promise<Usage> => {
-  const { cpu_stats, memory_stats } = (await container.stats(ONE_SHOT)) as EngineStats
+  const { cpu_stats, memory_stats, pids_stats } = (await container.stats(ONE_SHOT)) as EngineStats
   return {
     cpuMs: (cpu_stats?.cpu_usage?.total_usage ?? 0) / 1e6,
     memoryBytes: memory_stats?.usage ?? 0,
@@ -51,7 +53,7 @@ const usageByEngine = async (container: Docker.Container): Promise<Usage> => {
     oomKills: 0,
     egressBytes: 0,
     ingressBytes: 0,
-    processes: 0,
+    processes: pids_stats?.current ?? 0,
   }
 }
 
@@ -64,6 +66,7 @@ const FILES = {
   ],
   2: ['cpu.stat', 'memory.current', 'memory.peak', 'memory.events'],
 } as const
+const COUNT = { 1: 'pids/pids.current', 2: 'pids.current' } as const
 
 const usageInside = async (agent: Agent, version: 1 | 2): Promise<Usage | undefined> => {
   const signal = AbortSignal.timeout(fileTimeoutMs)
@@ -73,6 +76,8 @@ const usageInside = async (agent: Agent, version: 1 | 2): Promise<Usage | undefi
     return 'content' in got ? got.content.toString('latin1') : ''
   }
   const texts = await Promise.all(FILES[version].map(read)).catch(() => undefined)
+  // By itself, when the other readers are gone; its own reader is one of those it counts.
+  const count = await read(COUNT[version]).catch(() => '')
   if (!texts) return undefined
   const [cpu = '', now = '', peak = '', events = ''] = texts
   const cpuMs = version === 2 ? field(cpu, 'usage_usec') / 1e3 : Number(cpu) / 1e6
@@ -86,7 +91,7 @@ const usageInside = async (agent: Agent, version: 1 | 2): Promise<Usage | undefi
     oomKills: field(events, 'oom_kill'),
     egressBytes: 0,
     ingressBytes: 0,
-    processes: 0,
+    processes: Math.max(1, Number(count) - 1 || 1),
   }
 }
 
