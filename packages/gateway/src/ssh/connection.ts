@@ -1,6 +1,5 @@
 import type { Socket } from 'node:net'
 import type { InstanceLease, Instances } from '@bramble/engine'
-import { toBrambleError } from '@bramble/protocol'
 import type { Connection, ServerChannel, SocketBindInfo } from 'ssh2'
 import type { SshLogin } from './authenticate.ts'
 import { forwardSocket, forwardTcp } from './forward.ts'
@@ -8,7 +7,7 @@ import type { SshLimits } from './server.ts'
 import { serveSession } from './session.ts'
 
 export interface ConnectionDeps {
-  readonly instances: Pick<Instances, 'use'>
+  readonly instances: Pick<Instances, 'get' | 'use'>
   readonly socket: Socket
   readonly login: SshLogin
   readonly bounds: Pick<SshLimits, 'maxChannels' | 'maxHeldBytes'>
@@ -17,7 +16,14 @@ export interface ConnectionDeps {
 /** Sessions and forwarded connections of somebody who has logged in. While the connection is open its instance is in use. */
 export const serveConnection = (connection: Connection, { instances, socket, login, bounds }: ConnectionDeps): void => {
   const lease = (): Promise<InstanceLease> => instances.use(login.instanceId, login.tenant)
-  const deps = { socket, lease }
+  const whyGone = async (): Promise<string | undefined> => {
+    const { status, reason } = await instances
+      .get(login.instanceId, login.tenant)
+      .catch(() => ({ status: 'deleted' as const, reason: undefined }))
+    if (status === 'running' || status === 'paused') return undefined
+    return `the instance is ${status}${reason === undefined ? '' : `: ${reason}`}`
+  }
+  const deps = { socket, lease, whyGone }
   let channels = 0
   /** Takes a place for a channel, where there is one; what it returns gives it back, once. */
   const place = (): (() => void) | undefined => {
@@ -67,15 +73,18 @@ const holdInstance = async (
     socket.once('close', () => resolve())
     await Promise.race([closed, lease.ended])
     await Promise.race([closed, later(FAREWELL_MS)])
-  } catch (error) {
-    // Each session says it too; one that asks for nothing must not stay.
-    toBrambleError(error)
+  } catch {
+    // Each session says it; a connection that asks for none must not stay.
     await later(FAREWELL_MS)
   }
   connection.end()
+  await later(CLOSE_MS)
+  socket.destroy()
 }
 
 const FAREWELL_MS = 500
+/** How long a client may take to close its side. */
+const CLOSE_MS = 5_000
 
 const later = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms).unref())
 

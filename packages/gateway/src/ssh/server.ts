@@ -102,6 +102,8 @@ const accept = (context: Context, config: ServerConfig, socket: Socket): void =>
   const { bounds, sockets, unauthenticated } = context
   const address = socket.remoteAddress ?? ''
   socket.on('error', () => socket.destroy())
+  // Each of its channels listens.
+  socket.setMaxListeners(0)
   // Before anything is computed for it.
   if (unauthenticated.size >= bounds.maxUnauthenticated || isBlocked(context, address)) {
     socket.destroy()

@@ -10,6 +10,8 @@ export interface SessionDeps {
   readonly socket: Socket
   /** A lease for this session; it resumes a paused instance. */
   lease(): Promise<InstanceLease>
+  /** Why the instance does not run (any more), where it does not. */
+  whyGone(): Promise<string | undefined>
   readonly onEnd: () => void
 }
 
@@ -85,7 +87,11 @@ const bounded = (value: number, otherwise: number): number =>
   value === 0 ? otherwise : Math.max(1, Math.min(10_000, Math.trunc(value)))
 
 /** Runs a command to its end, and tells the client how it ended. Never rejects. */
-const runIn = async (io: ChannelIo, { lease: take }: SessionDeps, start: (lease: InstanceLease) => AgentProcess) => {
+const runIn = async (
+  io: ChannelIo,
+  { lease: take, whyGone }: SessionDeps,
+  start: (lease: InstanceLease) => AgentProcess,
+) => {
   const { channel } = io
   try {
     using lease = await take()
@@ -94,6 +100,9 @@ const runIn = async (io: ChannelIo, { lease: take }: SessionDeps, start: (lease:
     })
     ended.catch(() => {})
     const exit = await Promise.race([carry(io, start(lease)), ended])
+    // By whom: the one who stopped the instance, most often.
+    const why = exit.kind === 'signalled' ? await whyGone() : undefined
+    if (why !== undefined) await io.write(channel.stderr, Buffer.from(`bramble: ${why}\r\n`))
     await tellExit(io, exit)
   } catch (thrown) {
     if (!io.signal.aborted) {
