@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
@@ -22,6 +23,7 @@
 #define UID_RANGE 65536
 #define LINKS_MAX 8192
 #define INSIDE "eth0"
+#define ACTIVE_TIMEOUT_MS 5000
 
 static int own_namespace = -1, host = -1;
 static struct { char name[IFNAMSIZ]; int user, net; } held[LINKS_MAX];
@@ -178,7 +180,10 @@ static int set_default_route(int fd, int index, struct in_addr gateway)
 	return ask(fd, &message, sequence, "set the default route");
 }
 
-static int set_up_inside(const struct link_request *request)
+/* What is inside, seen from the outside: a socket in the network namespace, and the number of the link there. */
+struct inside { int fd, index; };
+
+static int set_up_inside(const struct link_request *request, struct inside *inside)
 {
 	char groups[48];
 	/* ping(8) without CAP_NET_RAW: every group of the sandbox may open ICMP echo sockets (icmp(7)). */
@@ -186,15 +191,50 @@ static int set_up_inside(const struct link_request *request)
 	if (setting("ipv6/conf/all/disable_ipv6", "1") != 0 || setting("ipv6/conf/default/disable_ipv6", "1") != 0 ||
 		setting("ipv4/ping_group_range", groups) != 0)
 		return -1;
-	int fd = netlink_open(NETLINK_ROUTE);
-	if (fd < 0)
+	inside->fd = netlink_open(NETLINK_ROUTE);
+	if (inside->fd < 0)
 		return -1;
-	int loopback = index_of(fd, "lo"), index = index_of(fd, INSIDE), result = -1;
-	if (loopback > 0 && index > 0 && raise_link(fd, loopback, 0) == 0 &&
-		set_address(fd, index, request->sandbox, request->host) == 0 && raise_link(fd, index, IFF_NOARP) == 0)
-		result = set_default_route(fd, index, request->host);
-	close(fd);
-	return result;
+	int loopback = index_of(inside->fd, "lo");
+	inside->index = index_of(inside->fd, INSIDE);
+	if (loopback <= 0 || inside->index <= 0 || raise_link(inside->fd, loopback, 0) != 0 ||
+		set_address(inside->fd, inside->index, request->sandbox, request->host) != 0 ||
+		raise_link(inside->fd, inside->index, IFF_NOARP) != 0)
+		return -1;
+	return set_default_route(inside->fd, inside->index, request->host);
+}
+
+static void note_state(const struct nlmsghdr *header, void *context)
+{
+	const struct nlattr *first = (const void *)((const char *)NLMSG_DATA(header) + NLMSG_ALIGN(sizeof(struct ifinfomsg)));
+	const struct nlattr *state = attribute_find(first, header->nlmsg_len - NLMSG_LENGTH(sizeof(struct ifinfomsg)),
+		IFLA_OPERSTATE);
+	if (state != NULL)
+		*(bool *)context = *(const unsigned char *)ATTRIBUTE_DATA(state) == IF_OPER_UP;
+}
+
+/* The inner end was raised before it had a carrier, so the kernel drops what it sends until it has looked at the link
+ * again, in its own time; since Linux 6.5 asking makes it look. */
+static int wait_until_active(const struct inside *inside)
+{
+	static struct message message;
+	bool active = false;
+	for (int tried = 0; tried < ACTIVE_TIMEOUT_MS; tried++) {
+		struct ifinfomsg link = { .ifi_index = inside->index };
+		uint32_t sequence = netlink_sequence(1);
+		message.bytes = 0;
+		message_begin(&message, RTM_GETLINK, NLM_F_ACK, sequence);
+		message_append(&message, &link, sizeof link);
+		message_end(&message);
+		int error = netlink_ask(inside->fd, &message, sequence, sequence, note_state, &active);
+		errno = -error;
+		if (error != 0)
+			return fail("ask for the state of the link");
+		if (active)
+			return 0;
+		usleep(1000);
+	}
+	errno = ETIMEDOUT;
+	return fail("wait for the link");
 }
 
 static int set_up_outside(const struct link_request *request)
@@ -222,14 +262,27 @@ static int set_up_outside(const struct link_request *request)
 	return raise_link(host, index, IFF_NOARP);
 }
 
-static int in_namespace(int net, const struct link_request *request)
+static int in_namespace(int net, const struct link_request *request, struct inside *inside)
 {
 	if (setns(net, CLONE_NEWNET) != 0)
 		return fail("enter the network namespace");
-	int result = set_up_inside(request);
+	int result = set_up_inside(request, inside);
 	/* Where we cannot come back, nothing else of ours may go on. */
 	if (setns(own_namespace, CLONE_NEWNET) != 0)
 		_exit(4);
+	return result;
+}
+
+static int set_up(const struct link_request *request, int net)
+{
+	struct inside inside = { .fd = -1 };
+	int result = in_namespace(net, request, &inside);
+	if (result == 0)
+		result = set_up_outside(request);
+	if (result == 0)
+		result = wait_until_active(&inside);
+	if (inside.fd >= 0)
+		close(inside.fd);
 	return result;
 }
 
@@ -242,7 +295,7 @@ int link_make(const struct link_request *request, int *user, int *net)
 	if (slot == LINKS_MAX)
 		return fail("too many links");
 	if (make_namespaces(request->uid_base, user, net) == 0 && make_veth(request, *net) == 0) {
-		if (in_namespace(*net, request) == 0 && set_up_outside(request) == 0) {
+		if (set_up(request, *net) == 0) {
 			snprintf(held[slot].name, sizeof held[slot].name, "%s", request->name);
 			held[slot].user = *user;
 			held[slot].net = *net;

@@ -15,7 +15,7 @@ import { reopeningTool } from './reopening-tool.ts'
 import { openResolver, type Resolver } from './resolver.ts'
 import { ruleset } from './ruleset.ts'
 import { changeRules, type NetworkContext, type OpenNetwork, openNetwork } from './sandbox-network.ts'
-import { linkElements, type SlotPlan } from './slot.ts'
+import { linkElements, newLinkItems, type SlotPlan } from './slot.ts'
 import { parseServer, resolvConf } from './upstream.ts'
 
 export interface NetworksOptions {
@@ -120,7 +120,7 @@ const open = async (options: NetworksOptions, undo: (() => Promise<unknown>)[]):
   const resolverAddress = formatAddress(block.base + 1)
   const pool = openPool({
     links,
-    onMade: (slot) => changeRules(context, change('+', linkElements(slot.link))),
+    onMade: (slot) => changeRules(context, newLinkItems(slot.link)),
     onDiscarded: (slot) => changeRules(context, change('-', linkElements(slot.link))),
     slots: { prefix, block, hash },
     resolver: resolverAddress,

@@ -1,6 +1,7 @@
 import { type Cidr, formatAddress } from './addresses.ts'
 import { type Element, LINK_SETS, linkKey } from './elements.ts'
 import type { NetworkTool } from './network-tool.ts'
+import { DEFAULT_CONNECTIONS } from './ruleset.ts'
 
 /** First host id of the ranges of slots: above those of sandboxes without a network (`oci/sandbox.ts`). */
 const FIRST_UID = 0x6000_0000
@@ -36,8 +37,17 @@ export const planSlot = ({ prefix, block, hash }: SlotOptions, index: number): S
   uidBase: FIRST_UID + ((hash + index) % UID_SLOTS) * IDS_PER_SLOT,
 })
 
-/** Limits and counters of a link, at their defaults. */
+/** Limits and counters of a link. */
 export const linkElements = (link: string): Element[] => LINK_SETS.map((set): Element => `${set} ${linkKey(link)}`)
+
+/**
+ * What adds them, at their defaults. The limit of connections is said each time: of one that an element has from its set,
+ * kernels give back a reference to connection tracking that they never took (nft_connlimit.c), until it is off for the host.
+ */
+export const newLinkItems = (link: string): string[] =>
+  linkElements(link).map((element) =>
+    element.startsWith('connections ') ? `+ ${element} n=${DEFAULT_CONNECTIONS}` : `+ ${element}`,
+  )
 
 export const makeSlot = async (
   links: NetworkTool,
