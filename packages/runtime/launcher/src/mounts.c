@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -48,10 +49,11 @@ int mounts_open(void)
 	return 0;
 }
 
-static int child_waits(void *unused)
+static int child_waits(void *launcher)
 {
-	(void)unused;
-	for (;;)
+	/* It has all that we have, the lock and the node's connection too: it must not outlive us. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (getppid() == *(const pid_t *)launcher)
 		pause();
 	return 0;
 }
@@ -63,7 +65,7 @@ static int user_namespace(uid_t base)
 		if (cached[i].base == base)
 			return cached[i].fd;
 	static char stack[4096] __attribute__((aligned(16)));
-	pid_t pid = clone(child_waits, stack + sizeof stack, CLONE_NEWUSER | SIGCHLD, NULL);
+	pid_t launcher = getpid(), pid = clone(child_waits, stack + sizeof stack, CLONE_NEWUSER | SIGCHLD, &launcher);
 	if (pid < 0)
 		return fail("clone a user namespace");
 	char path[64], map[96];

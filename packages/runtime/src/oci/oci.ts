@@ -8,7 +8,7 @@ import { BrambleError, type SandboxId } from '@bramble/protocol'
 import { agentBinaryPath } from '../agent/agent-binary.ts'
 import type { Networks } from '../networks/networks.ts'
 import { type NetworksOptions, openNetworks } from '../networks/open-networks.ts'
-import type { Abortable, Capabilities, Probe, Runtime, SandboxConfig } from '../runtime.ts'
+import type { Abortable, Capabilities, Probe, Runtime, SandboxConfig, SandboxEnd } from '../runtime.ts'
 import { makeAgentLayer } from './agent-layer.ts'
 import { type Cgroups, findCgroups, limitsSwap } from './cgroups.ts'
 import { findFreezer } from './freezer.ts'
@@ -110,6 +110,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
   const cgroup = `/bramble/${nodeNameOf(directory)}`
   const sandboxes = new Map<SandboxId, OciSandbox>()
   const unattached = new Map<SandboxId, number>()
+  const opening = new Map<SandboxId, SandboxEnd | undefined>()
   const uids = uidRanges(Number.parseInt(nodeNameOf(directory).slice(0, 6), 16))
   let launcher: Promise<Launcher> | undefined
   let networks: Networks | undefined
@@ -119,6 +120,11 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     const uidBase = unattached.get(id)
     unattached.delete(id)
     if (uidBase !== undefined) uids.release(uidBase)
+  }
+  const onEnded = (id: SandboxId, detail: string, oomKills: number): void => {
+    forgetUnattached(id)
+    if (opening.has(id)) opening.set(id, { by: 'itself', detail, oomKills })
+    sandboxes.get(id)?.onEnded(detail, oomKills)
   }
   const connect = async (): Promise<Launcher> => {
     const opened = await openLauncher(
@@ -132,10 +138,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
         diskBytes,
       },
       {
-        onEnded: (id, oomKills) => {
-          forgetUnattached(id as SandboxId)
-          sandboxes.get(id as SandboxId)?.onEnded('its first process ended', oomKills)
-        },
+        onEnded: (id, oomKills) => onEnded(id as SandboxId, 'its first process ended', oomKills),
         onNotice: host.onNotice,
       },
     )
@@ -146,8 +149,8 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     }
     void opened.closed.then(() => {
       launcher = undefined
-      for (const id of [...unattached.keys()]) forgetUnattached(id)
-      for (const sandbox of [...sandboxes.values()]) sandbox.onEnded('the launcher ended', 0)
+      for (const id of [...unattached.keys(), ...opening.keys(), ...sandboxes.keys()])
+        onEnded(id, 'the launcher ended', 0)
     })
     return opened
   }
@@ -192,6 +195,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     layer,
     sandboxes,
     unattached,
+    opening,
     getLauncher,
     uids,
     networks,

@@ -24,6 +24,8 @@ export interface OciContext {
   readonly sandboxes: Map<SandboxId, OciSandbox>
   /** Kept sandboxes of an earlier process that this one has not attached to, with their first host ids. */
   readonly unattached: Map<SandboxId, number>
+  /** Those that are being made or attached to, with their end where it was told before there was anyone to hear it. */
+  readonly opening: Map<SandboxId, SandboxEnd | undefined>
   readonly getLauncher: () => Promise<Launcher>
   readonly uids: UidRanges
   readonly networks: Networks
@@ -90,6 +92,7 @@ export const createSandbox = async (
     ending ??= launcher.destroy(id).catch(() => {})
   }
   signal?.addEventListener('abort', abort, { once: true })
+  context.opening.set(id, undefined)
   let created = false
   try {
     const hostname = config.hostname ?? DEFAULT_HOSTNAME
@@ -127,6 +130,7 @@ export const createSandbox = async (
     signal?.throwIfAborted()
     throw error
   } finally {
+    context.opening.delete(id)
     signal?.removeEventListener('abort', abort)
   }
 }
@@ -175,19 +179,14 @@ export const attachSandbox = async (
   if (uidBase === undefined) throw notFound(id)
   context.unattached.delete(id)
   const cgroupPath = `${context.cgroup}/${id}`
+  context.opening.set(id, undefined)
   let agent: Agent | undefined
   try {
     const opened = await openFrozenAgent(context, launcher, id, cgroupPath)
     agent = opened.agent
-    let died = false
-    void agent.closed.then(() => {
-      died = true
-    })
     const { network: policy = 'none' } = config
     const network = policy === 'none' ? undefined : await context.networks.attach(id, policy)
     signal?.throwIfAborted()
-    // Its end may have been told while nobody was there to hear it.
-    if (died) throw new BrambleError('sandbox_died', { detail: 'the sandbox ended while it was attached to' })
     return track(context, { launcher, config, agent, uidBase, network, cgroupPath, paused: opened.paused })
   } catch (error) {
     await agent?.close()
@@ -198,6 +197,8 @@ export const attachSandbox = async (
       throw notFound(id)
     }
     throw error
+  } finally {
+    context.opening.delete(id)
   }
 }
 
@@ -295,5 +296,7 @@ const track = (context: OciContext, running: Running): OciSandbox => {
     [Symbol.asyncDispose]: destroy,
   }
   context.sandboxes.set(id, sandbox)
+  const early = context.opening.get(id)
+  if (early !== undefined) finish(early)
   return sandbox
 }
