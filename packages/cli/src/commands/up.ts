@@ -14,6 +14,8 @@ import { hasColor } from '../terminal.ts'
 interface UpOptions {
   port?: string
   host?: string
+  sshPort?: string
+  domain?: string
   dataDir?: string
   runtime?: string
   logLevel?: string
@@ -31,6 +33,8 @@ export default {
     command
       .option('-p, --port <number>', 'port to listen on; 0 takes a free one (default 8080, BRAMBLE_PORT)')
       .option('--host <address>', 'address to listen on (default 127.0.0.1, BRAMBLE_HOST)')
+      .option('--ssh-port <number>', 'port of SSH; 0 takes a free one, `off` is none (default 2222, BRAMBLE_SSH_PORT)')
+      .option('--domain <name>', '<port>-<instance>.<name> leads to a port (default localhost, BRAMBLE_DOMAIN)')
       .option('--runtime <name>', 'auto, oci or docker (default auto, BRAMBLE_RUNTIME)')
       .option('--data-dir <path>', 'where the node keeps its data (BRAMBLE_DATA_DIR)')
       .option('--log-level <level>', 'debug, info, warn, error or silent (default info, BRAMBLE_LOG_LEVEL)')
@@ -83,6 +87,8 @@ const show = (summary: Summary, options: UpOptions): void =>
 const detach = async (config: NodeConfig, options: UpOptions, signal: AbortSignal): Promise<void> => {
   const args = ['up', '--background', '--no-setup', '--data-dir', config.dataDirectory, '--host', config.host]
   args.push('--port', String(config.port), '--runtime', config.runtime, '--log-level', config.logLevel)
+  args.push('--domain', config.domain)
+  if (config.sshPort !== undefined) args.push('--ssh-port', String(config.sshPort))
   if (config.noIsolation) args.push('--no-isolation')
   const said = await startInBackground(args, config.dataDirectory, signal)
   if (said.type === 'failed') throw new ExitError(EXIT.failure, said.message, said.hint)

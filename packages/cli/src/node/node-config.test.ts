@@ -6,6 +6,7 @@ test('defaults are those of the documents', () => {
     dataDirectory: '/data',
     host: '127.0.0.1',
     port: 8080,
+    domain: 'localhost',
     runtime: 'auto',
     noIsolation: false,
     logLevel: 'info',

@@ -14,6 +14,17 @@ const fields = z.strictObject({
   host: z.string().min(1).max(255).default('127.0.0.1'),
   /** `--port`, `BRAMBLE_PORT`: 0 picks a free one. */
   port: port.default(8080),
+  /**
+   * `--ssh-port`, `BRAMBLE_SSH_PORT`: where SSH listens, on the same address; 0 picks a free port, `off` is no SSH. Default
+   * 2222, or where that is taken a free one; with `port` 0, a free one.
+   */
+  sshPort: z.union([z.literal('off'), port]).optional(),
+  /** `--domain`, `BRAMBLE_DOMAIN`: `<port>-<instance>.<domain>` leads to a port of an instance. */
+  domain: z
+    .string()
+    .toLowerCase()
+    .regex(/^(?=.{1,200}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/, 'is not a domain name')
+    .default('localhost'),
   /** `--runtime`, `BRAMBLE_RUNTIME`. `auto` takes what this host offers, best first. */
   runtime: z.enum(['auto', 'oci', 'docker', 'process']).default('auto'),
   /** `--no-isolation` only, never the environment: commands run as plain processes of this host. */
@@ -38,6 +49,8 @@ export interface NodeFlags {
   readonly dataDir?: string | undefined
   readonly host?: string | undefined
   readonly port?: string | number | undefined
+  readonly sshPort?: string | number | undefined
+  readonly domain?: string | undefined
   readonly runtime?: string | undefined
   readonly noIsolation?: boolean | undefined
   readonly logLevel?: string | undefined
@@ -57,6 +70,8 @@ export const readNodeConfig = (
     dataDirectory: resolve(flags.dataDir ?? given(env, 'BRAMBLE_DATA_DIR') ?? defaultDataDirectory),
     host: flags.host ?? given(env, 'BRAMBLE_HOST'),
     port: flags.port ?? given(env, 'BRAMBLE_PORT'),
+    sshPort: flags.sshPort ?? given(env, 'BRAMBLE_SSH_PORT'),
+    domain: flags.domain ?? given(env, 'BRAMBLE_DOMAIN'),
     runtime: flags.runtime ?? given(env, 'BRAMBLE_RUNTIME'),
     noIsolation: flags.noIsolation,
     logLevel: flags.logLevel ?? given(env, 'BRAMBLE_LOG_LEVEL'),

@@ -32,10 +32,13 @@ export const serve = async ({ config, logTo, signal, onReady }: ServeOptions): P
   const { dataDirectory, noIsolation } = config
   const isolated = !noIsolation
   const { pid } = process
-  const more = { isolated, startedInMs, firstCommand, logFile }
+  const ssh = node.sshPort === undefined ? undefined : `ssh -p ${node.sshPort} <instance>@${hostOf(url)}`
+  const more = { ssh, isolated, startedInMs, firstCommand, logFile }
   onReady({ type: 'ready', url, apiKey, dataDirectory, pid, runtimes, unavailable, ...more })
   const { promise, resolve } = Promise.withResolvers<void>()
   signal.addEventListener('abort', () => resolve(), { once: true })
   await promise
   log.info('stopping')
 }
+
+const hostOf = (url: string): string => new URL(url).hostname.replace(/^\[(.*)\]$/, '$1')

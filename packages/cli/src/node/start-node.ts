@@ -24,6 +24,8 @@ export interface RunningNode extends AsyncDisposable {
   readonly engine: Engine
   /** Undefined when nothing listens. */
   readonly url: string | undefined
+  /** Where SSH listens, on the host of `url`. */
+  readonly sshPort: number | undefined
   /** The admin key of the data directory, where there is one. */
   readonly adminKey: string | undefined
   /** Runtimes that work, best first. */
@@ -81,6 +83,7 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
   return {
     engine,
     url: gateway?.url,
+    sshPort: gateway?.sshPort,
     adminKey: gateway?.adminKey ?? readAdminKey(dataDirectory),
     runtimes: runtimes.map((runtime) => runtime.name),
     unavailable,
@@ -89,20 +92,25 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
   }
 }
 
+const SSH_PORT = 2222
+
 /** `openGateway`, with what a person can do about an address that cannot be had. */
-const listenOn = async (
-  { host, port }: NodeConfig,
-  options: Omit<GatewayOptions, 'host' | 'port'>,
-): Promise<Gateway> => {
+const listenOn = async (config: NodeConfig, options: Omit<GatewayOptions, 'host' | 'port'>): Promise<Gateway> => {
+  const { host, port, domain } = config
+  const sshPort = config.sshPort ?? (port === 0 ? 0 : SSH_PORT)
   try {
-    return await openGateway({ ...options, host, port })
+    return await openGateway({ ...options, host, port, domain, ...(sshPort !== 'off' && { sshPort }) })
   } catch (error) {
-    const reason = NOT_LISTENING[(error as NodeJS.ErrnoException).code ?? '']
+    const { code = '', port: failed } = error as NodeJS.ErrnoException & { port?: number }
+    const reason = NOT_LISTENING[code]
     if (reason === undefined) throw error
+    const isSsh = failed === sshPort && failed !== port
+    // A second node, say: nobody asked for that very port.
+    if (isSsh && config.sshPort === undefined) return listenOn({ ...config, sshPort: 0 }, options)
     throw new ExitError(
       EXIT.failure,
-      `cannot listen on ${host} port ${port}: ${reason}`,
-      'Choose with --port and --host.',
+      `cannot listen on ${host} port ${failed ?? port}${isSsh ? ' for SSH' : ''}: ${reason}`,
+      isSsh ? 'Choose with --ssh-port; `off` is no SSH.' : 'Choose with --port and --host.',
     )
   }
 }

@@ -5,6 +5,8 @@ import type { FirstCommand } from './first-command.ts'
 export interface Summary {
   readonly type: 'ready'
   readonly url: string
+  /** How an instance is reached by SSH; undefined where it is off. */
+  readonly ssh: string | undefined
   readonly apiKey: string | undefined
   readonly dataDirectory: string
   readonly pid: number
@@ -38,6 +40,7 @@ export const describeSummary = (summary: Summary, color: boolean): string => {
   }
   lines.push(row('URL', url))
   if (apiKey !== undefined) lines.push(row('API key', apiKey))
+  if (summary.ssh !== undefined) lines.push(row('SSH', summary.ssh))
   lines.push(row('runtimes', summary.runtimes.join(', ')))
   for (const { name, reason } of summary.unavailable)
     lines.push(row('', paint('dim', `${name} is not here: ${reason}`)))

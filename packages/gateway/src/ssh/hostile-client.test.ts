@@ -122,7 +122,7 @@ describe('a client of SSH that misbehaves', { timeout: 60_000 }, () => {
     const channel = await new Promise<ClientChannel>((resolve, reject) =>
       client.exec('sleep 1000', (error, opened) => (error ? reject(error) : resolve(opened))),
     )
-    const closed = once(client, 'close')
+    const closed = new Promise<void>((resolve) => client.once('close', () => resolve()))
     // Past the window that the server gave, which ssh2's own client would keep to.
     const inside = channel as unknown as { outgoing: { id: number } }
     const { _protocol: protocol } = client as unknown as { _protocol: { channelData(id: number, data: Buffer): void } }
