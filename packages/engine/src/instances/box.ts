@@ -9,6 +9,7 @@ import {
   type SandboxEnd,
 } from '@bramble/runtime'
 import { HOSTNAME } from '../command.ts'
+import type { InstanceRow } from '../store/instance-tables.ts'
 import { defaultsOf, requestFor } from './command.ts'
 import { type Context, inBackground, save, tell } from './context.ts'
 import type { Box, BoxEnd, LiveInstance } from './live-instance.ts'
@@ -22,8 +23,7 @@ const MAIN = 'main'
 const LAST_WORDS_MS = 500
 
 /** The driver that the instance's layer belongs to. */
-export const runtimeOf = (context: Context, live: LiveInstance): Runtime => {
-  const { runtime: name } = live.row
+export const runtimeOf = (context: Context, { runtime: name }: InstanceRow): Runtime => {
   const runtime = context.runtimes.find((one) => one.name === name)
   if (runtime) return runtime
   throw new BrambleError('unsupported', { detail: `this node does not offer the runtime \`${name}\` of the instance` })
@@ -53,7 +53,7 @@ export const makeSandbox = async (context: Context, live: LiveInstance, signal: 
   const either = AbortSignal.any([timeout, signal])
   try {
     const image = context.images.resolve(live.row.image_digest)
-    const runtime = runtimeOf(context, live)
+    const runtime = runtimeOf(context, live.row)
     await runtime.prepare(image, { signal: either })
     const sandbox = await runtime.create(configOf(live, image), { signal: either })
     return openBox(live, runtime, image, sandbox)
@@ -66,7 +66,7 @@ export const makeSandbox = async (context: Context, live: LiveInstance, signal: 
 /** Takes over the sandbox that the row names, and makes it run where it was paused. */
 export const attachSandbox = async (context: Context, live: LiveInstance, signal: AbortSignal): Promise<Box> => {
   const image = context.images.resolve(live.row.image_digest)
-  const runtime = runtimeOf(context, live)
+  const runtime = runtimeOf(context, live.row)
   const sandbox = await runtime.attach(configOf(live, image), { signal })
   if (sandbox.paused) await sandbox.resume()
   return openBox(live, runtime, image, sandbox)

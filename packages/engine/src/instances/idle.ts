@@ -13,7 +13,8 @@ export const idleActionOf = ({ row, spec }: LiveInstance): 'pause' | 'stop' | 'd
 
 /** When something is due that nobody asks for: undefined while it is used, or never. */
 const nextDeadlineMs = (live: LiveInstance): number | undefined => {
-  const { expires_at } = live.row
+  const { expires_at, doomed } = live.row
+  if (doomed) return undefined
   const expiresMs = expires_at === null ? Number.POSITIVE_INFINITY : Date.parse(expires_at)
   const idle = idleActionOf(live) !== undefined && !isUsed(live)
   const idleMs = idle ? live.lastUsedMs + (live.spec.idleTtlMs ?? 0) : Number.POSITIVE_INFINITY

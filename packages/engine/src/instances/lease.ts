@@ -9,6 +9,9 @@ import type { InstanceLease } from './instances.ts'
 import { resumeIn } from './lifecycle.ts'
 import type { Box, LiveInstance } from './live-instance.ts'
 
+/** How long looking for what listens may take. */
+const PORTS_WITHIN_MS = 5000
+
 /** Throws where nothing may begin in the sandbox now; begins to resume one that was paused under its users. */
 export const assertUsable = (context: Context, live: LiveInstance): void => {
   if (live.row.status !== 'paused') return
@@ -22,6 +25,18 @@ const addressOf = (host: string | undefined): string | undefined => {
   if (host === undefined || host === 'localhost' || host.endsWith('.localhost')) return undefined
   if (isIP(host) !== 0) return host
   throw new BrambleError('port_closed', { detail: `the host name ${host} cannot be resolved for this instance` })
+}
+
+/** What a sandbox that does not answer must not hold up for ever. */
+const soon = async <T>(withinMs: number, work: (signal: AbortSignal) => Promise<T>): Promise<T> => {
+  const controller = new AbortController()
+  const detail = `the sandbox did not answer within ${withinMs} ms`
+  const timer = setTimeout(() => controller.abort(new BrambleError('request_timeout', { detail })), withinMs)
+  try {
+    return await work(controller.signal)
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 /** The right to talk to a running instance. It holds nothing of its own: taking one costs an object. */
@@ -53,7 +68,7 @@ export const leaseOf = (context: Context, live: LiveInstance, box: Box): Instanc
     },
     async ports() {
       assertUsable(context, live)
-      return await listPorts(box.sandbox.agent)
+      return await soon(PORTS_WITHIN_MS, (signal) => listPorts(box.sandbox.agent, { signal }))
     },
     async connect({ host, port, signal }) {
       assertUsable(context, live)

@@ -13,6 +13,9 @@ import { chargeInstance } from './metering.ts'
 import { leavePlace, takePlace } from './place.ts'
 import { endPolitely } from './politely.ts'
 
+/** When what could not be removed is tried again. */
+const REMOVE_AGAIN_MS = 60_000
+
 /** The rules of one instance's life. All but `createIn` run within `live.exclusive`. */
 
 const conflict = (live: LiveInstance, wish: string): BrambleError =>
@@ -90,6 +93,7 @@ const run = async (context: Context, live: LiveInstance, signal: AbortSignal): P
   const box = await makeSandbox(context, live, signal)
   const now = timeText(context.clock.now())
   try {
+    startMain(live, box)
     await save(context, live, {
       status: 'running',
       made: 1,
@@ -106,7 +110,6 @@ const run = async (context: Context, live: LiveInstance, signal: AbortSignal): P
   }
   live.lastUsedMs = context.clock.now()
   enterBox(context, live, box)
-  startMain(live, box)
   armDeadline(context, live)
   tell(context, live, 'started')
 }
@@ -131,8 +134,7 @@ export const createIn = async (context: Context, live: LiveInstance, signal: Abo
 const undoCreate = async (context: Context, live: LiveInstance, inserted: boolean): Promise<void> => {
   try {
     if (!inserted) return
-    await runtimeOf(context, live).layers.remove(live.row.layer)
-    if (live.spec.caches.length > 0) await context.volumes?.discard(live.row.layer)
+    await removeFiles(context, live)
     await deleteInstance(context.db, live.id)
   } catch (error) {
     context.log.error({ err: error, instance: live.id }, 'what is left of an instance is removed at the next start')
@@ -230,15 +232,31 @@ export const stopIn = async (context: Context, live: LiveInstance, reason?: stri
   tell(context, live, 'stopped')
 }
 
+/** From now on nobody finds it; where something cannot be removed yet, `finishRemoval` goes on later. */
 export const removeIn = async (context: Context, live: LiveInstance): Promise<void> => {
   if (live.row.doomed) throw new BrambleError('not_found', { detail: `there is no instance ${live.id}` })
   await save(context, live, { doomed: 1 })
-  context.deadlines.forget(live)
-  if (live.row.status === 'paused' && !live.box) await takenOver(context, live)
+  await finishRemoval(context, live)
+}
+
+/** Removes what is left of an instance that nobody finds any more, its record last. */
+export const finishRemoval = async (context: Context, live: LiveInstance): Promise<void> => {
+  // One of an earlier node that was not taken over yet.
+  if (!live.box && live.place) await takeOver(context, live).catch(() => {})
   if (live.box) await loseBox(context, live, live.box, { status: 'deleted' })
   leavePlace(live)
-  await runtimeOf(context, live).layers.remove(live.row.layer)
-  await deleteInstance(context.db, live.id)
+  try {
+    await removeFiles(context, live)
+    await deleteInstance(context.db, live.id)
+  } catch (error) {
+    context.deadlines.set(live, context.clock.now() + REMOVE_AGAIN_MS)
+    throw error
+  }
   context.forget(live)
   tell(context, live, 'deleted')
+}
+
+const removeFiles = async (context: Context, { row, spec }: LiveInstance): Promise<void> => {
+  await runtimeOf(context, row).layers.remove(row.layer)
+  if (spec.caches.length > 0) await context.volumes?.discard(row.layer)
 }

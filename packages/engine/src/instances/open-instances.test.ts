@@ -53,6 +53,12 @@ const processesIn = (sandboxId: string): number[] =>
     .map(Number)
     .sort((a, b) => a - b)
 
+const agentOf = (sandboxId: string): number => {
+  const [agent] = processesIn(sandboxId)
+  if (agent === undefined) throw new Error(`${sandboxId} has no process`)
+  return agent
+}
+
 /** Resolves when some instance has changed so after this call. */
 const changed = (change: string) => {
   const from = node.notices.length
@@ -314,8 +320,8 @@ describe('a sandbox that ends by itself', () => {
     lease.stream.start({ type: 'exec', command: 'echo said; sleep 1000', env: {}, stdin: true })
     for await (const event of streamed) {
       expect(event.type).toBe('started')
-      const [agent = 0] = processesIn((await node.runtime.list())[0] ?? '?')
-      process.kill(agent, 'SIGKILL')
+      const [sandbox = '?'] = await node.runtime.list()
+      process.kill(agentOf(sandbox), 'SIGKILL')
     }
     await expect(held).rejects.toMatchObject({ code: 'sandbox_died' })
     await expect(streamed.result).rejects.toMatchObject({ code: 'sandbox_died' })
@@ -330,6 +336,19 @@ describe('a sandbox that ends by itself', () => {
     using again = await instances.use('box', tenant)
     expect((await run(again, 'cat /root/file')).stdout).toBe('kept\n')
     expect((await instances.get('box', tenant)).reason).toBeUndefined()
+  })
+
+  test('that does not answer holds nobody up', async () => {
+    await create({ name: 'box' })
+    using lease = await instances.use('box', tenant)
+    await run(lease, ['true'])
+    const [sandbox = '?'] = await node.runtime.list()
+    process.kill(agentOf(sandbox), 'SIGSTOP')
+    expect(await run(lease, { command: ['true'], timeoutMs: 20 })).toMatchObject({ status: 'timeout' })
+    expect(await instances.stats('box', tenant)).toMatchObject({ id: lease.id })
+    await instances.stop('box', tenant)
+    expect([await lease.ended, processesIn(sandbox)]).toEqual([{ status: 'stopped' }, []])
+    expect(await node.runtime.list()).toEqual([])
   })
 
   test('is connected to again where only the connection was lost', async () => {

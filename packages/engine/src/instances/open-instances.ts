@@ -217,7 +217,7 @@ export const openInstances = async (
     const live = find(ref, tenant)
     const { box, id } = live
     if (!box || box.over) {
-      const diskBytes = await runtimeOf(context, live).layers.usedBytes(live.row.layer)
+      const diskBytes = await runtimeOf(context, live.row).layers.usedBytes(live.row.layer)
       return { id, cpuMs: 0, memoryBytes: 0, diskBytes, egressBytes: 0, ingressBytes: 0, processes: 0 }
     }
     const { cpuMs, memoryBytes, diskBytes, egressBytes, ingressBytes, processes } = await box.sandbox.stats()

@@ -156,10 +156,10 @@ describe('a node that is killed', () => {
     const node = await open(context, directory.path, { clock })
     try {
       const { instances } = node.engine
-      const happened = (change: string) => () =>
-        node.notices.some((notice) => notice.type === 'instance' && notice.change === change)
-      await node.until(happened('deleted'))
-      await node.until(happened('paused'))
+      const happened = (change: string) =>
+        node.notices.filter((notice) => notice.type === 'instance' && notice.change === change).length
+      // What was half made, what was being deleted, and what expired meanwhile.
+      await node.until(() => happened('deleted') === 3 && happened('paused') === 1)
       const { items } = await instances.list({ tenant, limit: 20 })
       const found = Object.fromEntries(items.map(({ name = '', status, reason }) => [name, { status, reason }]))
       expect(found).toEqual({

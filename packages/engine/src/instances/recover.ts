@@ -1,10 +1,8 @@
 import { type InstanceSpec, instanceSpecSchema, parse, type SandboxId } from '@bramble/protocol'
 import type { InstanceRow } from '../store/instance-tables.ts'
-import { deleteInstance } from '../store/instances.ts'
-import { runtimeOf } from './box.ts'
 import { type Context, inBackground, save, tell } from './context.ts'
 import { armDeadline } from './idle.ts'
-import { takeOver } from './lifecycle.ts'
+import { finishRemoval, takeOver } from './lifecycle.ts'
 import type { LiveInstance } from './live-instance.ts'
 import { holdPlace } from './place.ts'
 
@@ -27,9 +25,10 @@ export const specOf = (row: InstanceRow): InstanceSpec => parse(instanceSpecSche
 export const recover = async (context: Context, lives: readonly LiveInstance[]): Promise<void> => {
   const alive = new Set<string>(await context.runtime.list())
   const attaching: LiveInstance[] = []
+  const undone: LiveInstance[] = []
   for (const live of lives) {
     const { row } = live
-    if (row.doomed || !row.made) await finishRemoval(context, live)
+    if (row.doomed || !row.made) undone.push(live)
     else if (shouldLive(row)) {
       if (row.sandbox_id !== null && alive.has(row.sandbox_id)) {
         holdPlace(context, live)
@@ -37,27 +36,25 @@ export const recover = async (context: Context, lives: readonly LiveInstance[]):
       } else await gone(context, live, 'its sandbox was gone when the node started again')
     } else if (row.status !== 'stopped')
       await gone(context, live, row.status === 'starting' ? 'the node stopped while it was starting' : null)
-    if (context.byId.has(live.id)) armDeadline(context, live)
   }
+  for (const live of undone) await undo(context, live)
   await removeOrphans(context)
+  // First in line: whatever else is due to one of them finds it taken over.
   attachAll(context, attaching)
+  for (const live of context.byId.values()) armDeadline(context, live)
+}
+
+/** What was being deleted, or never was: nobody was told of it. */
+const undo = async (context: Context, live: LiveInstance): Promise<void> => {
+  live.row.doomed = 1
+  await finishRemoval(context, live).catch((error: unknown) => {
+    context.log.error({ err: error, instance: live.id }, 'a deleted instance could not be removed yet')
+  })
 }
 
 const gone = async (context: Context, live: LiveInstance, reason: string | null): Promise<void> => {
   await save(context, live, { status: 'stopped', reason, sandbox_id: null, charged_at: null })
   if (reason !== null) context.log.warn({ instance: live.id, reason }, 'an instance did not outlive its node')
-}
-
-/** What was being deleted, or was never told to anybody. */
-const finishRemoval = async (context: Context, live: LiveInstance): Promise<void> => {
-  try {
-    await runtimeOf(context, live).layers.remove(live.row.layer)
-    await deleteInstance(context.db, live.id)
-    context.forget(live)
-  } catch (error) {
-    live.row.doomed = 1
-    context.log.error({ err: error, instance: live.id }, 'a deleted instance could not be removed')
-  }
 }
 
 const removeOrphans = async (context: Context): Promise<void> => {
