@@ -14,6 +14,8 @@ export interface CliProcess {
   readonly ended: Promise<CliEnd>
   /** Resolves when standard output holds this text. */
   printed(text: string): Promise<void>
+  /** Standard output so far. */
+  text(): string
 }
 
 const MAIN = join(import.meta.dirname, '../src/main.ts')
@@ -43,6 +45,7 @@ export const spawnCli = (args: readonly string[], env: Record<string, string>): 
   return {
     child,
     ended,
+    text: () => text.stdout,
     printed: (wanted) =>
       new Promise((resolve, reject) => {
         const look = (): void => {

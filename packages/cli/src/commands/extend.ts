@@ -5,11 +5,11 @@ import { eachInstance } from '../instances/each-instance.ts'
 import { parseDuration } from '../parse-value.ts'
 
 interface ExtendOptions extends ConnectionOptions {
-  readonly ttl: number | null
+  readonly ttl: number | 'never'
 }
 
-const parseTtl = (text: string): number | null => {
-  if (text === 'never') return null
+const parseTtl = (text: string): number | 'never' => {
+  if (text === 'never') return text
   try {
     return parseDuration(text)
   } catch {
@@ -25,7 +25,9 @@ export default {
       .argument('<instance...>', 'id, the beginning of one, or name')
       .requiredOption('--ttl <time>', 'from now: 30m, 2h, 7d, or never', parseTtl)
     addConnectionOptions(command).action((refs: string[], options: ExtendOptions) =>
-      eachInstance(refs, options, (instance, signal) => instance.extend(options.ttl, { signal })),
+      eachInstance(refs, options, (instance, signal) =>
+        instance.extend(options.ttl === 'never' ? null : options.ttl, { signal }),
+      ),
     )
   },
 } satisfies CliCommand

@@ -73,7 +73,7 @@ const ports = async (ref: string, options: PortsOptions): Promise<void> => {
   using interrupted = interrupt()
   const { signal } = interrupted
   const instance = await findInstance(await connect(options), ref, signal)
-  if (options.local !== undefined) return forward(instance, options.local, signal)
+  if (options.local !== undefined) return await forward(instance, options.local, signal)
   const listed = await instance.ports({ signal })
   if (options.json === true || !process.stdout.isTTY) console.log(JSON.stringify(listed, null, 2))
   else printList(rowsOf(listed), COLUMNS, { json: false, empty: 'nothing listens, and nothing is exposed' })

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import type { Instance, Terminal, TerminalOptions } from '@bramble/sdk'
 
 /**
@@ -52,7 +53,11 @@ const rawMode = (stdin: NodeJS.ReadStream): Disposable => {
   const restore = (): void => {
     if (stdin.isTTY && stdin.isRaw) stdin.setRawMode(false)
   }
-  if (stdin.isTTY) stdin.setRawMode(true)
+  if (stdin.isTTY) {
+    stdin.setRawMode(true)
+    // Node's raw mode still puts a CR before each LF of the output, which programs that draw do not mean.
+    spawnSync('stty', ['-opost'], { stdio: ['inherit', 'ignore', 'ignore'] })
+  }
   process.on('exit', restore)
   return {
     [Symbol.dispose]() {

@@ -161,7 +161,10 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
     return process
   }
 
-  /** Everything that comes, from now on. Any number of readers; the slowest sets the pace. */
+  /**
+   * Everything that comes, from now on; asked for right after `stream()`, with what `since` asked for. Any number of readers;
+   * the slowest sets the pace.
+   */
   events(): AsyncIterable<InstanceEvent> {
     const reader = feed<InstanceEvent>({ onLeave: () => this.#readers.delete(reader) })
     this.#readers.add(reader)
@@ -257,8 +260,7 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
         return undefined
       }
       case 'state':
-        this.#takeState(event)
-        return undefined
+        return this.#takeState(event)
       case 'error': {
         const error = errorOf(event)
         if (event.id === undefined) {
@@ -280,7 +282,8 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
     }
   }
 
-  #takeState(state: StateEvent): void {
+  #takeState(state: StateEvent): Promise<void> | undefined {
+    const isFirst = this.#state === undefined
     this.#state = state
     this.#seq ??= state.seq
     if (this.#resendAt === Number.POSITIVE_INFINITY) this.#resendAt = state.window.last
@@ -291,6 +294,8 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
       this.#unready.delete(watch)
       ready.resolve()
     }
+    // Whoever waits for `open` gets to ask for what comes next before it comes.
+    return isFirst ? new Promise((resolve) => setTimeout(resolve, 0)) : undefined
   }
 
   /** A new connection: what this one asked for is asked for again. */
