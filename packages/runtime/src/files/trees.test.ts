@@ -6,7 +6,7 @@ import { promisify } from 'node:util'
 import { pack } from 'tar-stream'
 import { describe, expect, it } from 'vitest'
 import { type CraftedEntry, craftTar } from '../images/testing/craft-tar.ts'
-import { bytesOf, isRoot, pieces, useFileArena } from './testing/file-arena.ts'
+import { bytesOf, isRoot, makeDeep, pieces, useFileArena } from './testing/file-arena.ts'
 
 const invalid = { code: 'invalid_request' }
 const refused = { code: 'file_refused' }
@@ -102,7 +102,7 @@ line"; head -c 512 /dev/urandom > block; touch -d @1500000000.123456789 file; to
 
   it('of great depth, and of many files, are read and written', async () => {
     const { files, at, sh } = arena()
-    await sh(`mkdir deep; perl -e 'chdir "deep"; for (1..1500) { mkdir "d"; open(F, ">f"); chdir "d"; }'`)
+    await makeDeep(at('deep'), 1500)
     expect(await files.writeTree(at('deep/copy'), files.readTree(at('deep/d')))).toMatchObject({ files: 1499 })
     const { items } = await files.list(at('deep/copy'), { recursive: true, max: 10_000 })
     expect(items).toHaveLength(1499 * 2)

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { readdir } from 'node:fs/promises'
+import { mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll } from 'vitest'
@@ -65,4 +65,12 @@ export async function* pieces(...parts: (string | Uint8Array | Error)[]): AsyncG
     if (part instanceof Error) throw part
     yield Buffer.from(part)
   }
+}
+
+/** Directories in one another, each with a file beside: deeper than any path reaches. */
+export const makeDeep = async (directory: string, levels: number): Promise<void> => {
+  await mkdir(directory)
+  const script = `const fs = require('fs')
+    for (let level = 0; level < ${levels}; level++) { fs.mkdirSync('d'); fs.writeFileSync('f', ''); process.chdir('d') }`
+  await promisify(execFile)(process.execPath, ['-e', script], { cwd: directory })
 }
