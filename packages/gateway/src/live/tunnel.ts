@@ -17,7 +17,7 @@ export const prepareTunnel = async ({ lease, signal }: LiveCall, port: number): 
   return { run: (socket) => join(tcp, socket), abandon: () => tcp.destroy() }
 }
 
-/** How long the sandbox may take for what is left. */
+/** How long the other side may take for what is left, and to end its direction. */
 const FLUSH_MS = 5_000
 
 const END = '{"type":"end"}'
@@ -51,9 +51,11 @@ const join = async (tcp: Duplex, socket: LiveSocket): Promise<void> => {
   await untilClosed(socket)
   // What the client sent before it closed still arrives; what comes back has nowhere to go.
   tcp.resume()
+  if (tcp.destroyed) return
+  // Destroyed at once, it would lose what the sandbox has not taken yet.
   const timer = setTimeout(() => tcp.destroy(), FLUSH_MS)
   tcp.once('close', () => clearTimeout(timer))
-  if (!tcp.destroyed) tcp.end(() => tcp.destroy())
+  tcp.end()
 }
 
 const isEnd = (data: Buffer): boolean => {
