@@ -135,6 +135,21 @@ export const HOST_PARTS: readonly HostPart[] = [
     // `*` is the version of the clang that apt would install.
     packages: { apt: ['libclang-rt-*-dev', 'libclang-common-*-dev'], dnf: ['compiler-rt'], apk: ['compiler-rt'] },
   },
+  {
+    name: 'openssh-client',
+    use: 'tries SSH with the client that people have',
+    test: true,
+    found: () => ['ssh', 'scp', 'sftp', 'ssh-keygen'].every((name) => findCommand(name) !== undefined),
+    packages: { apt: ['openssh-client'], dnf: ['openssh-clients'], apk: ['openssh-client'] },
+  },
+  { name: 'curl', use: 'tries forwarded ports', test: true, found: command('curl'), packages: same('curl') },
+  {
+    name: 'python3',
+    use: 'holds the terminal of a client',
+    test: true,
+    found: command('python3'),
+    packages: same('python3'),
+  },
   { name: 'git', use: 'lists the files of the checkout', test: true, found: command('git'), packages: same('git') },
 ]
 

@@ -1,5 +1,6 @@
 import { BrambleError, parse, ptyControlSchema, type ptyQuerySchema, streamCommandSchema } from '@bramble/protocol'
 import type { z } from 'zod'
+import { LOGIN_SHELL } from '../login-shell.ts'
 import { parseJson } from '../read-body.ts'
 import { closeCodeOf, errorMessage, errorText, type LiveCall, type LiveConnection, untilClosed } from './live-call.ts'
 import { CLOSE, type LiveSocket } from './live-socket.ts'
@@ -9,9 +10,6 @@ import { endOf, signalNumber } from './stream-writer.ts'
 
 type PtyCall = LiveCall<z.output<typeof ptyQuerySchema>>
 type Command = ReturnType<PtyCall['lease']['stream']['start']>
-
-/** A login shell: bash where the image has it. Found in the sandbox itself, on the way to it. */
-const SHELL = 'if [ -x /bin/bash ]; then SHELL=/bin/bash; else SHELL=/bin/sh; fi; export SHELL; exec "$SHELL" -l'
 
 /**
  * A terminal in an instance (`protocol/src/stream.ts`): of a new command, or with `session` one that runs. Throws `not_found`
@@ -93,7 +91,7 @@ const start = ({ lease, query }: PtyCall): Command => {
   const command = streamCommandSchema.parse({
     type: 'exec',
     id: newSessionId(),
-    command: ['/bin/sh', '-c', cmd ?? SHELL],
+    command: ['/bin/sh', '-c', cmd ?? LOGIN_SHELL],
     env: { TERM: 'xterm-256color', LANG: 'C.UTF-8' },
     pty: { cols, rows },
     ...(user !== undefined && { user }),

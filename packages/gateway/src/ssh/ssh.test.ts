@@ -156,7 +156,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     const script = join(folder, 'terminal.py')
     await writeFile(script, python)
     const env = { PATH: process.env.PATH, TERM: 'vt220' }
-    const ran = promisify(execFile)('/usr/bin/python3', [script, ...options, TO], { env, timeout: 30_000 })
+    const ran = promisify(execFile)('python3', [script, ...options, TO], { env, timeout: 30_000 })
     await expect(ran).rejects.toMatchObject({ code: 5, stderr: '' })
   })
 
