@@ -150,6 +150,11 @@ export interface Sandbox extends AsyncDisposable {
   pause(): Promise<void>
   resume(): Promise<void>
   readonly paused: boolean
+  /**
+   * The addresses of a host name, by the network policy of the sandbox, which may be reached from then on. Rejects with
+   * `port_closed`. Absent where the sandbox has no network to reach anything by.
+   */
+  resolve?(name: string): Promise<string[]>
   /** The sandbox ends. The layer of a kept one stays. */
   destroy(): Promise<void>
 }

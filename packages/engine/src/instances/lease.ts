@@ -1,4 +1,5 @@
 import { isIP } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { BrambleError } from '@bramble/protocol'
 import { listPorts, sandboxFiles } from '@bramble/runtime'
 import { requestFor } from './command.ts'
@@ -11,6 +12,10 @@ import type { Box, LiveInstance } from './live-instance.ts'
 
 /** How long looking for what listens may take. */
 const PORTS_WITHIN_MS = 5000
+/** Addresses of one name that are tried. */
+const MAX_ADDRESSES = 4
+
+type ConnectTarget = Parameters<InstanceLease['connect']>[0]
 
 /** Throws where nothing may begin in the sandbox now; begins to resume one that was paused under its users. */
 export const assertUsable = (context: Context, live: LiveInstance): void => {
@@ -21,10 +26,25 @@ export const assertUsable = (context: Context, live: LiveInstance): void => {
   })
 }
 
-const addressOf = (host: string | undefined): string | undefined => {
-  if (host === undefined || host === 'localhost' || host.endsWith('.localhost')) return undefined
-  if (isIP(host) !== 0) return host
-  throw new BrambleError('port_closed', { detail: `the host name ${host} cannot be resolved for this instance` })
+/** What to try for a host, in order; undefined is the sandbox itself (RFC 6761 for the names of it). */
+const addressesOf = async ({ sandbox }: Box, host: string | undefined): Promise<(string | undefined)[]> => {
+  if (host === undefined || host === 'localhost' || host.endsWith('.localhost')) return [undefined]
+  if (isIP(host) !== 0) return [host]
+  if (sandbox.resolve) return await sandbox.resolve(host)
+  throw new BrambleError('port_closed', { detail: `the instance has no network to reach ${host} by` })
+}
+
+const connectTo = async (box: Box, { host, port, signal }: ConnectTarget): Promise<Duplex> => {
+  let failure: unknown = new BrambleError('port_closed', { detail: `${host} has no address` })
+  for (const address of (await addressesOf(box, host)).slice(0, MAX_ADDRESSES)) {
+    signal?.throwIfAborted()
+    try {
+      return await box.sandbox.agent.connect({ port, host: address, signal })
+    } catch (error) {
+      failure = error
+    }
+  }
+  throw failure
 }
 
 /** What a sandbox that does not answer must not hold up for ever. */
@@ -70,9 +90,9 @@ export const leaseOf = (context: Context, live: LiveInstance, box: Box): Instanc
       assertUsable(context, live)
       return await soon(PORTS_WITHIN_MS, (signal) => listPorts(box.sandbox.agent, { signal }))
     },
-    async connect({ host, port, signal }) {
+    async connect(target) {
       assertUsable(context, live)
-      return await box.sandbox.agent.connect({ port, host: addressOf(host), signal })
+      return await connectTo(box, target)
     },
     [Symbol.dispose]() {
       if (!held) return

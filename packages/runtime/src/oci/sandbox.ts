@@ -43,6 +43,7 @@ export interface OciSandbox extends Sandbox {
   /** Of its cgroups, below each hierarchy. */
   readonly cgroupPath: string
   readonly uidBase: number
+  readonly network: SandboxNetwork | undefined
   /** The connection to its agent is over: it may be attached to again. */
   readonly lost: boolean
   /** The launcher says that the sandbox is gone, and has released what it held. */
@@ -185,7 +186,7 @@ export const attachSandbox = async (
     const opened = await openFrozenAgent(context, launcher, id, cgroupPath)
     agent = opened.agent
     const { network: policy = 'none' } = config
-    const network = policy === 'none' ? undefined : await context.networks.attach(id, policy)
+    const network = held?.network ?? (policy === 'none' ? undefined : await context.networks.attach(id, policy))
     signal?.throwIfAborted()
     return track(context, { launcher, config, agent, uidBase, network, cgroupPath, paused: opened.paused })
   } catch (error) {
@@ -194,6 +195,7 @@ export const attachSandbox = async (
     if (kept.some((one) => one.id === id)) context.unattached.set(id, uidBase)
     else {
       context.uids.release(uidBase)
+      void held?.network?.release().catch(() => {})
       throw notFound(id)
     }
     throw error
@@ -271,6 +273,8 @@ const track = (context: OciContext, running: Running): OciSandbox => {
     agent,
     cgroupPath,
     uidBase,
+    network,
+    ...(network && { resolve: (name: string) => network.resolve(name) }),
     get lost() {
       return lost
     },
