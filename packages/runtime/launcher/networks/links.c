@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -37,10 +38,11 @@ int links_open(void)
 	return host < 0 ? -1 : 0;
 }
 
-static int child_waits(void *unused)
+static int child_waits(void *parent)
 {
-	(void)unused;
-	for (;;)
+	/* It has the node's end of our input: it must not outlive us. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (getppid() == *(const pid_t *)parent)
 		pause();
 	return 0;
 }
@@ -71,7 +73,8 @@ static int make_namespaces(uint32_t base, int *user, int *net)
 	char path[64], map[48];
 	int result = 0;
 	/* In one call, so that the user namespace owns the network namespace. */
-	pid_t pid = clone(child_waits, stack + sizeof stack, CLONE_NEWUSER | CLONE_NEWNET | SIGCHLD, NULL);
+	pid_t parent = getpid();
+	pid_t pid = clone(child_waits, stack + sizeof stack, CLONE_NEWUSER | CLONE_NEWNET | SIGCHLD, &parent);
 	if (pid < 0)
 		return fail("clone namespaces");
 	snprintf(map, sizeof map, "0 %u %u\n", base, UID_RANGE);

@@ -7,7 +7,7 @@ import { claimBlock, releaseBlock } from './block.ts'
 import { findProgram, runCommand } from './command.ts'
 import { change } from './elements.ts'
 import { closeHostFirewall, openHostFirewall } from './host-firewall.ts'
-import { findLeftovers } from './leftovers.ts'
+import { findLeftovers, linksOf } from './leftovers.ts'
 import type { NetworkLimits, Networks } from './networks.ts'
 import { parsePolicy } from './policy.ts'
 import { openPool } from './pool.ts'
@@ -109,6 +109,12 @@ const open = async (options: NetworksOptions, undo: (() => Promise<unknown>)[]):
   undo.push(rules.close, links.close)
   await enableForwarding()
   const leftovers = await findLeftovers(runCommand, table, prefix)
+  // Those that were ready when the node died, and that the kernel is about to remove, since nobody holds them.
+  const owned = new Set(Array.from(leftovers.sandboxes.values(), ({ link }) => link))
+  for (const link of leftovers.links.difference(owned)) {
+    await links.ask('remove', link)
+    leftovers.links.delete(link)
+  }
   const block = await claimBlock({
     command: runCommand,
     stateFile: join(options.directory, 'networks'),
@@ -186,7 +192,8 @@ const open = async (options: NetworksOptions, undo: (() => Promise<unknown>)[]):
     await Promise.all(releases)
     await pool.close()
     await resolver?.[Symbol.asyncDispose]()
-    if (taken.size === 0 && leftovers.links.size === 0) {
+    const kept = leftovers.links.intersection(await linksOf(prefix))
+    if (taken.size === 0 && kept.size === 0) {
       await runCommand('nft', ['delete', 'table', 'inet', table]).catch(() => {})
       await closeHostFirewall(runCommand, prefix)
       await releaseBlock(runCommand, block)
