@@ -24,7 +24,7 @@ const residentBytes = async (pid: number): Promise<number> => {
   return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? 0) * 1024
 }
 
-const directoryBytes = async (directory: string): Promise<number> => {
+export const directoryBytes = async (directory: string): Promise<number> => {
   let bytes = 0
   const entries = await readdir(directory, { recursive: true }).catch(() => [])
   for (const name of entries.slice(0, maxFiles))

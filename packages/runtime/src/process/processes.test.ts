@@ -1,9 +1,9 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import type { Runtime, Sandbox } from '../runtime.ts'
-import { configOf, makeTestImage, outputOf, testRuntime } from '../testing.ts'
+import { configOf, endOf, makeTestImage, outputOf, testRuntime } from '../testing.ts'
 import { identify, readPidFile, writePidFile } from './pid-file.ts'
 import { processes } from './processes.ts'
 
@@ -13,10 +13,12 @@ const open = async (dataDirectory: string): Promise<Runtime> => {
   return probe.runtime
 }
 
-const agentPidOf = async (dataDirectory: string, { id }: Sandbox): Promise<number> => {
-  const identity = await readPidFile(join(dataDirectory, 'process', id, 'agent.pid'))
-  if (!identity) throw new Error('the agent does not run')
-  return identity.pid
+const agentPidOf = async (base: string, { id }: Sandbox): Promise<number> => {
+  for (const directory of ['.', ...(await readdir(base))]) {
+    const identity = await readPidFile(join(base, directory, 'process', id, 'agent.pid'))
+    if (identity) return identity.pid
+  }
+  throw new Error('the agent does not run')
 }
 
 testRuntime('process', {
@@ -30,12 +32,18 @@ testRuntime('process', {
       sharesHost: true,
       openFresh: async () => {
         const directory = await mkdtemp(join(base, 'fresh-'))
-        return { runtime: await open(directory), restart: () => open(directory) }
+        const reopen = () => open(directory)
+        return { runtime: await reopen(), restart: reopen, reopen }
       },
       killAgent: async (sandbox) => {
-        process.kill(await agentPidOf(main, sandbox), 'SIGKILL')
+        process.kill(await agentPidOf(base, sandbox), 'SIGKILL')
       },
       close: async () => {
+        // Kept sandboxes of tests that left them.
+        for (const name of await readdir(base)) {
+          await using runtime = await open(join(base, name))
+          await runtime.reap()
+        }
         await image[Symbol.asyncDispose]()
         await rm(base, { recursive: true, force: true })
       },
@@ -80,5 +88,50 @@ test('a pid file names a process only while that very process runs', async () =>
   await writePidFile(file, recycled)
   expect(await readPidFile(file)).toBeUndefined()
   expect(await readPidFile(join(base, 'missing'))).toBeUndefined()
+  await rm(base, { recursive: true, force: true })
+})
+
+test('named commands and events outlive the connection, and the node', async () => {
+  const base = await mkdtemp(join(tmpdir(), 'bramble-process-'))
+  const config = configOf({ image: {} as never }, { layer: 'one' })
+  const first = await open(base)
+  const sandbox = await first.create(config)
+  const env = { PATH: '/usr/bin:/bin' }
+  sandbox.agent.log.start({ argv: ['sh', '-c', 'read line; pwd'], stdin: 'pipe', env }, 'waits')
+  const emitted = `import os, socket
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.sendto(b'{"name":"n","data":1}', os.environ["BRAMBLE_EVENTS"])`
+  expect(await endOf(sandbox, ['python3', '-c', emitted], { env })).toBe(0)
+  await expect(first.create(configOf({ image: {} as never }, { layer: '../up' }))).rejects.toMatchObject({
+    code: 'invalid_request',
+  })
+  await first.close()
+
+  await using next = await open(base)
+  await using attached = await next.attach(config)
+  const { log } = attached.agent
+  const done = Promise.withResolvers<void>()
+  const said: string[] = []
+  log.read((entry) => {
+    if ('emitted' in entry) said.push(entry.emitted.toString())
+    else if (entry.event.type === 'stdout') said.push(entry.event.data.toString())
+    else if (entry.event.type === 'exit') done.resolve()
+  })
+  await log.commands.get('waits')?.write(Buffer.from('go on\n'))
+  await done.promise
+  expect(said).toEqual(['{"name":"n","data":1}', `${join(base, 'process/layers/one')}\n`])
+  // A connection that breaks is not the end of it: somebody else held it for a moment.
+  await attached.agent.close()
+  let again: Sandbox | undefined
+  while (!again) {
+    await new Promise(setImmediate)
+    again = await next.attach(config).catch((error: { code: string }) => {
+      expect(error.code).toBe('conflict')
+      return undefined
+    })
+  }
+  expect(await endOf(again, ['true'])).toBe(0)
+  await again.destroy()
+  expect(await next.list()).toEqual([])
   await rm(base, { recursive: true, force: true })
 })

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { BrambleError, type SandboxId, sandboxIdSchema } from '@bramble/protocol'
 import { agentBinaryPath } from '../agent/agent-binary.ts'
 import type { Capabilities, Probe, Runtime } from '../runtime.ts'
-import { withoutKeep } from '../without.ts'
+import { attachKept, createKept, findKept, processLayers } from './kept.ts'
 import { createSandbox, type ProcessContext, removeLeft } from './process-sandbox.ts'
 
 export interface ProcessDeps {
@@ -20,7 +20,7 @@ const CAPABILITIES: Capabilities = {
   seccomp: false,
   pause: false,
   checkpoint: false,
-  keep: false,
+  keep: true,
   volumes: false,
   network: ['egress'],
 }
@@ -40,7 +40,7 @@ export const processes =
       await mkdir(parent, { recursive: true, mode: 0o700 })
       const directory = await realpath(parent)
       const agentPath = deps.agentPath ?? agentBinaryPath()
-      const runtime = makeRuntime({ directory, agentPath, own: new Map(), ids: new Set() })
+      const runtime = makeRuntime({ directory, agentPath, own: new Map(), ids: new Set(), busyLayers: new Set() })
       return { available: true, runtime }
     } catch (error) {
       const reason = error instanceof BrambleError ? error.detail : String(error)
@@ -58,10 +58,17 @@ const makeRuntime = (context: ProcessContext): Runtime => {
       const id = sandboxIdSchema.safeParse(name)
       return id.success ? [id.data] : []
     })
+  /** What `close` waits for. */
+  const pending = <T>(made: Promise<T>): Promise<T> => {
+    creating.add(made)
+    const done = () => void creating.delete(made)
+    made.then(done, done)
+    return made
+  }
   const close = () => {
     closed ??= (async () => {
       await Promise.allSettled(creating)
-      await Promise.all([...own.values()].map((sandbox) => sandbox.destroy()))
+      await Promise.all([...own.values()].map((each) => (each.config.keep ? each.letGo() : each.destroy())))
     })()
     return closed
   }
@@ -71,19 +78,27 @@ const makeRuntime = (context: ProcessContext): Runtime => {
     prepare: async (_image, { signal } = {}) => signal?.throwIfAborted(),
     create: (config, { signal } = {}) => {
       if (closed) return Promise.reject(new BrambleError('shutting_down', { detail: 'the runtime is closed' }))
-      const made = createSandbox(context, config, signal)
-      creating.add(made)
-      const done = () => void creating.delete(made)
-      made.then(done, done)
-      return made
+      const { keep } = config
+      return pending(keep ? createKept(context, { ...config, keep }, signal) : createSandbox(context, config, signal))
     },
-    list,
-    reap: async () => {
-      const left = (await list()).filter((id) => !ids.has(id))
+    attach: (config, { signal } = {}) => {
+      if (closed) return Promise.reject(new BrambleError('shutting_down', { detail: 'the runtime is closed' }))
+      return pending(attachKept(context, config, signal))
+    },
+    list: async () => {
+      // A kept one whose agent is gone is a layer, no more.
+      const dead = (await findKept(context)).filter(({ identity, id }) => !identity && !ids.has(id)).map(({ id }) => id)
+      return (await list()).filter((id) => !dead.includes(id))
+    },
+    reap: async (keep = new Set()) => {
+      const kept = await findKept(context)
+      const stays = new Set(kept.filter(({ id, identity }) => identity && keep.has(id)).map(({ id }) => id))
+      const dead = new Set(kept.filter(({ identity }) => !identity).map(({ id }) => id))
+      const left = (await list()).filter((id) => !ids.has(id) && !stays.has(id))
       await Promise.all(left.map((id) => removeLeft(join(directory, id))))
-      return left.length
+      return left.filter((id) => !dead.has(id)).length
     },
-    ...withoutKeep,
+    layers: processLayers(context),
     forget: async () => undefined,
     close,
     [Symbol.asyncDispose]: close,

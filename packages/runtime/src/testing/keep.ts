@@ -4,9 +4,14 @@ import type { Runtime, Sandbox } from '../runtime.ts'
 import { endOf, outputOf } from './run-command.ts'
 import { configOf, type Fixture, type FreshRuntime, skip } from './subject.ts'
 
-/** Of a path that only the life of a sandbox keeps: `/dev/shm` is in memory, and so are processes. */
-const LEAVE_BEHIND = 'echo same > /dev/shm/mark; sleep 100000 </dev/null >/dev/null 2>&1 & echo $!'
-const STILL_THERE = 'cat /dev/shm/mark; kill -0 $PID && echo runs'
+/** In a path that only the life of a sandbox keeps: `/dev/shm` is in memory, and so are processes. */
+const marked = ({ sharesHost }: { sharesHost?: boolean | undefined }) => {
+  const mark = sharesHost ? './mark' : '/dev/shm/mark'
+  return {
+    leave: `echo same > ${mark}; sleep 100000 </dev/null >/dev/null 2>&1 & echo $!`,
+    find: `cat ${mark}; kill -0 $PID && echo runs`,
+  }
+}
 
 const codeOf = (thrown: unknown): string => (thrown instanceof BrambleError ? thrown.code : String(thrown))
 
@@ -29,20 +34,23 @@ export const testKeep = (subject: Fixture): void => {
       const { runtime, killAgent, ...rest } = keeping(context)
       const layer = newLayer()
       const one = await runtime.create(configOf(rest, { layer }))
-      await outputOf(one, 'echo kept > /root/file; rm /home/app/hello.txt; mkdir /new; chmod 700 /new; chown 1000 /new')
+      const root = rest.sharesHost ? '.' : '/root'
+      await outputOf(one, `echo kept > ${root}/file; mkdir ${root}/new; chmod 700 ${root}/new`)
+      if (!rest.sharesHost) await outputOf(one, `rm /home/app/hello.txt; chown 1000 ${root}/new`)
       await one.destroy()
       expect(await runtime.layers.list()).toContain(layer)
 
       const two = await runtime.create(configOf(rest, { layer }))
-      expect(await outputOf(two, 'cat /root/file; ls /home/app; stat -c "%u %a" /new')).toBe('kept\n1000 700\n')
-      await outputOf(two, 'echo more >> /root/file; sync')
+      expect(await outputOf(two, `cat ${root}/file; stat -c %a ${root}/new`)).toBe('kept\n700\n')
+      if (!rest.sharesHost) expect(await outputOf(two, `ls /home/app; stat -c %u ${root}/new`)).toBe('1000\n')
+      await outputOf(two, `echo more >> ${root}/file; sync`)
       await killAgent(two)
       expect(await two.ended).toMatchObject({ by: 'itself' })
 
       await using three = await runtime.create(configOf(rest, { layer }))
-      expect(await outputOf(three, 'cat /root/file')).toBe('kept\nmore\n')
+      expect(await outputOf(three, `cat ${root}/file`)).toBe('kept\nmore\n')
       await using other = await runtime.create(configOf(rest, { layer: newLayer() }))
-      expect(await endOf(other, 'cat /root/file')).not.toBe(0)
+      expect(await endOf(other, `cat ${root}/file`)).not.toBe(0)
       await Promise.all([three.destroy(), other.destroy()])
       await Promise.all([layer, other.config.keep?.layer ?? ''].map((name) => runtime.layers.remove(name)))
     })
@@ -51,19 +59,20 @@ export const testKeep = (subject: Fixture): void => {
       const { runtime, ...rest } = keeping(context)
       const layer = newLayer()
       const sandbox = await runtime.create(configOf(rest, { layer }))
-      await outputOf(sandbox, 'dd if=/dev/urandom of=/root/big bs=1048576 count=8; sync')
+      const root = rest.sharesHost ? '.' : '/root'
+      await outputOf(sandbox, `dd if=/dev/urandom of=${root}/big bs=1048576 count=8; sync`)
       expect(await runtime.layers.usedBytes(layer)).toBeGreaterThanOrEqual(8 * 1024 * 1024)
       expect((await sandbox.stats()).diskBytes).toBeGreaterThanOrEqual(8 * 1024 * 1024)
       await expect(runtime.layers.remove(layer)).rejects.toMatchObject({ code: 'conflict' })
       await expect(runtime.create(configOf(rest, { layer }))).rejects.toMatchObject({ code: 'conflict' })
-      expect(await outputOf(sandbox, 'ls /root')).toBe('big\n')
+      expect(await outputOf(sandbox, `ls ${root}`)).toBe('big\n')
       await sandbox.destroy()
       expect(await runtime.layers.usedBytes(layer)).toBeGreaterThanOrEqual(8 * 1024 * 1024)
       await runtime.layers.remove(layer)
       await runtime.layers.remove(layer)
       expect(await runtime.layers.list()).not.toContain(layer)
       await using next = await runtime.create(configOf(rest, { layer }))
-      expect(await outputOf(next, 'ls /root')).toBe('')
+      expect(await outputOf(next, `ls ${root}`)).toBe('')
       await next.destroy()
       await runtime.layers.remove(layer)
     })
@@ -91,7 +100,7 @@ export const testKeep = (subject: Fixture): void => {
       const config = configOf(rest, { layer: newLayer() })
       const made = await fresh.runtime.create(config)
       const passing = await fresh.runtime.create(configOf(rest))
-      const PID = (await outputOf(made, LEAVE_BEHIND)).trim()
+      const PID = (await outputOf(made, marked(rest).leave)).trim()
       await using next = await reopen(fresh)
       expect(await passing.ended).toEqual({ by: 'destroy' })
       await expect(made.agent.ping()).rejects.toMatchObject({ code: 'sandbox_died' })
@@ -101,7 +110,7 @@ export const testKeep = (subject: Fixture): void => {
       expect(await next.reap(new Set([config.id]))).toBe(0)
       await using attached = await next.attach(config)
       expect(attached).toMatchObject({ id: config.id, config, paused: false })
-      expect(await outputOf(attached, STILL_THERE, { env: { PATH: '/bin', PID } })).toBe('same\nruns\n')
+      expect(await outputOf(attached, marked(rest).find, { env: { PATH: '/bin', PID } })).toBe('same\nruns\n')
       expect((await attached.stats()).processes).toBeGreaterThanOrEqual(2)
       // Sandboxes that are made now do not get what is its.
       const more = await Promise.all([next.create(configOf(rest)), next.create(configOf(rest))])
@@ -152,13 +161,13 @@ export const testKeep = (subject: Fixture): void => {
       await fresh.runtime.prepare(rest.image)
       const config = configOf(rest, { layer: newLayer() })
       const made = await fresh.runtime.create(config)
-      const PID = (await outputOf(made, LEAVE_BEHIND)).trim()
+      const PID = (await outputOf(made, marked(rest).leave)).trim()
       await made.pause()
       await using next = await reopen(fresh)
       await using attached: Sandbox = await next.attach(config)
       expect(attached.paused).toBe(true)
       await attached.resume()
-      expect(await outputOf(attached, STILL_THERE, { env: { PATH: '/bin', PID } })).toBe('same\nruns\n')
+      expect(await outputOf(attached, marked(rest).find, { env: { PATH: '/bin', PID } })).toBe('same\nruns\n')
       await attached.destroy()
     })
   })
