@@ -276,7 +276,7 @@ static bool connected(struct channel *channel) {
     return failed(channel, STEP_CONNECT, error), false;
   channel->state = RUNNING;
   connection_send(STARTED, channel->id, pid, sizeof pid);
-  return true;
+  return connection.urgent = true; /* nothing follows it before the host speaks */
 }
 
 /* Whether the command has begun; says so, or why not (then the channel is closed). */
