@@ -60,7 +60,8 @@ const instanceLogs = async (
   for await (const event of events) {
     await showEvent(event, options, output)
     // An entry of the log may hold nothing to show: a heartbeat comes after all of them.
-    if (!follow && (stream.seq >= last || event.type === 'heartbeat')) return
+    if (!follow && (event.type === 'heartbeat' || ('seq' in event && event.type !== 'state' && event.seq >= last)))
+      return
   }
 }
 
