@@ -25,7 +25,7 @@ import { emptyLoad } from './load.ts'
 import { mountsFor } from './mounts.ts'
 import { type OpenEngineOptions, silentLog, systemClock } from './options.ts'
 import { inputHashOf } from './outcome.ts'
-import { runPersistent } from './persistent.ts'
+import { instanceSpecOf, runPersistent } from './persistent.ts'
 import type { Kind } from './pool.ts'
 import { createPools } from './pools.ts'
 import { createQuiet } from './quiet.ts'
@@ -203,7 +203,10 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     const inputHash = inputHashOf(spec, kind.image.digest)
     const { cpus, memoryMb } = spec.resources
     const { tenant, keyId, quota } = context
-    if (spec.mode === 'persistent') return { kind, inputHash, entered: undefined }
+    if (spec.mode === 'persistent') {
+      instanceSpecOf(spec)
+      return { kind, inputHash, entered: undefined }
+    }
     return { kind, inputHash, entered: admission.enter({ tenant, keyId, cpus, memoryMb, quota }) }
   }
 

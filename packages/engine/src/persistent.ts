@@ -1,4 +1,10 @@
-import { type ExecutionResult, type ExecutionSpec, type InstanceSpec, instanceSpecSchema } from '@bramble/protocol'
+import {
+  type ExecutionResult,
+  type ExecutionSpec,
+  type InstanceSpec,
+  instanceSpecSchema,
+  parse,
+} from '@bramble/protocol'
 import { execRequestOf, placeOf } from './command.ts'
 import type { OpenInstances } from './instances/open-instances.ts'
 import type { LiveExecution } from './live.ts'
@@ -15,9 +21,9 @@ export interface PersistentDeps extends Omit<RunDeps, 'pools' | 'endings'> {
   readonly log: Log
 }
 
-/** The instance that stays after the execution: what the spec says of the sandbox, not of its first command. */
-const instanceSpecOf = (spec: ExecutionSpec): InstanceSpec =>
-  instanceSpecSchema.parse({
+/** The instance that stays after the execution: what the spec says of the sandbox. Throws `invalid_request`. */
+export const instanceSpecOf = (spec: ExecutionSpec): InstanceSpec =>
+  parse(instanceSpecSchema, {
     image: spec.image,
     runtime: spec.runtime,
     isolation: spec.isolation,

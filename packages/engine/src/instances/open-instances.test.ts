@@ -365,6 +365,21 @@ describe('a sandbox that ends by itself', () => {
   })
 })
 
+describe('a network', () => {
+  test('is that of the spec, of instances and of executions', async (context) => {
+    if (!node.runtime.capabilities.network.includes('allow')) return context.skip('this host offers no networks')
+    const network = { allow: ['203.0.113.0/24'] }
+    await create({ name: 'box', network })
+    using lease = await instances.use('box', tenant)
+    expect((await run(lease, 'ip addr')).stdout).toContain('eth0')
+    await expect(lease.connect({ host: 'example.org', port: 80 })).rejects.toMatchObject({ code: 'port_closed' })
+    const execute = (input: object) => node.engine.execute(spec({ command: 'ip addr', ...input }), OWNER).result
+    expect((await execute({ network })).stdout).toContain('eth0')
+    expect((await execute({})).stdout).not.toContain('eth0')
+    return undefined
+  })
+})
+
 describe('the mode `persistent`', () => {
   test('leaves an instance, with what the command did', async () => {
     const execution = node.engine.execute(
@@ -392,6 +407,11 @@ describe('the mode `persistent`', () => {
     using lease = await instances.use(instanceId, tenant)
     expect((await run(lease, 'cat out; echo $A')).stdout).toBe('textb\n')
     expect(await node.engine.executions.get(execution.id, tenant)).toMatchObject({ result: { instanceId } })
+  })
+
+  test('refuses a life longer than an instance may have', () => {
+    const forever = spec({ command: 'true', mode: 'persistent', ttlMs: 1e15 })
+    expect(() => node.engine.execute(forever, OWNER)).toThrow(expect.objectContaining({ code: 'invalid_request' }))
   })
 
   test('leaves none where the execution was cancelled', async () => {
