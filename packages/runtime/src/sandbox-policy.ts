@@ -224,9 +224,7 @@ export const SECCOMP_PROFILE: SeccompProfile = {
       args: [equal(1, RLIMIT_CORE), { index: 2, value: 0, op: 'SCMP_CMP_NE' }],
     },
     ...IOCTL_BITS.map((bit) =>
-      allow(['ioctl'], [
-        { index: 1, value: bit << 8, valueTwo: (~IOCTL_BTRFS & bit) << 8, op: 'SCMP_CMP_MASKED_EQ' },
-      ]),
+      allow(['ioctl'], [{ index: 1, value: bit << 8, valueTwo: (~IOCTL_BTRFS & bit) << 8, op: 'SCMP_CMP_MASKED_EQ' }]),
     ),
     ...IOCTL_REFLINKS.map((value) => allow(['ioctl'], [equal(1, value)])),
     ...PERSONALITIES.map((value) => allow(['personality'], [{ index: 0, value, op: 'SCMP_CMP_EQ' }])),
