@@ -37,9 +37,9 @@ class Exchange implements UpstreamUser {
   readonly #options: ExchangeOptions
   readonly #resolve: (end: ExchangeEnd) => void
   readonly #onGone = (): void => this.#gone()
-  readonly #onRoom = (): void => this.#room()
-  readonly #onData = (chunk: Buffer): void => this.#send(chunk)
-  readonly #onEnd = (): void => this.#sent()
+  #onRoom: (() => void) | undefined
+  #onData: ((chunk: Buffer) => void) | undefined
+  #onEnd: (() => void) | undefined
   #keepsAlive = false
   #answered = false
   #sentAll: boolean
@@ -66,6 +66,8 @@ class Exchange implements UpstreamUser {
     if (body.kind !== 'none') stream.cork()
     stream.write(head, 'latin1')
     if (body.kind === 'none') return
+    this.#onData = (chunk) => this.#send(chunk)
+    this.#onEnd = () => this.#sent()
     request.on('data', this.#onData)
     request.on('end', this.#onEnd)
     // What came with the head goes out with it.
@@ -111,6 +113,7 @@ class Exchange implements UpstreamUser {
     if (room || this.#ended) return
     upstream.stream.pause()
     if (this.#stall === undefined) {
+      this.#onRoom ??= () => this.#room()
       response.on('drain', this.#onRoom)
       this.#stall = setTimeout(() => response.destroy(), stallTimeoutMs).unref()
     }
@@ -178,7 +181,7 @@ class Exchange implements UpstreamUser {
   #room(): void {
     clearTimeout(this.#stall)
     this.#stall = undefined
-    this.#options.response.off('drain', this.#onRoom)
+    if (this.#onRoom) this.#options.response.off('drain', this.#onRoom)
     this.#options.upstream.stream.resume()
   }
 
@@ -195,10 +198,9 @@ class Exchange implements UpstreamUser {
     const { request, response } = this.#options
     clearTimeout(this.#stall)
     response.off('close', this.#onGone)
-    response.off('drain', this.#onRoom)
-    if (this.#options.body.kind !== 'none') {
-      request.off('data', this.#onData)
-      request.off('end', this.#onEnd)
+    if (this.#onRoom) response.off('drain', this.#onRoom)
+    if (this.#onData && this.#onEnd) {
+      request.off('data', this.#onData).off('end', this.#onEnd)
       request.resume()
     }
     this.#resolve(end)

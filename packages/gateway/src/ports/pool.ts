@@ -9,12 +9,18 @@ export interface UpstreamPool {
    * A connection to the port, with no user. `fresh`: one that was idle for long may be closed by the app at this moment, so
    * that the request might be lost. Waits for a place, in order. Rejects as `InstanceLease.connect`; `queue_full`.
    */
-  take(lease: InstanceLease, exposure: Exposure, options: { fresh: boolean; signal: AbortSignal }): Promise<Upstream>
+  take(lease: InstanceLease, exposure: Exposure, options: TakeOptions): Upstream | Promise<Upstream>
   /** Gives it back for the next. */
   give(upstream: Upstream, exposure: Exposure): void
   /** Ends the idle connections to one port, or all there are. */
   drop(instanceId: string, port: number): void
   close(): void
+}
+
+export interface TakeOptions {
+  readonly fresh: boolean
+  /** Asked for only where it has to wait. */
+  readonly signal: () => AbortSignal
 }
 
 export interface PoolLimits {
@@ -128,21 +134,36 @@ export const upstreamPool = (limits: PoolLimits = POOL_LIMITS): UpstreamPool => 
     return promise.finally(() => signal.removeEventListener('abort', abort))
   }
 
+  const idleOf = (place: Place, { port }: Exposure, fresh: boolean): Upstream | undefined => {
+    const idle = place.ports.get(port)?.idle
+    // The one that served last is the least likely to be closed.
+    const last = idle?.at(-1)
+    if (idle === undefined || last === undefined) return undefined
+    if (fresh && performance.now() - last.idleSince >= FRESH_MS) return undefined
+    idle.pop()
+    return last
+  }
+
+  const takeLater = async (
+    place: Place,
+    lease: InstanceLease,
+    exposure: Exposure,
+    { fresh, signal: signalOf }: TakeOptions,
+  ): Promise<Upstream> => {
+    const signal = signalOf()
+    for (;;) {
+      signal.throwIfAborted()
+      if (place.open < limits.maxUpstreams || closeAnIdle(place)) return open(place, lease, exposure, signal)
+      await roomIn(place, signal)
+      const idle = idleOf(place, exposure, fresh)
+      if (idle !== undefined) return idle
+    }
+  }
+
   return {
-    take: async (lease, exposure, { fresh, signal }) => {
+    take: (lease, exposure, options) => {
       const place = placeOf(exposure.instanceId)
-      for (;;) {
-        signal.throwIfAborted()
-        const idle = place.ports.get(exposure.port)?.idle
-        // The one that served last is the least likely to be closed.
-        const last = idle?.at(-1)
-        if (idle && last && (!fresh || performance.now() - last.idleSince < FRESH_MS)) {
-          idle.pop()
-          return last
-        }
-        if (place.open < limits.maxUpstreams || closeAnIdle(place)) return open(place, lease, exposure, signal)
-        await roomIn(place, signal)
-      }
+      return idleOf(place, exposure, options.fresh) ?? takeLater(place, lease, exposure, options)
     },
     give: (upstream, { instanceId, port }) => {
       if (upstream.closed) return

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import type { Exposure, Instances } from '@bramble/engine'
 import { BrambleError, toBrambleError } from '@bramble/protocol'
 import type { FastifyBaseLogger } from 'fastify'
@@ -121,18 +122,15 @@ const serve = async (context: Context, { request, response, address, waitsToCont
   const { method = 'GET' } = request
   const repeatable = body.kind === 'none' && REPEATABLE.has(method)
   const shownAs = { prefix: address.prefix, host: request.headers.host }
-  const controller = new AbortController()
-  const { signal } = controller
-  const gone = (): void => {
-    if (!response.writableFinished) controller.abort(clientGone())
-  }
-  response.on('close', gone)
+  const signal = (): AbortSignal => goneSignal(response)
   const live: Live = { exposure, end: () => response.destroy() }
   context.live.add(live)
   try {
-    using lease = await context.instances.use(exposure.instanceId, exposure.tenant, { signal })
+    using lease = await context.instances.use(exposure.instanceId, exposure.tenant)
+    if (response.destroyed) return
     for (let isRepeated = false; ; isRepeated = true) {
-      const upstream = await context.pool.take(lease, exposure, { fresh: isRepeated || !repeatable, signal })
+      const taken = context.pool.take(lease, exposure, { fresh: isRepeated || !repeatable, signal })
+      const upstream = taken instanceof Promise ? await taken : taken
       if (waitsToContinue && !isRepeated) response.writeContinue()
       const wasUsed = upstream.served > 0
       const { stallTimeoutMs } = context
@@ -145,11 +143,17 @@ const serve = async (context: Context, { request, response, address, waitsToCont
     }
   } finally {
     context.live.delete(live)
-    response.off('close', gone)
   }
 }
 
-const clientGone = (): BrambleError => new BrambleError('cancelled', { detail: 'the client went away' })
+/** Aborts when the client's side is closed. Most requests need none: they do not wait. */
+const goneSignal = (stream: ServerResponse | Duplex): AbortSignal => {
+  const controller = new AbortController()
+  const abort = (): void => controller.abort(new BrambleError('cancelled', { detail: 'the client went away' }))
+  if (stream.destroyed) abort()
+  else stream.once('close', abort)
+  return controller.signal
+}
 
 /** Idempotent by their definition (RFC 9110, 9.2.2). */
 const REPEATABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
@@ -173,14 +177,11 @@ const serveUpgrade = async (
   if (body.kind !== 'none')
     throw new BrambleError('invalid_request', { detail: 'a request that switches protocols has no body' })
   const head = requestHead(request, { access, prefix: address.prefix, body, upgrade: request.headers.upgrade })
-  const controller = new AbortController()
-  const { signal } = controller
-  socket.once('close', () => controller.abort(clientGone()))
   const live: Live = { exposure, end: () => void socket.destroy() }
   context.live.add(live)
   try {
-    using lease = await context.instances.use(exposure.instanceId, exposure.tenant, { signal })
-    const upstream = await context.pool.take(lease, exposure, { fresh: true, signal })
+    using lease = await context.instances.use(exposure.instanceId, exposure.tenant)
+    const upstream = await context.pool.take(lease, exposure, { fresh: true, signal: () => goneSignal(socket) })
     const shownAs = { prefix: address.prefix, host: request.headers.host }
     await upgrade({ request, socket, early, upstream, head, shown: shownAs })
   } finally {

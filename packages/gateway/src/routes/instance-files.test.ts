@@ -179,17 +179,17 @@ describe('an upload that does not end', () => {
     socket.write(Buffer.alloc(300_000, 'n'))
     return socket
   }
-  /** The temporary file that shows that the write has begun, and then that it is gone. */
-  const half = async (is: boolean): Promise<void> => {
-    while (((await node.sh('box', 'ls -a /half | wc -l')).trim() === '3') === is);
+  /** Waits until the program in the sandbox that writes the file runs, or does not any more. */
+  const writing = async (is: boolean): Promise<void> => {
+    while ((await node.sh('box', 'ps -o args')).includes('/half/file') !== is);
   }
 
   test('leaves the old file, when its client vanishes', async () => {
     await put('/half/file', 'old')
     const socket = await begin('/half/file')
-    await half(true)
+    await writing(true)
     socket.destroy()
-    await half(false)
+    await writing(false)
     expect(await (await get('/half/file')).text()).toBe('old')
   })
 
