@@ -5,6 +5,7 @@ import { buildHostile, putHostile } from './testing/hostile-program.ts'
 import { testKeep } from './testing/keep.ts'
 import { testLifecycle } from './testing/lifecycle.ts'
 import { testLimits } from './testing/limits.ts'
+import { testNetwork } from './testing/network.ts'
 import { testPause } from './testing/pause.ts'
 import { testStreams } from './testing/streams.ts'
 import { configOf, type SubjectOptions, skip, useSubject } from './testing/subject.ts'
@@ -29,6 +30,7 @@ export const testRuntime = (name: string, options: SubjectOptions): void => {
     testLimits(subject)
     testPause(subject)
     testKeep(subject)
+    testNetwork(subject)
   })
 }
 
