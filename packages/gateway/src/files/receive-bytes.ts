@@ -2,11 +2,21 @@ import type { IncomingMessage } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BrambleError } from '@bramble/protocol'
 
+export interface ReceiveOptions {
+  /** A client that sends nothing for so long is given up. */
+  readonly stallTimeoutMs: number
+  /** Told of every piece that went by. */
+  readonly count: (bytes: number) => void
+}
+
 /**
  * The body of a request as it comes, of any size. It throws `request_timeout` where the client sends nothing for so long, and
  * `cancelled` where it goes: a body that ends early is never taken for a whole one.
  */
-export async function* receiveBytes(request: IncomingMessage, stallTimeoutMs: number): AsyncGenerator<Buffer> {
+export async function* receiveBytes(
+  request: IncomingMessage,
+  { stallTimeoutMs, count }: ReceiveOptions,
+): AsyncGenerator<Buffer> {
   const chunks: AsyncIterator<Buffer> = request.iterator({ destroyOnReturn: false })
   let stalled: NodeJS.Timeout | undefined
   const nextInTime = (): Promise<IteratorResult<Buffer>> =>
@@ -24,6 +34,7 @@ export async function* receiveBytes(request: IncomingMessage, stallTimeoutMs: nu
       clearTimeout(stalled)
       if (next.done) return
       yield next.value
+      count(next.value.length)
     }
   } catch (error) {
     if (error instanceof BrambleError) throw error

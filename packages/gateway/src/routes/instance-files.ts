@@ -59,14 +59,14 @@ const write = route({
   upload: ['*'],
   answer: { status: 200, description: 'The file', schema: fileEntrySchema },
   errors: [...FILE, 'request_timeout'],
-  handle: async (call, { engine, limits }) => {
+  handle: async (call, { engine, limits, countOutput }) => {
     const { raw } = call.request
     const { mode, user } = call.query
     try {
       refuseCoding(call.request)
       const file = filePathOf(call.request.originalUrl)
       using lease = await engine.instances.use(call.params.id, call.caller.tenant, { signal: call.signal })
-      const content = receiveBytes(raw, limits.uploadStallMs)
+      const content = receiveBytes(raw, { stallTimeoutMs: limits.uploadStallMs, count: countOutput })
       const options = { signal: call.signal, ...(mode !== undefined && { mode }), ...(user !== undefined && { user }) }
       return json(200, fileEntry(await lease.files.write(file, content, options)))
     } catch (error) {

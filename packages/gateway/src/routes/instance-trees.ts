@@ -104,7 +104,10 @@ const upload = route({
         files: lease.files,
         directory,
         options: { signal, ...(user !== undefined && { user }) },
-        body: receiveBytes(request.raw, context.limits.uploadStallMs),
+        body: receiveBytes(request.raw, {
+          stallTimeoutMs: context.limits.uploadStallMs,
+          count: context.countOutput,
+        }),
         context,
       })
       return json(200, result)
