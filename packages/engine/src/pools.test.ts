@@ -247,7 +247,7 @@ describe('pools', () => {
     const { pools, runtime, gate, host, advance, done } = await setUp()
     gate.letAll()
     await pools.prewarm(kind(runtime), 1)
-    for (const end of [...host.sandboxes.values()]) end()
+    for (const box of [...host.sandboxes.values()]) box.end({ by: 'itself', detail: 'it was killed', oomKills: 0 })
     await until(() => pools.list()[0]?.ready === 0)
     advance(60_000)
     pools.pump()

@@ -1,8 +1,7 @@
 import { constants } from 'node:os'
 import { posix } from 'node:path'
 import { BrambleError } from '@bramble/protocol'
-import type { Agent, AgentProcess, ExecRequest, FailedStep, ProcessEvent, Rusage } from '../agent/agent.ts'
-import { withoutLog } from '../without.ts'
+import type { Agent, AgentLog, AgentProcess, ExecRequest, FailedStep, ProcessEvent, Rusage } from '../agent/agent.ts'
 import { SystemError } from './file-system.ts'
 import { OutputQueue } from './output-queue.ts'
 import { emptySource, Pipe, type Sink } from './pipe.ts'
@@ -20,8 +19,25 @@ export interface FakeAgent extends Agent {
 
 const died = (detail: string) => new BrambleError('sandbox_died', { detail })
 
-/** `before` runs ahead of each command; what it throws ends the command's events. */
-export const fakeAgent = (machine: Machine, before: (request: ExecRequest) => Promise<void>): FakeAgent => {
+/** Runs ahead of each command; what it throws ends the command's events. */
+type Before = (request: ExecRequest) => Promise<void>
+
+/** Commands of a machine that belong to no connection; `fail` ends them all, when the machine is gone. */
+export const unconnected = (
+  machine: () => Machine,
+  before: Before,
+): { exec(request: ExecRequest): AgentProcess; fail(error: Error): void } => {
+  const running = new Set<(error: Error) => void>()
+  return {
+    exec: (request) => startCommand(machine(), request, before, running, undefined),
+    fail: (error) => {
+      for (const fail of running) fail(error)
+    },
+  }
+}
+
+/** One connection to the agent of a machine. Without `keep` every process ends with it, else only its own commands. */
+export const fakeAgent = (machine: Machine, before: Before, log: AgentLog, keep: boolean): FakeAgent => {
   const running = new Set<(error: Error) => void>()
   const over = Promise.withResolvers<Error | undefined>()
   let ended: BrambleError | undefined
@@ -29,7 +45,7 @@ export const fakeAgent = (machine: Machine, before: (request: ExecRequest) => Pr
     if (ended) return
     ended = error ?? died('the connection to the agent was closed')
     for (const fail of running) fail(ended)
-    for (const process of machine.processes.values()) process.kill(9)
+    if (!keep) for (const process of machine.processes.values()) process.kill(9)
     over.resolve(error)
   }
   const close = async () => end(undefined)
@@ -41,7 +57,7 @@ export const fakeAgent = (machine: Machine, before: (request: ExecRequest) => Pr
     },
     connect: ({ port }) =>
       Promise.reject(new BrambleError('port_closed', { detail: `nothing listens on port ${port}` })),
-    log: withoutLog,
+    log,
     closed: over.promise,
     close,
     end,
@@ -52,7 +68,7 @@ export const fakeAgent = (machine: Machine, before: (request: ExecRequest) => Pr
 const startCommand = (
   machine: Machine,
   request: ExecRequest,
-  before: (request: ExecRequest) => Promise<void>,
+  before: Before,
   running: Set<(error: Error) => void>,
   ended: BrambleError | undefined,
 ): AgentProcess => {
@@ -68,6 +84,7 @@ const startCommand = (
   }
   const fail = (error: Error) => {
     running.delete(fail)
+    kill(9)
     stdin.break()
     detached.abort(error)
     queue.fail(error)

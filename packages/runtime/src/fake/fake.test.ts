@@ -19,7 +19,11 @@ testRuntime('fake', {
       image,
       openFresh: async () => {
         const host = makeFakeHost()
-        return { runtime: await open({}, { host }), restart: () => open({}, { host }) }
+        return {
+          runtime: await open({}, { host }),
+          restart: () => open({}, { host }),
+          reopen: () => open({}, { host }),
+        }
       },
       killAgent: async (sandbox) => {
         await runCommand(sandbox, ['fake-die']).catch(() => undefined)
@@ -72,5 +76,79 @@ describe('failures on demand', () => {
     const id = newId('sandbox')
     await using _first = await runtime.create({ ...config(), id })
     await expect(runtime.create({ ...config(), id })).rejects.toMatchObject({ code: 'sandbox_failed' })
+  })
+})
+
+describe('kept sandboxes', () => {
+  const config = () => configOf({ image: {} as never }, { layer: 'one' })
+
+  test('named commands and events outlive the connection; nothing of them is lost', async () => {
+    const host = makeFakeHost()
+    const first = await open({}, { host })
+    const kept = config()
+    const sandbox = await first.create(kept)
+    const { log } = sandbox.agent
+    log.start({ argv: ['sh', '-c', 'read line; echo "got $line"'], stdin: 'pipe', env: { PATH: '/bin' } }, 'waits')
+    expect(() => log.start({ argv: ['true'] }, 'waits')).toThrow(expect.objectContaining({ code: 'conflict' }))
+    expect(await endOf(sandbox, ['/.bramble/agent', 'emit', 'progress', '{"n":1}'])).toBe(0)
+    expect(log.nextSeq).toBe(3)
+    await first.close()
+
+    await using next = await open({}, { host })
+    const again = await next.attach(kept)
+    const { firstSeq, firstNewSeq, commands } = again.agent.log
+    expect({ firstSeq, firstNewSeq, names: [...commands.keys()] }).toEqual({
+      firstSeq: 1,
+      firstNewSeq: 3,
+      names: ['waits'],
+    })
+    const said: string[] = []
+    const done = Promise.withResolvers<void>()
+    again.agent.log.read((entry) => {
+      const text = 'emitted' in entry ? entry.emitted.toString() : entry.event.type
+      said.push(`${entry.seq} ${text}`)
+      if (text === 'exit') done.resolve()
+    })
+    await commands.get('waits')?.write(Buffer.from('it\n'))
+    await done.promise
+    expect(
+      said
+        .slice(0, 2)
+        .map((line) => line.slice(2))
+        .sort(),
+    ).toEqual(['started', '{"name":"progress","data":{"n":1}}'])
+    expect(said.slice(2)).toEqual(['3 stdout', '4 exit'])
+    expect(commands.size).toBe(0)
+    await again.agent.close()
+    expect(await endOf(await next.attach(kept), ['true'])).toBe(0)
+  })
+
+  test('a command that says much waits until what it said is acknowledged', async () => {
+    await using runtime = await open()
+    const sandbox = await runtime.create(config())
+    const { log } = sandbox.agent
+    const all = 4 * 1024 * 1024
+    let bytes = 0
+    let last = 0
+    const full = Promise.withResolvers<void>()
+    const done = Promise.withResolvers<void>()
+    log.read((entry) => {
+      last = entry.seq
+      if (!('event' in entry)) return
+      if (entry.event.type === 'stdout') bytes += entry.event.data.length
+      if (bytes > 190 * 1024) full.resolve()
+      if (entry.event.type === 'exit') done.resolve()
+      if (acknowledging) log.acknowledge(entry.seq)
+    })
+    let acknowledging = false
+    log.start({ argv: ['head', '-c', String(all), '/dev/zero'], env: { PATH: '/bin' } }, 'much')
+    await full.promise
+    expect(await endOf(sandbox, ['true'])).toBe(0)
+    expect(bytes).toBeLessThan(512 * 1024)
+    acknowledging = true
+    log.acknowledge(last)
+    await done.promise
+    expect(bytes).toBe(all)
+    await sandbox.destroy()
   })
 })

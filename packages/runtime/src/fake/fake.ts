@@ -1,11 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type { ExecRequest } from '../agent/agent.ts'
-import type { Capabilities, Probe, Runtime, Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
-import { withoutKeep, withoutPause } from '../without.ts'
-import { fakeAgent } from './agent.ts'
+import type { Capabilities, Layers, Probe, Runtime, Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
+import { withoutPause } from '../without.ts'
+import { type FakeAgent, fakeAgent, unconnected } from './agent.ts'
+import type { FakeFileSystem } from './file-system.ts'
+import { makeFakeLog } from './log.ts'
 import { makeMachine } from './machine.ts'
-import type { FakeClock } from './process.ts'
+import type { FakeClock, Machine } from './process.ts'
 
 export type { FakeClock } from './process.ts'
 
@@ -22,9 +24,18 @@ export interface FakeOptions {
   readonly dies?: (request: ExecRequest, config: SandboxConfig) => boolean
 }
 
-/** What stands for the host's kernel and disk: runtimes that share one see each other's sandboxes. */
+/** What stands for the host's kernel and disk: runtimes that share one see each other's sandboxes, and their layers. */
 export interface FakeHost {
-  readonly sandboxes: Map<SandboxId, () => void>
+  readonly sandboxes: Map<SandboxId, FakeBox>
+  readonly layers: Map<string, FakeFileSystem>
+}
+
+/** A sandbox as its host knows it. */
+interface FakeBox {
+  readonly config: SandboxConfig
+  end(how: SandboxEnd): void
+  /** Connects to its agent; whoever was connected before is cut off. */
+  open(context: Context): Sandbox
 }
 
 export interface FakeDeps {
@@ -32,7 +43,7 @@ export interface FakeDeps {
   readonly clock?: FakeClock
 }
 
-export const makeFakeHost = (): FakeHost => ({ sandboxes: new Map() })
+export const makeFakeHost = (): FakeHost => ({ sandboxes: new Map(), layers: new Map() })
 
 const CAPABILITIES: Capabilities = {
   isolation: 'none',
@@ -41,7 +52,7 @@ const CAPABILITIES: Capabilities = {
   seccomp: false,
   pause: false,
   checkpoint: false,
-  keep: false,
+  keep: true,
   volumes: false,
   network: ['none'],
 }
@@ -69,7 +80,13 @@ export const fake =
       own: new Map(),
     }
     const close = async () => {
-      await Promise.all([...context.own.values()].map((sandbox) => sandbox.destroy()))
+      for (const sandbox of [...context.own.values()]) {
+        if (!sandbox.config.keep) await sandbox.destroy()
+        else {
+          context.own.delete(sandbox.id)
+          await sandbox.agent.close()
+        }
+      }
     }
     const runtime: Runtime = {
       name: 'fake',
@@ -77,8 +94,12 @@ export const fake =
       prepare: async (_image, { signal } = {}) => signal?.throwIfAborted(),
       create: (config, { signal } = {}) => create(context, config, signal),
       list: async () => [...context.host.sandboxes.keys()],
-      reap: async () => reap(context),
-      ...withoutKeep,
+      reap: async (keep) => reap(context, keep),
+      attach: async (config, { signal } = {}) => {
+        signal?.throwIfAborted()
+        return attach(context, config)
+      },
+      layers: layersOf(context.host),
       forget: async () => undefined,
       close,
       [Symbol.asyncDispose]: close,
@@ -86,14 +107,36 @@ export const fake =
     return { available: true, runtime }
   }
 
-const reap = ({ host, own }: Context): number => {
-  const left = [...host.sandboxes].filter(([id]) => !own.has(id))
-  for (const [, end] of left) end()
+const reap = ({ host, own }: Context, keep: ReadonlySet<SandboxId> = new Set()): number => {
+  const left = [...host.sandboxes].filter(([id, { config }]) => !own.has(id) && !(config.keep && keep.has(id)))
+  for (const [, box] of left) box.end({ by: 'destroy' })
   return left.length
 }
 
+const attach = (context: Context, { id }: SandboxConfig): Sandbox => {
+  const box = context.host.sandboxes.get(id)
+  if (!box?.config.keep) throw new BrambleError('not_found', { detail: `no kept sandbox ${id} runs here` })
+  if (context.own.has(id)) throw new BrambleError('conflict', { detail: `the sandbox ${id} is attached to already` })
+  return box.open(context)
+}
+
+const runsOn = (host: FakeHost, layer: string): boolean =>
+  [...host.sandboxes.values()].some(({ config }) => config.keep?.layer === layer)
+
+const inUse = (layer: string): BrambleError =>
+  new BrambleError('conflict', { detail: `a sandbox runs on the layer ${layer}` })
+
+const layersOf = (host: FakeHost): Layers => ({
+  list: async () => [...host.layers.keys()],
+  usedBytes: async (layer) => host.layers.get(layer)?.usedBytes ?? 0,
+  remove: async (layer) => {
+    if (runsOn(host, layer)) throw inUse(layer)
+    host.layers.delete(layer)
+  },
+})
+
 const create = async (context: Context, config: SandboxConfig, signal?: AbortSignal): Promise<Sandbox> => {
-  const { options, host, clock, own } = context
+  const { options, host, clock } = context
   signal?.throwIfAborted()
   const failure = options.createFails?.(config)
   if (options.createMs) {
@@ -107,52 +150,87 @@ const create = async (context: Context, config: SandboxConfig, signal?: AbortSig
   if (host.sandboxes.has(config.id))
     throw new BrambleError('sandbox_failed', { detail: `there is a sandbox ${config.id} already` })
 
-  const ended = Promise.withResolvers<SandboxEnd>()
-  const machine = makeMachine({
-    hostname: config.hostname ?? DEFAULT_HOSTNAME,
-    maxDiskBytes: config.resources.diskMb * 1024 * 1024,
-    clock,
-    die: (detail) => end({ by: 'itself', detail, oomKills: machine.oomKills }),
-  })
-  const agent = fakeAgent(machine, async (request) => {
+  const { keep } = config
+  if (keep && runsOn(host, keep.layer)) throw inUse(keep.layer)
+  const box = makeBox(context, config)
+  host.sandboxes.set(config.id, box)
+  return box.open(context)
+}
+
+/** The machine of a sandbox, and what outlives a connection to it. */
+const makeBox = ({ options, host, clock }: Context, config: SandboxConfig): FakeBox => {
+  const { id, keep } = config
+  const before = async (request: ExecRequest) => {
     if (options.startMs) await clock.sleep(options.startMs, { signal: new AbortController().signal })
     if (options.dies?.(request, config)) machine.die('the agent died')
+  }
+  const commands = unconnected(() => machine, before)
+  const log = makeFakeLog(commands.exec)
+  const machine: Machine = makeMachine({
+    hostname: config.hostname ?? DEFAULT_HOSTNAME,
+    maxDiskBytes: config.resources.diskMb * 1024 * 1024,
+    files: keep && host.layers.get(keep.layer),
+    clock,
+    die: (detail) => end({ by: 'itself', detail, oomKills: machine.oomKills }),
+    emit: log.emit,
   })
+  if (keep) host.layers.set(keep.layer, machine.files)
+  let connected: { agent: FakeAgent; ended(how: SandboxEnd): void; forget(): void } | undefined
   let peakDiskBytes = 0
+
   const end = (how: SandboxEnd) => {
-    host.sandboxes.delete(config.id)
-    own.delete(config.id)
+    if (!host.sandboxes.delete(id)) return
     const detail = how.by === 'destroy' ? 'it was destroyed' : how.detail
-    agent.end(new BrambleError('sandbox_died', { detail: `sandbox ${config.id}: ${detail}` }))
-    ended.resolve(how)
+    const error = new BrambleError('sandbox_died', { detail: `sandbox ${id}: ${detail}` })
+    connected?.agent.end(error)
+    log.end(error)
+    commands.fail(error)
+    for (const process of machine.processes.values()) process.kill(9)
+    connected?.forget()
+    connected?.ended(how)
   }
-  const destroy = async () => end({ by: 'destroy' })
-  const sandbox: Sandbox = {
-    id: config.id,
-    runtime: 'fake',
-    config,
-    agent,
-    ended: ended.promise,
-    ...withoutPause,
-    stats: async () => {
-      const { usedBytes } = machine.files
-      peakDiskBytes = Math.max(peakDiskBytes, usedBytes)
-      // Its files are all the memory it has.
-      const memory = { memoryBytes: usedBytes, peakMemoryBytes: peakDiskBytes }
-      return {
-        cpuMs: 0,
-        ...memory,
-        oomKills: machine.oomKills,
-        diskBytes: usedBytes,
-        egressBytes: 0,
-        ingressBytes: 0,
-        processes: machine.processes.size,
-      }
-    },
-    destroy,
-    [Symbol.asyncDispose]: destroy,
+  const open = ({ own }: Context): Sandbox => {
+    connected?.agent.end(undefined)
+    const ended = Promise.withResolvers<SandboxEnd>()
+    const agent = fakeAgent(machine, before, log.connect(), keep !== undefined)
+    const current = { agent, ended: ended.resolve, forget: () => void own.delete(id) }
+    connected = current
+    // One that lost its connection may be attached to again.
+    void agent.closed.then(() => {
+      if (keep && own.get(id) === sandbox) own.delete(id)
+    })
+    const destroy = async () => {
+      // Whoever let go of it, or lost it to another, ends nothing.
+      if (connected === current && (!keep || own.get(id) === sandbox)) end({ by: 'destroy' })
+    }
+    const sandbox: Sandbox = {
+      id,
+      runtime: 'fake',
+      config,
+      agent,
+      ended: ended.promise,
+      ...withoutPause,
+      stats: async () => {
+        const { usedBytes } = machine.files
+        peakDiskBytes = Math.max(peakDiskBytes, usedBytes)
+        return {
+          cpuMs: 0,
+          // Its files are all the memory it has.
+          memoryBytes: usedBytes,
+          peakMemoryBytes: peakDiskBytes,
+          oomKills: machine.oomKills,
+          diskBytes: usedBytes,
+          egressBytes: 0,
+          ingressBytes: 0,
+          // The agent is one.
+          processes: machine.processes.size + 1,
+        }
+      },
+      destroy,
+      [Symbol.asyncDispose]: destroy,
+    }
+    own.set(id, sandbox)
+    return sandbox
   }
-  host.sandboxes.set(config.id, () => end({ by: 'destroy' }))
-  own.set(config.id, sandbox)
-  return sandbox
+  return { config, end, open }
 }

@@ -72,11 +72,16 @@ const may = (node: Owned, who: Credentials, bits: number): boolean => {
 /** The files of one fake sandbox, in memory, with owners, modes, links and a limit of bytes. */
 export class FakeFileSystem {
   readonly #root: DirectoryNode = { kind: 'directory', mode: 0o755, uid: 0, gid: 0, entries: new Map() }
-  readonly #maxBytes: number
+  #maxBytes: number
   #usedBytes = 0
 
   constructor(maxBytes: number) {
     this.#maxBytes = maxBytes
+  }
+
+  /** A new limit; what is there already stays. */
+  set maxBytes(bytes: number) {
+    this.#maxBytes = bytes
   }
 
   get usedBytes(): number {

@@ -11,20 +11,23 @@ const FILES: Readonly<Record<string, string>> = {
   '/etc/not-executable': '#!/bin/sh\nexit 0\n',
   '/home/app/hello.txt': 'hello from the image\n',
 }
-const DIRECTORIES = ['/bin', '/dev', '/etc', '/home/app', '/root', '/tmp', '/usr/bin', '/var/tmp', '/.bramble']
+const DIRECTORIES = ['/bin', '/dev/shm', '/etc', '/home/app', '/root', '/tmp', '/usr/bin', '/var/tmp', '/.bramble']
 const DEVICES = { '/dev/null': 'null', '/dev/zero': 'zero', '/dev/urandom': 'random', '/dev/full': 'full' } as const
 const AGENT = '/.bramble/agent'
 
 export interface MachineOptions {
   readonly hostname: string
   readonly maxDiskBytes: number
+  /** Files that an earlier machine left; default those of the test image. */
+  readonly files?: FakeFileSystem | undefined
   readonly clock: FakeClock
   readonly die: (detail: string) => void
+  readonly emit: (data: Buffer) => Promise<void>
 }
 
-/** A new machine with the files of the test image, whatever the image says: the fake reads nothing of its host. */
-export const makeMachine = (options: MachineOptions): Machine => {
-  const files = new FakeFileSystem(options.maxDiskBytes)
+/** Those of the test image, whatever the image says: the fake reads nothing of its host. */
+const imageFiles = (maxBytes: number): FakeFileSystem => {
+  const files = new FakeFileSystem(maxBytes)
   const root = { uid: 0, gid: 0 }
   for (const path of DIRECTORIES) files.makeDirectories(path)
   for (const path of ['/tmp', '/var/tmp']) files.get(path).mode = 0o1777
@@ -40,6 +43,12 @@ export const makeMachine = (options: MachineOptions): Machine => {
   for (const [path, text] of Object.entries(FILES))
     files.append(files.openForWrite(path, { uid: 0, gids: [0] }, true), Buffer.from(text))
   for (const path of ['/home/app', '/home/app/hello.txt']) Object.assign(files.get(path), { uid: 1000, gid: 1000 })
+  return files
+}
+
+export const makeMachine = (options: MachineOptions): Machine => {
+  const files = options.files ?? imageFiles(options.maxDiskBytes)
+  files.maxBytes = options.maxDiskBytes
   return {
     files,
     hostname: options.hostname,
@@ -49,5 +58,6 @@ export const makeMachine = (options: MachineOptions): Machine => {
     nextPid: 2,
     oomKills: 0,
     die: options.die,
+    emit: options.emit,
   }
 }

@@ -19,6 +19,8 @@ export interface Machine {
   oomKills: number
   /** Ends the whole sandbox, as the death of its agent would. */
   die(detail: string): void
+  /** Takes an event of a program, when there is room for it. */
+  emit(data: Buffer): Promise<void>
 }
 
 /** What a file of a fake sandbox does when it is executed; resolves with the exit code. */

@@ -275,6 +275,33 @@ export const PROGRAMS: ReadonlyMap<string, Program> = new Map<string, Program>([
       return 0
     },
   ],
+  [
+    'chown',
+    async (process) => {
+      const [owner = '', ...paths] = process.argv.slice(1)
+      if (process.user.uid !== 0) throw new SystemError('EPERM')
+      const [uid, gid] = owner.split(':').map(Number)
+      for (const path of paths) {
+        const node = process.machine.files.get(process.path(path), process.user)
+        node.uid = uid ?? node.uid
+        node.gid = gid ?? node.gid
+      }
+      return 0
+    },
+  ],
+  [
+    'stat',
+    async (process) => {
+      const [, , format = '', ...paths] = process.argv
+      for (const path of paths) {
+        const { uid, gid, mode } = process.machine.files.get(process.path(path), process.user)
+        const values: Record<string, string> = { '%u': `${uid}`, '%g': `${gid}`, '%a': mode.toString(8) }
+        await process.print('stdout', `${format.replace(/%[uga]/g, (word) => values[word] ?? word)}\n`)
+      }
+      return 0
+    },
+  ],
+  ['sync', async () => 0],
   // What a kernel does to a real sandbox, on demand: a command killed for want of memory, and the agent's death.
   [
     'fake-oom',

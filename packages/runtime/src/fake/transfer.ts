@@ -3,13 +3,25 @@ import { fileSource } from './devices.ts'
 import { type FileNode, SystemError } from './file-system.ts'
 import type { FakeProcess, Program } from './process.ts'
 
-/** The agent's applets (`packages/agent/FRAMES.md`): `put PATH MODE` and `get PATH MAXBYTES`. */
+/** Some of the agent's applets (`packages/agent/FRAMES.md`): `put PATH MODE`, `get PATH MAXBYTES`, `emit NAME [DATA]`. */
 export const applet: Program = async (process) => {
   const [, verb, path = '', argument = ''] = process.argv
   if (verb === 'put') return put(process, process.path(path), Number.parseInt(argument, 8))
   if (verb === 'get') return get(process, process.path(path), Number(argument))
-  await process.print('stderr', 'usage: agent put PATH MODE | agent get PATH MAXBYTES\n')
+  if (verb === 'emit') return emit(process, path, process.argv[3])
+  await process.print('stderr', 'usage: agent put PATH MODE | agent get PATH MAXBYTES | agent emit NAME [DATA]\n')
   return 64
+}
+
+const emit = async (process: FakeProcess, name: string, text = 'null'): Promise<number> => {
+  let data: unknown = text
+  try {
+    data = JSON.parse(text)
+  } catch {
+    // A string, then.
+  }
+  await process.machine.emit(Buffer.from(JSON.stringify({ name, data })))
+  return 0
 }
 
 const put = async (process: FakeProcess, path: string, mode: number): Promise<number> => {
