@@ -40,6 +40,8 @@ export async function* through(
 export const insideOf = (directory: Buffer, name: string): Buffer => {
   const parts = name.split('/')
   if (name === '' || posix.isAbsolute(name) || parts.includes('..') || name.includes('\0'))
-    throw new BrambleError('file_refused', { detail: `\`${name.slice(0, 256)}\` is no name of a file in a directory` })
+    throw new BrambleError('invalid_request', {
+      detail: `\`${name.slice(0, 256)}\` is no name of a file in a directory`,
+    })
   return Buffer.concat([directory, Buffer.from(`/${name}`)])
 }

@@ -5,6 +5,9 @@ import { type Header, type Pack, pack } from 'tar-stream'
 import { type Entry, getFileNameLowLevel, openPromise, type ZipFile } from 'yauzl'
 import type { GatewayLimits } from '../limits.ts'
 
+const HEADER_BYTES = 512
+const AHEAD_BYTES = 1024 * 1024
+
 type ZipLimits = Pick<GatewayLimits, 'maxUnpackedBytes' | 'maxArchiveEntries' | 'maxZipRatio'>
 
 /**
@@ -18,10 +21,37 @@ export async function* zipToTar(path: string, limits: ZipLimits, signal: AbortSi
   await check(path, limits)
   const zip = await open(path)
   const tar = pack()
-  const filling = fill(zip, tar, signal).catch((error: unknown) => tar.destroy(readable(error)))
+  let failure: Error | undefined
+  let over = false
+  let takenBytes = 0
+  let wake: (() => void) | undefined
+  let entries = 0
+  /** Files without bytes do not wait for whoever reads the archive by themselves. */
+  const notTooFarAhead = async (): Promise<void> => {
+    entries++
+    while (!over && entries * HEADER_BYTES - takenBytes > AHEAD_BYTES)
+      await new Promise<void>((resolve) => {
+        wake = resolve
+      })
+    signal.throwIfAborted()
+  }
+  const filling = fill(zip, tar, notTooFarAhead).catch((error: unknown) => {
+    failure = readable(error)
+    tar.destroy(failure)
+  })
   try {
-    yield* tar as AsyncIterable<Uint8Array>
+    for await (const chunk of tar as AsyncIterable<Uint8Array>) {
+      takenBytes += chunk.length
+      wake?.()
+      yield chunk
+    }
+  } catch (error) {
+    // The archive ends with whatever its last file failed of: what that was, its filling knows.
+    await filling
+    throw failure ?? error
   } finally {
+    over = true
+    wake?.()
     tar.destroy()
     await filling
     zip.close()
@@ -67,9 +97,9 @@ const check = async (path: string, limits: ZipLimits): Promise<void> => {
   }
 }
 
-const fill = async (zip: ZipFile, tar: Pack, signal: AbortSignal): Promise<void> => {
+const fill = async (zip: ZipFile, tar: Pack, ready: () => Promise<void>): Promise<void> => {
   for await (const entry of zip.eachEntry()) {
-    signal.throwIfAborted()
+    await ready()
     const header = headerOf(entry)
     if (header.type === 'directory') tar.entry(header)
     else if (header.type === 'symlink') tar.entry({ ...header, linkname: await linkOf(zip, entry) })
