@@ -21,7 +21,7 @@ describe('a client of SSH that misbehaves', { timeout: 60_000 }, () => {
   })
   afterAll(() => node?.[Symbol.asyncDispose]())
 
-  const open = async (limits: Partial<SshLimits>): Promise<SshServer> => {
+  const open = async (limits: Partial<SshLimits>, auth = true): Promise<SshServer> => {
     const server = await openSshServer({
       instances: node.engine.instances,
       keys: {
@@ -29,7 +29,7 @@ describe('a client of SSH that misbehaves', { timeout: 60_000 }, () => {
           key === 'right' ? { tenant: 'default', keyId: 'k', scopes: ['execute'], quota: {} } : undefined,
       },
       sshKeys: { tenantsOf: () => [] },
-      auth: true,
+      auth,
       dataDirectory: node.directory,
       host: '127.0.0.1',
       port: 0,
@@ -52,6 +52,15 @@ describe('a client of SSH that misbehaves', { timeout: 60_000 }, () => {
     socket.resume()
     await once(socket, 'close')
   }
+
+  it('needs no key where the node has none, but an instance that is there', async () => {
+    const server = await open({}, false)
+    await login(server, 'anything')
+    const client = new ssh2.Client()
+    const failed = new Promise((resolve) => client.once('error', resolve))
+    client.connect({ host: '127.0.0.1', port: server.port, username: 'none' })
+    await failed
+  })
 
   it('says nothing: it is cut off', async () => {
     const { port } = await open({ loginGraceMs: 50 })
