@@ -60,6 +60,12 @@ describe('what the README shows', () => {
     expect(lines.slice(-2)).toEqual([String.raw`[ '1\n', '4\n', '9\n' ]`, '1'])
   })
 
+  test('an instance, from start to end', async ({ skip: skipTest }) => {
+    if (skip !== undefined) skipTest(skip)
+    const code = blocks('sh').find((block) => block.includes('start --name')) ?? ''
+    expect(await shell(code)).toMatch(/^ins_\w+\nhello from \S+\nbox\n$/)
+  })
+
   test('over HTTP, with curl', async ({ skip: skipTest }) => {
     if (skip !== undefined) skipTest(skip)
     const code = blocks('sh').find((block) => block.includes('curl')) ?? ''

@@ -5,6 +5,7 @@ import { isTest, isTypeScript, type Repository, type Rule } from './repository.t
 const ENTRIES = [
   /^packages\/cli\/src\/(main|commands\/[a-z-]+)\.ts$/,
   /^scripts\/[a-z-]+\.ts$/,
+  /^examples\/[a-z-]+\.ts$/,
   /^bench\/([a-z-]+\/main|[a-z-]+)\.ts$/,
   /^[a-z.]+\.ts$/,
 ]

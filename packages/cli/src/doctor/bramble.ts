@@ -56,30 +56,37 @@ const images = (dataDirectory: string, nodeRuns: boolean): Part => ({
 })
 
 /** Opens a runtime on a directory of its own, which starts one sandbox for real, and closes it. */
-const runtime = (name: string, open: (dataDirectory: string) => Promise<Probe<Runtime>>): Part => ({
+const runtime = (
+  name: string,
+  open: (dataDirectory: string, onNotice: (text: string) => void) => Promise<Probe<Runtime>>,
+): Part => ({
   group: RUNTIMES,
   name,
   examine: async () => {
     const directory = await mkdtemp(join(tmpdir(), 'bramble-doctor-'))
     try {
-      const probe = await open(directory)
+      const notices: string[] = []
+      const probe = await open(directory, (text) => notices.push(text))
       if (!probe.available) return { state: 'fails', detail: probe.reason, hint: probe.hint }
       await using running = probe.runtime
-      return describe(running)
+      return describe(running, notices)
     } finally {
       await rm(directory, { recursive: true, force: true })
     }
   },
 })
 
-const describe = ({ capabilities }: Runtime): Omit<PartReport, 'group' | 'name'> => {
-  const { limits, isolation, userNamespace, seccomp } = capabilities
+const describe = ({ capabilities }: Runtime, notices: readonly string[]): Omit<PartReport, 'group' | 'name'> => {
+  const { limits, isolation, userNamespace, seccomp, network } = capabilities
   const held = Object.entries(limits).flatMap(([name, enforced]) => (enforced ? [name] : []))
   const lacking = Object.entries(limits).flatMap(([name, enforced]) => (enforced ? [] : [name]))
-  const extras = [userNamespace && 'user namespace', seccomp && 'seccomp'].filter(Boolean)
+  const extras = [userNamespace && 'user namespace', seccomp && 'seccomp', `network: ${network.join(', ')}`].filter(
+    Boolean,
+  )
   const detail = `a sandbox ran (${isolation}); limits: ${held.join(', ')}; ${extras.join(', ')}`
-  if (lacking.length === 0) return { state: 'works', detail }
-  return { state: 'limited', detail: `${detail}; not enforced: ${lacking.join(', ')}` }
+  const short = [...(lacking.length > 0 ? [`not enforced: ${lacking.join(', ')}`] : []), ...notices]
+  if (short.length === 0) return { state: 'works', detail }
+  return { state: 'limited', detail: [detail, ...short].join('; ') }
 }
 
 export interface BrambleOptions {
@@ -91,7 +98,7 @@ export interface BrambleOptions {
 export const brambleParts = ({ dataDirectory, nodeRuns }: BrambleOptions): Part[] => [
   agent,
   images(dataDirectory, nodeRuns),
-  runtime('oci (crun)', (directory) => oci({ binary: 'crun' })({ dataDirectory: directory })),
-  runtime('oci (runc)', (directory) => oci({ binary: 'runc' })({ dataDirectory: directory })),
+  runtime('oci (crun)', (dataDirectory, onNotice) => oci({ binary: 'crun' })({ dataDirectory, onNotice })),
+  runtime('oci (runc)', (dataDirectory, onNotice) => oci({ binary: 'runc' })({ dataDirectory, onNotice })),
   runtime('docker', (directory) => docker()({ dataDirectory: directory })),
 ]

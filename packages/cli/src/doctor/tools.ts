@@ -16,6 +16,7 @@ const VERSIONS: Readonly<Record<string, readonly string[]>> = {
   mount: ['losetup', '--version'],
   mmdebstrap: ['mmdebstrap', '--version'],
   iproute2: ['ip', '-V'],
+  nftables: ['nft', '--version'],
   tar: ['tar', '--version'],
   zstd: ['zstd', '--version'],
   'xz-utils': ['xz', '--version'],

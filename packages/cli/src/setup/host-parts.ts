@@ -87,6 +87,7 @@ export const HOST_PARTS: readonly HostPart[] = [
     found: command('ip'),
     packages: { apt: ['iproute2'], dnf: ['iproute'], apk: ['iproute2'] },
   },
+  { name: 'nftables', use: 'networks of sandboxes', found: command('nft'), packages: same('nftables') },
   { name: 'tar', use: 'reads root filesystems', found: command('tar'), packages: same('tar') },
   { name: 'zstd', use: 'reads packed images', found: command('zstd'), packages: same('zstd') },
   {

@@ -1,0 +1,35 @@
+import { execFile } from 'node:child_process'
+import { readdirSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { oci } from '@bramble/runtime'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { canRunNode, type NodeProcess, startNodeProcess } from './node-process.ts'
+
+const directory = fileURLToPath(new URL('../examples/', import.meta.url))
+
+/** What each writes, sorted: what happens side by side has no order. */
+const EXPECTED: Readonly<Record<string, readonly string[]>> = {
+  'instance.ts': ['4', 'counting'],
+  'live.ts': ['0 1', '0 TYPED HERE', '2', '3', 'create /tmp/done'],
+  'web-server.ts': ['hello', 'hello'],
+}
+
+describe('examples', () => {
+  let skip: string | undefined
+  let node: NodeProcess
+
+  beforeAll(async () => {
+    skip = await canRunNode(oci())
+    if (skip === undefined) node = await startNodeProcess()
+  })
+  afterAll(() => node?.[Symbol.asyncDispose]())
+
+  for (const name of readdirSync(directory).filter((name) => name.endsWith('.ts')))
+    test(name, async ({ skip: skipTest }) => {
+      if (skip !== undefined) skipTest(skip)
+      const env = { PATH: process.env.PATH, BRAMBLE_URL: node.url, BRAMBLE_API_KEY: node.key }
+      const { stdout } = await promisify(execFile)(process.execPath, [directory + name], { env })
+      expect(stdout.trimEnd().split('\n').toSorted()).toEqual(EXPECTED[name])
+    })
+})
