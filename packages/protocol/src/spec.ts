@@ -57,6 +57,13 @@ export const fileInputSchema = z.union([
   }),
 ])
 
+/** `example.org`, `*.example.org`, `203.0.113.7`, `203.0.113.0/24`. Sandboxes have no IPv6. */
+const networkRuleSchema = z
+  .string()
+  .min(1)
+  .max(253)
+  .regex(/^(?:(?:\*\.)?[^\s/:*]+|[\d.]+\/(?:\d|[12]\d|3[0-2]))$/, 'is no host name, no IPv4 address and no CIDR')
+
 /**
  * What a sandbox may reach. `none`: nothing but itself. `egress`: the public Internet; never the host, link-local and
  * private ranges, or other sandboxes. `allow`: only these host names (`example.org`, `*.example.org`) and CIDRs or
@@ -64,7 +71,7 @@ export const fileInputSchema = z.union([
  */
 export const networkSchema = z.union([
   z.enum(['none', 'egress']),
-  z.strictObject({ allow: z.array(z.string().min(1).max(253)).max(LIMITS.maxNetworkRules.value) }),
+  z.strictObject({ allow: z.array(networkRuleSchema).max(LIMITS.maxNetworkRules.value) }),
 ])
 
 /** A named volume, or a dependency cache of the tenant, mounted in a sandbox. */

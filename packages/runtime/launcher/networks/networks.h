@@ -1,5 +1,5 @@
 /* What networks of sandboxes need from the kernel and Node cannot ask for: network namespaces in user namespaces, links
- * into them, elements of nftables sets, and conntrack entries. README.md beside the launcher has the protocol. The peer
+ * into them, elements of nftables sets, and conntrack entries. README.md has the protocol. The peer
  * is the node, which is trusted. */
 #pragma once
 

@@ -9,17 +9,19 @@ const MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 /** Runs a program of the host with `input`, and gives its output. Rejects with what it complained of. */
 export type Command = (name: string, args: readonly string[], input?: string) => Promise<string>
 
+/** Administrators' programs are not on everyone's PATH. */
+const searched = (): string[] => (process.env.PATH ?? '').split(':').concat('/usr/sbin', '/sbin', '/usr/bin', '/bin')
+
 export const findProgram = (name: string): string | undefined =>
-  (process.env.PATH ?? '')
-    .split(':')
-    .concat('/usr/sbin', '/sbin', '/usr/bin', '/bin')
+  searched()
     .map((directory) => join(directory, name))
     .find((path) => existsSync(path))
 
 export const runCommand: Command = async (name, args, input = '') => {
   const program = findProgram(name)
   if (program === undefined) throw new BrambleError('unsupported', { detail: `there is no \`${name}\` on this host` })
-  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], env: { LC_ALL: 'C' }, timeout: TIMEOUT_MS })
+  const env = { LC_ALL: 'C', PATH: searched().join(':') }
+  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], env, timeout: TIMEOUT_MS })
   const { promise, resolve, reject } = Promise.withResolvers<number | null>()
   let output = ''
   let complaint = ''
