@@ -57,9 +57,10 @@ describe('a client of SSH that misbehaves', { timeout: 60_000 }, () => {
     const server = await open({}, false)
     await login(server, 'anything')
     const client = new ssh2.Client()
-    const failed = new Promise((resolve) => client.once('error', resolve))
+    const closed = new Promise<void>((resolve) => client.once('close', () => resolve()))
+    const failed = new Promise((resolve) => client.on('error', resolve))
     client.connect({ host: '127.0.0.1', port: server.port, username: 'none' })
-    await failed
+    await Promise.all([failed, closed])
   })
 
   it('says nothing: it is cut off', async () => {
