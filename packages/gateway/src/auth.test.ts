@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { readFile, stat } from 'node:fs/promises'
 import { request as httpRequest } from 'node:http'
 import { join } from 'node:path'
@@ -171,6 +172,24 @@ test('without keys only a loopback address is bound, and only loopback names are
     headers: { 'content-type': 'application/json' },
   })
   expect(((await response.json()) as ExecutionResult).stdout).toBe('open\n')
+  // What a browser sends for any page without asking first: forms, requests without a body, WebSockets.
+  const formOf = (origin: string) =>
+    fetch(`${open.url}/api/v1/instances/box/upload?path=/`, {
+      method: 'POST',
+      body: new FormData(),
+      headers: { origin },
+    })
+  expect(await (await formOf('https://evil.example')).json()).toMatchObject({ code: 'forbidden' })
+  expect(await (await formOf(open.url)).json()).toMatchObject({ code: 'not_found' })
+  const socketOf = async (origin: string): Promise<unknown> => {
+    const path = '/api/v1/instances/box/stream'
+    const headers = { connection: 'upgrade', upgrade: 'websocket', origin }
+    const request = httpRequest({ port: open.port, path, headers }).end()
+    return json((await once(request, 'response'))[0])
+  }
+  expect(await socketOf('https://evil.example')).toMatchObject({ code: 'forbidden' })
+  expect(await socketOf(`http://127.0.0.1:${open.port}`)).toMatchObject({ code: 'forbidden' })
+  expect(await socketOf(`http://localhost:${open.port}`)).toMatchObject({ code: 'not_found' })
   const rebound = httpRequest({ port: open.port, path: '/api/v1/pools', headers: { host: 'evil.example' } }).end()
   const { promise, resolve } = Promise.withResolvers<unknown>()
   rebound.on('response', (answer) => resolve(json(answer)))

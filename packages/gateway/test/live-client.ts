@@ -145,6 +145,18 @@ export const connectStream = async (
   return stream
 }
 
+/** Connects to a stream that tells of processes and ports, and waits until it does. */
+export const connectObserving = async (node: RealNode, instance: string): Promise<StreamClient> => {
+  const stream = await connectStream(node, instance, { query: 'processes=true' })
+  // Whatever ran before it looked for the first time is no news.
+  const id = `canary-${crypto.randomUUID()}`
+  stream.send({ type: 'exec', id, command: 'while sleep 0.3; do :; done' })
+  await stream.event('process_event')
+  stream.send({ type: 'signal', id, signal: 'KILL' })
+  await stream.event('exit', (event) => event.id === id)
+  return stream
+}
+
 /** The bytes of binary frames, joined. */
 export const bytesOf = ({ frames }: Pick<LiveClient, 'frames'>): Buffer =>
   Buffer.concat(frames.flatMap((frame) => ('bytes' in frame ? [frame.bytes] : [])))

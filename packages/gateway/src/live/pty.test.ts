@@ -1,5 +1,12 @@
 import { afterAll, beforeAll, beforeEach, expect, type TestContext, test } from 'vitest'
-import { bytesOf, connectLive, connectStream, type LiveClient, messagesOf } from '../../test/live-client.ts'
+import {
+  bytesOf,
+  connectLive,
+  connectObserving,
+  connectStream,
+  type LiveClient,
+  messagesOf,
+} from '../../test/live-client.ts'
 import { openRealNode, type RealNode } from '../../test/real-node.ts'
 import { openGateway } from '../open-gateway.ts'
 
@@ -34,7 +41,7 @@ test('a terminal is a login shell with its size, its environment and job control
   using pty = await connect('cols=91&rows=17')
   type(pty, 'stty size; echo "<$TERM $LANG $SHELL>"; tty\n')
   await shows(pty, '\r\n17 91\r\n<xterm-256color C.UTF-8 /bin/sh>\r\n/dev/pts/')
-  using stream = await connectStream(node, 'box', { query: 'processes=true' })
+  using stream = await connectObserving(node, 'box')
   type(pty, 'sleep 100\n')
   // Before the command has the terminal, the shell reads it byte by byte, and ^C is one of them.
   await stream.event('process_event', ({ command }) => command === 'sleep 100')

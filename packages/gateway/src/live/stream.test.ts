@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, type TestContext, test } from 'vitest'
 import { killParentOf } from '../../test/kill-parent-of.ts'
-import { connectLive, connectStream } from '../../test/live-client.ts'
+import { connectLive, connectObserving, connectStream } from '../../test/live-client.ts'
 import { openRealNode, type RealNode } from '../../test/real-node.ts'
 
 let opened: RealNode | { skip: string }
@@ -133,7 +133,7 @@ describe('the stream of an instance', () => {
   })
 
   test('programs inside emit events, processes and ports are told', async () => {
-    using stream = await connectStream(node, 'box', { query: 'processes=true' })
+    using stream = await connectObserving(node, 'box')
     stream.send({ type: 'exec', id: 'server', command: 'nc -l -p 4321' })
     expect(await stream.event('port_event', ({ port }) => port === 4321)).toMatchObject({ event: 'open' })
     const started = await stream.event('process_event', ({ command }) => command.includes('nc -l -p 4321'))

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { afterAll, beforeAll, beforeEach, expect, type TestContext, test } from 'vitest'
-import { bytesOf, connectLive, connectStream, type LiveClient, type StreamClient } from '../../test/live-client.ts'
+import { bytesOf, connectLive, connectObserving, type LiveClient, type StreamClient } from '../../test/live-client.ts'
 import { openRealNode, type RealNode } from '../../test/real-node.ts'
 
 const MAX_TUNNELS = 8
@@ -13,7 +13,7 @@ beforeAll(async () => {
   if ('skip' in opened) return
   node = opened
   await node.start({ name: 'box' })
-  stream = await connectStream(node, 'box', { query: 'processes=true' })
+  stream = await connectObserving(node, 'box')
 })
 afterAll(async () => {
   if ('skip' in opened) return
@@ -69,7 +69,7 @@ test('what is no tunnel message closes it, and so does the end of the instance',
   wrong.ws.send('{"type":"start"}')
   expect(await wrong.closed).toMatchObject({ code: 4400 })
   const { id } = await node.start({})
-  using server = await connectStream(node, id, { query: 'processes=true' })
+  using server = await connectObserving(node, id)
   server.send({ type: 'exec', command: 'nc -ll -p 80 -e cat' })
   await server.event('port_event')
   using client = await connectLive(node, `/api/v1/instances/${id}/tunnel/80`)
