@@ -7,6 +7,7 @@
 enum {
   INTERVAL_MS_MIN = 10, INTERVAL_MS_MAX = 60000, COST_SHARE = 50, /* it waits that many times as long as a look took */
   FORKED = 0x40,                                                 /* PF_FORKNOEXEC in the flags of proc_pid_stat(5) */
+  EXEC_MS = 200,                                                 /* that what was forked has to become another program */
 };
 
 struct process processes[PROCESSES_MAX]; /* by pid */
@@ -111,11 +112,13 @@ static void look_at(pid_t pid) {
   if (process->handle < 0) again = true;
   if (process->known) return;
   process->parent = fresh.parent;
-  /* What was only forked is about to become another program, most often: it has until the next look. */
-  if (flags & FORKED && is_new && !quiet) { again = true; return; }
+  if (is_new) process->first_ms = now_ms();
+  bool early = !quiet && now_ms() - process->first_ms < EXEC_MS;
+  if (flags & FORKED && early) { again = true; return; }
   free(process->command);
   process->command = command_of(pid, &process->ours);
-  if (!process->command || (flags & FORKED && process->ours)) again = true;
+  /* In the midst of an exec there is no command line yet. */
+  if (!process->command || (flags & FORKED && process->ours) || (*process->command == '[' && early)) again = true;
   else process->known = true;
 }
 

@@ -9,6 +9,7 @@ enum { PROCESSES_MAX = 4096, PORTS_MAX = 1024, COMMAND_BYTES_MAX = 1024 };
 extern struct process {
   pid_t pid, parent;
   uint64_t began;
+  int64_t first_ms; /* when it was seen first */
   int handle; /* a pidfd, or -1 */
   bool seen, known, judged, told, ours;
   char *command;
