@@ -15,13 +15,15 @@ const KEYS = 'abcdefghijklmnopqrstuvwxyz'
 const startFlood = (node: NodeProcess, id: string) => {
   const url = `${node.url.replace(/^http/, 'ws')}/api/v1/containers/${id}/stream?processes=false`
   const child = spawn(process.execPath, [READER, url, node.key], { stdio: ['ignore', 'pipe', 'inherit'] })
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  let latest = 0
+  const lines = createInterface({ input: child.stdout }).on('line', (line) => {
+    latest = Number(line)
+  })
   return {
-    /** Bytes read by now; waits for the next report. */
+    /** Bytes read by the next report. */
     read: async (): Promise<number> => {
-      const { value, done } = await lines.next()
-      if (done) throw new Error('the reader of the flood ended')
-      return Number(value)
+      await once(lines, 'line')
+      return latest
     },
     stop: async (): Promise<void> => {
       child.kill()

@@ -104,6 +104,18 @@ const openConnection = (stream: Duplex): Connection => {
     stream.write(frame)
   }
 
+  let later: Buffer[] = []
+  // What lets the agent send more goes out at the end of a turn of the event loop: a flood on this stream, which is read for
+  // as long as more comes, would otherwise keep every other stream of the process waiting.
+  const sendLater = (frame: Buffer): void => {
+    if (later.push(frame) > 1) return
+    setImmediate(() => {
+      const frames = later
+      later = []
+      for (const each of frames) send(each)
+    })
+  }
+
   const onHello = (type: number, payload: Buffer): void => {
     if (type !== FRAME.hello) throw new Error('another frame before HELLO')
     const version = payload.readUInt32LE(0)
@@ -172,12 +184,12 @@ const openConnection = (stream: Duplex): Connection => {
     return lastChannel
   }
 
-  const log = createAgentLog({ send, nextChannel, failure: () => over?.error })
+  const log = createAgentLog({ send, sendLater, nextChannel, failure: () => over?.error })
 
   const connectTo = (host: string, port: number, signal: AbortSignal | undefined): Promise<Duplex> => {
     if (over !== undefined) return Promise.reject(over.error)
     const channel = nextChannel()
-    const socket = createAgentSocket({ channel, host, port, send, onClosed: () => channels.delete(channel) })
+    const socket = createAgentSocket({ channel, host, port, send, sendLater, onClosed: () => channels.delete(channel) })
     channels.set(channel, socket)
     if (signal === undefined) return socket.opened
     const abort = (): void => socket.cancel(abortError(signal))
@@ -209,7 +221,7 @@ const openConnection = (stream: Duplex): Connection => {
     exec: (request) => {
       const channel = nextChannel()
       const frame = encodeExec(channel, request, WINDOW_BYTES)
-      const agentProcess = createAgentProcess({ channel, send, onClosed: () => channels.delete(channel) })
+      const agentProcess = createAgentProcess({ channel, send, sendLater, onClosed: () => channels.delete(channel) })
       if (over !== undefined) agentProcess.fail(over.error)
       else {
         channels.set(channel, agentProcess)
