@@ -1,6 +1,7 @@
 export type {
   ApiKey,
   BatchResponse,
+  CacheName,
   ErrorCode,
   ExecutionRecord,
   ExecutionResult,

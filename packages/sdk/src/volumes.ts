@@ -1,4 +1,4 @@
-import { pageSchema, type Volume, volumeSchema } from '@bramble/protocol'
+import { type CacheName, pageSchema, type Volume, volumeSchema } from '@bramble/protocol'
 import type { CallOptions } from './call.ts'
 import { escapeText } from './escape.ts'
 import { type ListQuery, type PagedList, pagedList } from './page.ts'
@@ -15,10 +15,12 @@ export interface VolumeInput {
 export interface Volumes {
   list(query?: ListQuery): PagedList<Volume>
   get(name: string, options?: CallOptions): Promise<Volume>
-  /** One that is there already, of the same size, is left as it is. */
+  /** Of one that is there already, it sets the size and the labels. */
   create(input: VolumeInput, options?: CallOptions): Promise<Volume>
   /** With everything in it. `conflict` while an instance has it mounted. */
   delete(name: string, options?: CallOptions): Promise<void>
+  /** Forgets what a dependency cache of the tenant holds. */
+  clearCache(cache: CacheName, options?: CallOptions): Promise<void>
 }
 
 const PATH = '/api/v1/volumes'
@@ -31,4 +33,6 @@ export const volumes = (transport: Transport): Volumes => ({
   create: ({ name, sizeMb, labels }, options = {}) =>
     transport.json({ method: 'PUT', path: pathOf(name), body: { sizeMb, labels }, ...options }, volumeSchema),
   delete: (name, options = {}) => transport.none({ method: 'DELETE', path: pathOf(name), ...options }),
+  clearCache: (cache, options = {}) =>
+    transport.none({ method: 'DELETE', path: `/api/v1/caches/${escapeText(cache)}`, ...options }),
 })

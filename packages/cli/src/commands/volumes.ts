@@ -1,4 +1,4 @@
-import type { Volume } from '@bramble/sdk'
+import type { CacheName, Volume } from '@bramble/sdk'
 import type { Command } from 'commander'
 import type { CliCommand } from '../command.ts'
 import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
@@ -44,6 +44,14 @@ const remove = async (names: string[], options: ListOptions): Promise<void> => {
   }
 }
 
+const clear = async (caches: string[], options: ListOptions): Promise<void> => {
+  const bramble = await connect(options)
+  for (const cache of caches) {
+    await bramble.volumes.clearCache(cache as CacheName)
+    console.log(cache)
+  }
+}
+
 const common = (command: Command): Command =>
   addConnectionOptions(command.option('--json', 'JSON, which is also what a pipe gets'))
 
@@ -62,5 +70,8 @@ export default {
     common(command.command('rm').description('remove volumes, with everything in them'))
       .argument('<name...>', 'as `bramble volumes` shows it')
       .action(remove)
+    common(command.command('clear').description('forget what dependency caches hold'))
+      .argument('<cache...>', 'npm, pip, cargo, go or apt')
+      .action(clear)
   },
 } satisfies CliCommand

@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process'
+import { generateKeyPairSync } from 'node:crypto'
 import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -187,6 +188,40 @@ describe.skipIf(skip !== '')(`commands for instances${skip}`, () => {
       .split('\n')
       .map((line) => JSON.parse(line))
     expect(json).toEqual(expect.arrayContaining([expect.objectContaining({ type: 'stdout', data: 'later\n' })]))
+  })
+
+  test('volumes outlive the instances they are mounted in', async () => {
+    expect(await cli(['volumes', 'create', 'data', '--size', '64m'])).toMatchObject({ code: 0, stdout: 'data\n' })
+    await using first = await bramble.instances.start({ volumes: [{ name: 'data', path: '/data' }] })
+    await first.files.write('/data/x', 'kept')
+    await first.delete()
+    expect((await cli(['start', '--name', 'second', '--volume', 'data:/data:ro'])).code).toBe(0)
+    const end = await cli(['exec', '--no-input', 'second', 'cat /data/x; touch /data/y'])
+    expect(end).toMatchObject({ code: 1, stdout: 'kept' })
+    expect((await cli(['volumes', 'rm', 'data'])).code).toBe(125)
+    const [row] = JSON.parse((await cli(['volumes'])).stdout)
+    expect(row).toMatchObject({ name: 'data', kind: 'volume', sizeMb: 64, usedBy: [expect.stringContaining('ins_')] })
+    expect((await cli(['rm', '-f', 'second'])).code).toBe(0)
+    expect((await cli(['volumes', 'rm', 'data'])).code).toBe(0)
+    expect((await cli(['volumes', 'clear', 'npm'])).stderr).toContain('npm')
+  })
+
+  test('SSH keys are added, listed and removed; a private one is not read out', async () => {
+    const file = join(directory, 'key')
+    const pair = generateKeyPairSync('ed25519')
+    const raw = pair.publicKey.export({ type: 'spki', format: 'der' }).subarray(-32)
+    const part = (bytes: Buffer) => Buffer.concat([Buffer.from([0, 0, 0, bytes.length]), bytes])
+    const blob = Buffer.concat([part(Buffer.from('ssh-ed25519')), part(raw)])
+    await writeFile(`${file}.pub`, `ssh-ed25519 ${blob.toString('base64')} me@here\n`)
+    await writeFile(file, pair.privateKey.export({ type: 'pkcs8', format: 'pem' }))
+    const added = await cli(['ssh-keys', 'add', `${file}.pub`])
+    expect(added).toMatchObject({ code: 0, stdout: expect.stringMatching(/^ssh_\w+\n$/) })
+    const refused = await cli(['ssh-keys', 'add', file])
+    expect(refused.stderr).toContain('private key')
+    const listed = JSON.parse((await cli(['ssh-keys'])).stdout)
+    expect(listed).toMatchObject([{ name: 'me@here', type: 'ssh-ed25519' }])
+    expect((await cli(['ssh-keys', 'rm', added.stdout.trim()])).code).toBe(0)
+    expect(JSON.parse((await cli(['ssh-keys'])).stdout)).toEqual([])
   })
 
   test('top looks once in a pipe', async () => {
