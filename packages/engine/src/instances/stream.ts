@@ -217,6 +217,9 @@ export const createStream = (deps: StreamDeps): ConnectedStream => {
     },
     start(command) {
       if (!agent) throw new BrambleError('instance_stopped', { detail: 'its sandbox is gone' })
+      const { size } = agent.log.commands
+      if (size >= LIMITS.maxStreamCommands.value)
+        throw new BrambleError('quota_exceeded', { detail: `${size} commands run on the streams of the instance` })
       const request = deps.requestOf(command)
       return agent.log.start(request, command.id ?? newId('command'))
     },

@@ -17,10 +17,11 @@ export interface BytesOptions {
  * thrown while an answer can still say so; later it throws too, and the caller cuts the connection.
  */
 export const sendBytes = async (reply: FastifyReply, options: BytesOptions): Promise<Answer> => {
-  const { status, headers, length, body, stallTimeoutMs } = options
+  const { status, headers, body, stallTimeoutMs } = options
   const chunks = body?.[Symbol.asyncIterator]()
   try {
     let next = await chunks?.next()
+    const length = options.length ?? (next?.done ? 0 : undefined)
     reply.hijack()
     const { raw } = reply
     raw.writeHead(status, {

@@ -32,7 +32,7 @@ export const sendFile = async (
     const { info, body } = await files.read(path, options).catch(async (error: unknown) => {
       throw await explained(error, () => files.stat(path, { followLinks: true, ...options }))
     })
-    return send(200, info, { length: info.sizeBytes, body })
+    return send(200, info, { length: sizeOf(info), body })
   }
   const info = await files.stat(path, { followLinks: true, ...options })
   if (info.type !== 'file') throw refused(info)
@@ -43,7 +43,7 @@ export const sendFile = async (
   try {
     const part = range ? byteRange(headers.range ?? '', info.sizeBytes) : undefined
     const { info: now, body } = await files.read(path, { ...part, ...options })
-    if (!part) return send(200, now, { length: now.sizeBytes, body })
+    if (!part) return send(200, now, { length: sizeOf(now), body })
     const contentRange = `bytes ${part.offset}-${part.offset + part.length - 1}/${info.sizeBytes}`
     return await send(206, now, { length: part.length, body, headers: { 'content-range': contentRange } })
   } catch (error) {
@@ -52,6 +52,9 @@ export const sendFile = async (
     throw error
   }
 }
+
+/** Files of /proc say that they have none, and have bytes all the same. */
+const sizeOf = ({ sizeBytes }: FileInfo): number | undefined => (sizeBytes === 0 ? undefined : sizeBytes)
 
 /** Whoever reads a directory is told what to do with it. */
 const explained = async (error: unknown, stat: () => Promise<FileInfo>): Promise<unknown> => {

@@ -149,6 +149,20 @@ test('ten thousand watches: as many as are allowed stand, the others are refused
   await next.event('state', (state) => state.watches.length === 16)
 })
 
+test('as many commands as an instance may run at once, and no more', async () => {
+  using stream = await connectStream(node, 'box')
+  for (let index = 0; index < 70; index++) stream.send({ type: 'exec', id: `n${index}`, command: ['sleep', '600'] })
+  stream.send({ type: 'get_state' })
+  const { commands } = await stream.event('state', (state) => state.commands.length > 0)
+  expect(commands.length).toBe(64)
+  const refused = stream.events.flatMap((event) => (event.type === 'error' ? [[event.id, event.code]] : []))
+  expect(refused).toEqual([64, 65, 66, 67, 68, 69].map((index) => [`n${index}`, 'quota_exceeded']))
+  for (const { id } of commands) stream.send({ type: 'signal', id, signal: 'KILL' })
+  await stream.until(() => stream.events.filter(({ type }) => type === 'exit').length === 64)
+  stream.send({ type: 'exec', id: 'room', command: 'true' })
+  await stream.event('exit', ({ id }) => id === 'room')
+})
+
 test('a client that takes nothing is cut off with what it was, and hinders nobody', async () => {
   using still = await connectStream(node, 'box')
   await still.event('state')

@@ -73,7 +73,9 @@ describe('reading and writing', () => {
     expect(await problemOf(await put('/tmp/typed', 'x', { 'content-encoding': 'br' }))).toMatchObject({ status: 415 })
     expect(await (await get('/tmp/typed')).text()).toBe('none')
     expect(await entryOf(await put('/tmp/empty', ''))).toMatchObject({ sizeBytes: 0 })
-    expect(await (await get('/tmp/empty')).text()).toBe('')
+    const empty = await get('/tmp/empty')
+    expect([empty.headers.get('content-length'), await empty.text()]).toEqual(['0', ''])
+    expect(await (await get('/proc/1/status')).text()).toContain('Pid:\t1\n')
   })
 
   test('names are bytes', async () => {
