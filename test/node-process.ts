@@ -14,6 +14,7 @@ const MAIN = fileURLToPath(new URL('../packages/cli/src/main.ts', import.meta.ur
 export interface NodeProcess extends AsyncDisposable {
   readonly url: string
   readonly key: string
+  readonly sshPort: number
   readonly pid: number
   readonly dataDirectory: string
   /** Sends one request on the kept-alive connection and parses the JSON answer. */
@@ -80,14 +81,14 @@ export const startNodeProcess = async (env: Record<string, string> = {}, directo
     { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } },
   )
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
-  const announced = Promise.withResolvers<{ url: string; apiKey: string }>()
+  const announced = Promise.withResolvers<{ url: string; apiKey: string; ssh: string }>()
   let said = ''
   createInterface({ input: child.stdout as Readable }).on('line', (line) => {
     said = `${said}${line}\n`.slice(-4096)
     if (line.startsWith('{"type":"ready"')) announced.resolve(JSON.parse(line))
   })
   void exited.then(() => announced.reject(new Error(`the node ended at its start: ${said}`)))
-  const { url, apiKey: key } = await announced.promise
+  const { url, apiKey: key, ssh } = await announced.promise
   const first = client(url, key)
   const pid = child.pid ?? 0
   const kill = async (signal: NodeJS.Signals): Promise<void> => {
@@ -98,6 +99,7 @@ export const startNodeProcess = async (env: Record<string, string> = {}, directo
   return {
     url,
     key,
+    sshPort: Number(/-p (\d+)/.exec(ssh)?.[1]),
     pid,
     dataDirectory,
     call: first.call,
