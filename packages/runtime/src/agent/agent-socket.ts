@@ -65,6 +65,8 @@ export const createAgentSocket = ({ channel, host, port, send, sendLater, onClos
       done(error)
     },
   })
+  // It may break before whoever asked for it can listen, or when they have given up: that must not end the process.
+  stream.on('error', () => {})
 
   const close = (error?: Error): void => {
     input.close(error)

@@ -154,6 +154,31 @@ describe('a peer that is not the agent it says it is', () => {
   })
 })
 
+describe('a connection from inside', () => {
+  // An `error` that nobody listens to would end this process, and fail the run.
+  it('breaks with its agent, before it is made and in the same chunk that makes it', async () => {
+    const waiting = await peer()
+    const refused = waiting.agent.connect({ port: 80 })
+    waiting.far.end()
+    await expect(refused).rejects.toMatchObject({ code: 'sandbox_died' })
+
+    const lying = await peer()
+    const made = lying.agent.connect({ port: 80 })
+    lying.far.write(Buffer.concat([started(1), started(1)]))
+    const stream = await made
+    expect(await lying.agent.closed).toMatchObject(brokeProtocol)
+    expect(stream.destroyed).toBe(true)
+
+    const given = await peer()
+    const controller = new AbortController()
+    const abandoned = given.agent.connect({ port: 80, signal: controller.signal })
+    controller.abort()
+    await expect(abandoned).rejects.toThrow()
+    given.far.end(Buffer.concat([started(1), stdout(1, 1)]))
+    expect(await given.agent.closed).toMatchObject({ code: 'sandbox_died' })
+  })
+})
+
 describe('connecting', () => {
   const refused = async (write: (far: Duplex) => void, options = {}): Promise<unknown> => {
     const [near, far] = duplexPair()

@@ -1,4 +1,5 @@
-import { createHash } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { chmod, mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
@@ -16,8 +17,9 @@ export const makeNetworkLayer = async (directory: string, resolver: string, host
   }
   const digest = createHash('sha256').update(JSON.stringify(files)).digest('hex').slice(0, 16)
   const layer = join(directory, PREFIX + digest)
-  const fresh = `${layer}.${process.pid}`
-  await rm(fresh, { recursive: true, force: true })
+  if (existsSync(layer)) return layer
+  // Of this call alone: several sandboxes may need it first at the same time.
+  const fresh = `${layer}.${randomUUID()}`
   await mkdir(join(fresh, 'etc'), { recursive: true })
   for (const [name, text] of Object.entries(files)) {
     await writeFile(join(fresh, 'etc', name), text)
