@@ -117,7 +117,7 @@ export const openVolumes = async ({ db, store, log, owners, usersOf, settled }: 
     await store.nextGeneration(generation, full ? undefined : before?.generation)
     try {
       const to = await store.directory('generation', generation)
-      const { files } = await promoteFiles({ from, to, check: CACHE_RULES[cache].check })
+      const { files } = await promoteFiles({ from, to, rule: CACHE_RULES[cache] })
       if (files > 0) await setCache(tenant, cache, generation)
       else await removeUnused('generation', generation)
       return files

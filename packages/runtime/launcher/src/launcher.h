@@ -46,6 +46,8 @@ struct wanted {
 	char lowers[MAX_LOWERS_BYTES]; /* absolute paths, the topmost first, joined by newlines */
 	struct held held[MAX_HELD];
 	int held_count;
+	const char *places[MAX_HELD]; /* where in the sandbox volumes and caches are mounted, in their order; the request's */
+	int place_count;
 };
 
 /* Errors travel as text; the first one wins. Returns -1 so that callers can `return fail(...)`. */

@@ -69,6 +69,8 @@ static int parse_wanted(char *text, struct wanted *wanted)
 			;
 		else if (strcmp(line, "generation") == 0 && hold(wanted, CACHES, value))
 			;
+		else if (strcmp(line, "at") == 0 && value[0] == '/' && strlen(value) < PATH_MAX && wanted->place_count < MAX_HELD)
+			wanted->places[wanted->place_count++] = value;
 		else if (strcmp(line, "lower") == 0 && strlen(value) + 2 <= room)
 			lowers += (size_t)snprintf(wanted->lowers + lowers, room, "%s%s", lowers > 0 ? "\n" : "", value);
 		else

@@ -8,11 +8,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/btrfs.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* glibc's <sys/mount.h> and <linux/mount.h> cannot be included together before glibc 2.37. */
@@ -92,19 +94,63 @@ int volume_list(enum kind kind, void (*each)(const char *name))
 	return settings.disk_bytes > 0 ? disk_list_in(folders[kind], each) : 0;
 }
 
+static int open_below(int root, const char *path)
+{
+	struct open_how how = { .flags = O_PATH | O_DIRECTORY | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS };
+	return (int)syscall(SYS_openat2, root, path, &how, sizeof how);
+}
+
+/* Makes the directories of a place in the sandbox's root filesystem that are not there, each its parent's owner's: OCI
+ * runtimes make what is missing as root, and ~/.cargo would be closed to who lives in that home. Links are followed as the
+ * sandbox would. What cannot be made is left to the OCI runtime, which says why. */
+static void make_place(int root, const char *place)
+{
+	char path[PATH_MAX];
+	struct stat owner;
+	int parent = open_below(root, "/");
+	snprintf(path, sizeof path, "%s", place);
+	for (char *name = path, *end; parent >= 0 && *(name += strspn(name, "/")) != '\0'; name = end) {
+		end = name + strcspn(name, "/");
+		char rest = *end;
+		*end = '\0';
+		int next = open_below(root, path);
+		if (next < 0 && errno == ENOENT && fstat(parent, &owner) == 0 && mkdirat(parent, name, 0755) == 0) {
+			if (fchownat(parent, name, owner.st_uid, owner.st_gid, AT_SYMLINK_NOFOLLOW) == 0)
+				next = open_below(root, path);
+		}
+		*end = rest;
+		close(parent);
+		parent = next;
+	}
+	if (parent >= 0)
+		close(parent);
+}
+
+static void make_places(const char *id, const struct wanted *wanted)
+{
+	char path[PATH_MAX];
+	snprintf(path, sizeof path, "%s/%s/rootfs", RUN, id);
+	int root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	for (int i = 0; root >= 0 && i < wanted->place_count; i++)
+		make_place(root, wanted->places[i]);
+	if (root >= 0)
+		close(root);
+}
+
 /* The folders that a cache's writes go to, in a subvolume for all caches of the sandbox. */
 static int make_upper(const char *owner, const char *cache, const struct wanted *wanted)
 {
 	char path[PATH_MAX];
 	if (volume_create(UPPERS, owner, wanted->disk_bytes, 0711) != 0)
 		return -1;
-	static const char *const parts[] = { "", "/upper", "/work" };
+	static const char *const parts[] = { "", "/work", "/upper" };
 	for (int i = 0; i < 3; i++) {
 		snprintf(path, sizeof path, "%s/%s/%s%s", folders[UPPERS], owner, cache, parts[i]);
-		if (make_directory(path, i == 2 ? 0700 : 0755) != 0)
+		if (make_directory(path, i == 1 ? 0700 : 0755) != 0)
 			return -1;
 	}
-	return 0;
+	/* The cache's own directory, in the sandbox: for all its users, whoever of them runs the tool. */
+	return chmod(path, 0777) == 0 ? 0 : fail("chmod %s", path);
 }
 
 /* An overlay of the cache's generations under an upper layer of the sandbox's own, at `target`. */
@@ -150,6 +196,7 @@ int volumes_mount(const char *id, const struct wanted *wanted)
 	char run[sizeof RUN + ID_BYTES], target[PATH_MAX], source[PATH_MAX];
 	int at = 0, result = 0;
 	snprintf(run, sizeof run, "%s/%s", RUN, id);
+	make_places(id, wanted);
 	for (int i = 0; result == 0 && i < wanted->held_count; i++) {
 		const struct held *held = &wanted->held[i];
 		if (held->kind == CACHES)

@@ -110,10 +110,12 @@ const KINDS: Readonly<Record<VolumeKind, { request: string; folder: string }>> =
 export const launcherVolumePath = (kind: VolumeKind, name: string): string =>
   `${LAUNCHER_RUN}/disk/${KINDS[kind].folder}/${name}`
 
-const mountSettings = (mount: SandboxMount): string[] =>
-  mount.kind === 'volume'
+const mountSettings = (mount: SandboxMount): string[] => [
+  ...(mount.kind === 'volume'
     ? [`volume=${mount.volume}`]
-    : [`cache=${mount.name}`, ...mount.generations.map((name) => `generation=${name}`)]
+    : [`cache=${mount.name}`, ...mount.generations.map((name) => `generation=${name}`)]),
+  `at=${mount.path}`,
+]
 
 const linesOf = (text: string): string[] => text.split('\n').filter((line) => line !== '')
 
@@ -215,8 +217,6 @@ const speak = async (
       }),
     reap: async () => Number(await request('reap')),
     create: async ({ id, uidBase, diskBytes, layer, lowers, mounts = [], config }) => {
-      if (lowers.some((path) => path.includes('\n')))
-        throw new BrambleError('sandbox_failed', { detail: 'the path of a layer has a line break' })
       const settings = [
         `uid=${uidBase}`,
         `disk=${diskBytes}`,
@@ -224,6 +224,8 @@ const speak = async (
         ...lowers.map((path) => `lower=${path}`),
         ...mounts.flatMap(mountSettings),
       ]
+      if (settings.some((setting) => setting.includes('\n')))
+        throw new BrambleError('sandbox_failed', { detail: 'the path of a layer or a mount has a line break' })
       await request('create', id, settings.join('\n'), config)
     },
     destroy: async (id) => {
