@@ -22,7 +22,8 @@ const CAPABILITIES: Capabilities = {
   checkpoint: false,
   keep: true,
   volumes: false,
-  network: ['egress'],
+  // What the host has, whatever was asked for.
+  network: ['none', 'egress'],
 }
 
 /**
