@@ -12,6 +12,7 @@ import type { Abortable, Capabilities, Probe, Runtime, SandboxConfig, SandboxEnd
 import { makeAgentLayer } from './agent-layer.ts'
 import { type Cgroups, findCgroups, limitsSwap } from './cgroups.ts'
 import { findFreezer } from './freezer.ts'
+import { raiseInotifyLimit } from './inotify-limit.ts'
 import { type Launcher, openLauncher } from './launcher.ts'
 import { makeNetworkLayer, removeNetworkLayers } from './network-layer.ts'
 import { attachSandbox, createSandbox, type OciContext, type OciSandbox } from './sandbox.ts'
@@ -184,6 +185,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
 
   await using undo = new AsyncDisposableStack()
   undo.defer(close)
+  await raiseInotifyLimit()
   const opened = await getLauncher()
   const { keeps } = opened
   if ((await opened.kept()).length === 0) await removeNetworkLayers(directory)
