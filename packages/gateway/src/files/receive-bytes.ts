@@ -19,14 +19,20 @@ export async function* receiveBytes(
 ): AsyncGenerator<Buffer> {
   const chunks: AsyncIterator<Buffer> = request.iterator({ destroyOnReturn: false })
   let stalled: NodeJS.Timeout | undefined
+  let giveUp: ((error: Error) => void) | undefined
   const nextInTime = (): Promise<IteratorResult<Buffer>> =>
-    Promise.race([
-      chunks.next(),
-      new Promise<never>((_resolve, reject) => {
-        const detail = `nothing of the body came for ${stallTimeoutMs} ms`
-        stalled = setTimeout(() => reject(new BrambleError('request_timeout', { detail })), stallTimeoutMs)
-      }),
-    ])
+    new Promise((resolve, reject) => {
+      giveUp = reject
+      const detail = `nothing of the body came for ${stallTimeoutMs} ms`
+      stalled = setTimeout(() => reject(new BrambleError('request_timeout', { detail })), stallTimeoutMs)
+      chunks.next().then(resolve, reject)
+    })
+  // A request that was answered before all of its body came never ends, not even with its connection.
+  const onClose = (): void => {
+    if (!request.complete) giveUp?.(new Error('the connection was closed'))
+  }
+  const { socket } = request
+  socket.once('close', onClose)
   try {
     for (;;) {
       // What is there already needs no timer.
@@ -41,6 +47,7 @@ export async function* receiveBytes(
     throw new BrambleError('cancelled', { detail: 'the client went before all of the body was there', cause: error })
   } finally {
     clearTimeout(stalled)
+    socket.off('close', onClose)
   }
 }
 
