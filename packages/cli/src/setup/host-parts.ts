@@ -117,13 +117,6 @@ export const HOST_PARTS: readonly HostPart[] = [
     found: command('docker-registry', 'registry'),
     packages: { apt: ['docker-registry'], dnf: ['docker-distribution'], apk: ['docker-registry'] },
   },
-  {
-    name: 'openssh-client',
-    use: 'the real clients of SSH and SFTP',
-    test: true,
-    found: command('sftp'),
-    packages: { apt: ['openssh-client'], dnf: ['openssh-clients'], apk: ['openssh-client'] },
-  },
   { name: 'clang', use: 'fuzzes the agent', test: true, found: command('clang'), packages: same('clang') },
   {
     name: 'libclang-rt-dev',

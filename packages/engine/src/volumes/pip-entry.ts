@@ -15,7 +15,10 @@ interface Token {
 
 const text = (bytes: number, headBytes: number): Token => ({ value: { kind: 'text', bytes }, headBytes })
 const scalar = (bytes: number): Token => ({ value: { kind: 'scalar', bytes }, headBytes: 1 })
-const many = (kind: 'map' | 'array', count: number, headBytes: number): Token => ({ value: { kind, bytes: 0, count }, headBytes })
+const many = (kind: 'map' | 'array', count: number, headBytes: number): Token => ({
+  value: { kind, bytes: 0, count },
+  headBytes,
+})
 
 /** What begins with these bytes, by the msgpack specification; undefined for what pip never writes. */
 const tokenOf = (head: Buffer): Token | undefined => {
