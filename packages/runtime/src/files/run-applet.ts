@@ -144,8 +144,9 @@ const errorOf = (exit: ProcessExit, message: string): BrambleError | undefined =
     return new BrambleError('file_refused', { detail: `the user is not one of the sandbox: ${exit.message}` })
   if (exit.kind === 'failed')
     return new BrambleError('sandbox_failed', { detail: `the agent's program: ${exit.message} (${exit.step})` })
+  // By the end of the sandbox, or by somebody in it.
   if (exit.kind === 'signalled')
-    return new BrambleError('sandbox_failed', { detail: `signal ${exit.signal} ended a program of the agent` })
+    return new BrambleError('sandbox_died', { detail: `signal ${exit.signal} ended a program of the agent` })
   if (exit.code === 0) return undefined
   if (exit.code === NOT_FOUND) return new BrambleError('file_not_found', { detail: message })
   if (exit.code === BAD_ARCHIVE) return new BrambleError('invalid_request', { detail: `the archive: ${message}` })
