@@ -122,7 +122,14 @@ export const makeFresh = async (kind: Kind, timeoutMs: number, signal: AbortSign
     await kind.runtime.prepare(kind.image, { signal: either })
     const sandbox = await kind.runtime.create(config, { signal: either })
     const { onGone } = kind
-    if (onGone) void sandbox.ended.then(() => onGone(sandbox.id))
+    // Where it could not be destroyed, something may still write to what it had.
+    if (onGone)
+      void sandbox.ended
+        .then(() => sandbox.destroy())
+        .then(
+          () => onGone(sandbox.id),
+          () => {},
+        )
     try {
       return { sandbox, baseline: await sandbox.stats() }
     } catch (error) {

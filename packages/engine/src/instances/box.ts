@@ -68,8 +68,24 @@ export const attachSandbox = async (context: Context, live: LiveInstance, signal
   const image = context.images.resolve(live.row.image_digest)
   const runtime = runtimeOf(context, live.row)
   const sandbox = await runtime.attach(configOf(live, image), { signal })
-  if (sandbox.paused) await sandbox.resume()
+  try {
+    if (sandbox.paused) await sandbox.resume()
+  } catch (error) {
+    await sandbox.destroy().catch(() => {})
+    throw error
+  }
   return openBox(live, runtime, image, sandbox)
+}
+
+/** Ends the sandbox that the row names where it could not be taken over: the next start is to have its layer. */
+export const endLeft = async (context: Context, live: LiveInstance): Promise<void> => {
+  const rows = [...context.byId.values()].map(({ row }) => row).filter(({ id }) => id !== live.id)
+  const others = rows.flatMap(({ sandbox_id }) => (sandbox_id === null ? [] : [sandbox_id as SandboxId]))
+  try {
+    await runtimeOf(context, live.row).reap(new Set(others))
+  } catch (error) {
+    context.log.error({ err: error, instance: live.id }, 'a sandbox that was given up is reaped at the next start')
+  }
 }
 
 const openBox = (live: LiveInstance, runtime: Runtime, image: LocalImage, sandbox: Sandbox): Box => {
@@ -137,12 +153,13 @@ const reconnect = async (context: Context, live: LiveInstance, box: Box, error: 
   if (box.over || live.box !== box || context.closing.signal.aborted) return
   const why = error ? toBrambleError(error).detail : 'it was closed'
   if (!box.reconnected) {
+    const lost = box.sandbox
     box.reconnected = true
     try {
       const sandbox = await box.runtime.attach(configOf(live, box.image), { signal: context.closing.signal })
+      box.sandbox = sandbox
       const paused = live.row.status === 'paused'
       if (sandbox.paused !== paused) await (paused ? sandbox.pause() : sandbox.resume())
-      box.sandbox = sandbox
       live.stream.connect(sandbox.agent, live.row.run)
       watch(context, live, box)
       box.ready = live.row.status === 'running'
@@ -150,6 +167,7 @@ const reconnect = async (context: Context, live: LiveInstance, box: Box, error: 
     } catch (cause) {
       context.log.warn({ err: cause, instance: live.id }, 'the agent of an instance could not be connected again')
     }
+    if (box.sandbox === lost) await endLeft(context, live)
   }
   box.over = true
   await buryBox(context, live, box, `the connection to its agent was lost: ${why}`)
@@ -175,17 +193,20 @@ export const loseBox = async (context: Context, live: LiveInstance, box: Box, en
   box.over = true
   box.ready = false
   const charged = await chargeInstance(context, live)
-  await box.sandbox.destroy().catch((error: unknown) => {
-    context.log.error(
-      { err: error, sandbox: box.sandbox.id },
-      'a sandbox could not be destroyed; the next start reaps it',
-    )
-  })
+  const destroyed = await box.sandbox.destroy().then(
+    () => true,
+    (error: unknown) => {
+      const { id } = box.sandbox
+      context.log.error({ err: error, sandbox: id }, 'a sandbox could not be destroyed; the next start reaps it')
+      return false
+    },
+  )
   live.box = undefined
   const { reason = null } = end
   const stopped = { ...charged, status: 'stopped', reason, sandbox_id: null, charged_at: null } as const
   try {
-    await promoteCaches(context, live)
+    // What may still be written to is not to be looked at.
+    if (destroyed) await promoteCaches(context, live)
     if (end.status !== 'deleted') await save(context, live, stopped)
   } finally {
     // So it is, whether it could be written or not.

@@ -1,7 +1,7 @@
 import type { Clock } from '../options.ts'
 
-/** The longest delay that `setTimeout` takes. */
-const MAX_DELAY_MS = 2 ** 31 - 1
+/** Timers do not hear of a clock that is set, nor of a machine that slept: so often it is looked at again. */
+const MAX_DELAY_MS = 60_000
 
 /** One timer for the nearest of many moments. */
 export interface Deadlines<T> {

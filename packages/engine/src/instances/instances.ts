@@ -37,6 +37,8 @@ export interface Instances {
   start(ref: string, tenant: string): Promise<Instance>
   /** Ends its processes (SIGTERM, then after a grace SIGKILL); the files are kept. */
   stop(ref: string, tenant: string): Promise<Instance>
+  /** Stops all that run or are paused, of every tenant, as `stop` does. Resolves with how many those were. */
+  stopAll(): Promise<number>
   pause(ref: string, tenant: string): Promise<Instance>
   resume(ref: string, tenant: string): Promise<Instance>
   /** It expires `ttlMs` from now, or never. */

@@ -3,7 +3,7 @@ import type { LocalImage, Runtime } from '@bramble/runtime'
 import { mountsFor } from '../mounts.ts'
 import type { InstanceRow } from '../store/instance-tables.ts'
 import { deleteInstance, insertInstance } from '../store/instances.ts'
-import { attachSandbox, enterBox, loseBox, makeSandbox, newSandboxId, runtimeOf, startMain } from './box.ts'
+import { attachSandbox, endLeft, enterBox, loseBox, makeSandbox, newSandboxId, runtimeOf, startMain } from './box.ts'
 import { defaultsOf } from './command.ts'
 import { type Context, save, tell, timeText } from './context.ts'
 import { armDeadline } from './idle.ts'
@@ -179,6 +179,7 @@ export const takeOver = async (context: Context, live: LiveInstance): Promise<vo
     enterBox(context, live, await attachSandbox(context, live, signal))
   } catch (error) {
     if (signal.aborted) throw error
+    await endLeft(context, live)
     const reason = `its sandbox could not be taken over: ${error instanceof BrambleError ? error.detail : String(error)}`
     const charged = await chargeInstance(context, live)
     leavePlace(live)

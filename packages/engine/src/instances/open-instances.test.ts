@@ -218,8 +218,15 @@ describe('an instance', () => {
     expect((await instances.exposures('box', tenant)).map(({ port }) => port)).toEqual([80, 3000])
     expect(instances.findExposed(id, 3000)).toEqual([again])
     expect(instances.findExposed('box', 3000)).toEqual([again])
-    expect(instances.findExposed('box', 81)).toEqual([])
-    for (let port = 1; port <= 62; port++) await instances.expose('box', tenant, 10_000 + port, 'private')
+    expect(instances.findExposed('box', 82)).toEqual([])
+    const [first, second] = await Promise.all([
+      instances.expose('box', tenant, 81, 'private'),
+      instances.expose('box', tenant, 81, 'public'),
+    ])
+    expect(second).toEqual({ ...first, visibility: 'public' })
+    const ports = Array.from({ length: 70 }, (_, i) => 10_000 + i)
+    const many = await Promise.allSettled(ports.map((port) => instances.expose('box', tenant, port, 'private')))
+    expect(many.filter(({ status }) => status === 'fulfilled')).toHaveLength(61)
     await expect(instances.expose('box', tenant, 9, 'private')).rejects.toMatchObject({ code: 'quota_exceeded' })
     await instances.unexpose('box', tenant, 3000)
     await expect(instances.unexpose('box', tenant, 3000)).rejects.toMatchObject({ code: 'not_found' })

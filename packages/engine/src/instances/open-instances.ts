@@ -185,14 +185,14 @@ export const openInstances = async (
   const expose: Instances['expose'] = async (ref, tenant, port, visibility) => {
     assertOpen()
     const live = find(ref, tenant)
-    const max = LIMITS.maxExposedPorts.value
-    const before = live.exposures.get(port)
-    if (!before && live.exposures.size >= max)
-      throw new BrambleError('quota_exceeded', { detail: `the instance exposes ${max} ports already` })
-    const created_at = before?.created_at ?? timeText(clock.now())
-    const row: ExposureRow = { instance_id: live.id, port, visibility, created_at }
     return await live.exclusive(async () => {
       assertThere(ref, live)
+      const max = LIMITS.maxExposedPorts.value
+      const before = live.exposures.get(port)
+      if (!before && live.exposures.size >= max)
+        throw new BrambleError('quota_exceeded', { detail: `the instance exposes ${max} ports already` })
+      const created_at = before?.created_at ?? timeText(clock.now())
+      const row: ExposureRow = { instance_id: live.id, port, visibility, created_at }
       await upsertExposure(deps.db, row)
       setExposures(live, [...[...live.exposures.values()].filter((other) => other.port !== port), row])
       return exposureOf(live, row)
@@ -264,6 +264,20 @@ export const openInstances = async (
     },
     start: (ref, tenant) => change(ref, tenant, startIn),
     stop: (ref, tenant) => change(ref, tenant, stopIn),
+    async stopAll() {
+      const live = [...context.byId.values()].filter(({ row }) => row.status === 'running' || row.status === 'paused')
+      const stopped = await mapBounded(live, STOPPING_AT_ONCE, async ({ id, row }) => {
+        try {
+          await change(id, row.tenant, stopIn)
+          return 1
+        } catch (error) {
+          // It was stopped or deleted by somebody else meanwhile.
+          if (toBrambleError(error).code === 'not_found' || row.status === 'stopped') return 0
+          throw error
+        }
+      })
+      return stopped.reduce((sum, one) => sum + one, 0)
+    },
     pause: (ref, tenant) => change(ref, tenant, pauseIn),
     resume: (ref, tenant) => change(ref, tenant, resumeIn),
     extend: (ref, tenant, ttlMs) =>

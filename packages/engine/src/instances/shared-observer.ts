@@ -33,6 +33,8 @@ export const shareObserver = (open: (signal: AbortSignal) => AsyncIterable<Sandb
     let failure: { error: unknown } | undefined
     try {
       for await (const change of open(controller.signal)) {
+        // Others have joined since, and have an observer of their own.
+        if (stop !== controller) return
         note(change)
         for (const watcher of watchers) watcher.push(change)
       }

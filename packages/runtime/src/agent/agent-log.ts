@@ -3,12 +3,16 @@ import type { AgentLog, ExecRequest, LogEntry, NamedCommand, ProcessEvent } from
 import { encodeExec } from './exec-frame.ts'
 import { ackFrame, FRAME, HEADER_BYTES } from './frames.ts'
 import { parseExit, parseFailed } from './process-frames.ts'
-import { type ChannelInput, createProcessInput } from './process-input.ts'
+import { type ChannelInput, createProcessInput, STDIN_WINDOW_BYTES } from './process-input.ts'
 
 /** The agent is told what it may forget in portions: it forgets only when it wants room. */
 const ACK_PORTION_BYTES = 32 * 1024
 /** Acknowledged ones are dropped from the list in groups. */
 const HELD_SLACK = 1024
+/** What may come without being acknowledged: the agent stops far below, and readers are cut off before. */
+const UNACKNOWLEDGED_BYTES_MAX = 4 * 1024 * 1024
+/** What an entry costs beyond its bytes, roughly. */
+const ENTRY_OVERHEAD_BYTES = 128
 /** Of the agent: named commands at once. */
 const NAMED_MAX = 64
 const NAME = /^[\x21-\x7e]{1,64}$/
@@ -65,6 +69,7 @@ export const createAgentLog = ({ send, sendLater, nextChannel, failure }: LogDep
   /** Bytes that the agent holds for entries not acknowledged yet. */
   const held: { seq: number; bytes: number }[] = []
   let heldFrom = 0
+  let heldBytes = 0
   let ackBytes = 0
 
   const add = (live: Live): NamedCommand => {
@@ -121,6 +126,8 @@ export const createAgentLog = ({ send, sendLater, nextChannel, failure }: LogDep
     if ((type === FRAME.event) !== (nameBytes === 0)) throw new Error('an entry of nobody')
     const seq = nextSeq++
     held.push({ seq, bytes: HEADER_BYTES + payload.length })
+    heldBytes += payload.length + ENTRY_OVERHEAD_BYTES
+    if (heldBytes > UNACKNOWLEDGED_BYTES_MAX) throw new Error('more entries than anybody acknowledged')
     const entry: LogEntry =
       type === FRAME.event ? { seq, emitted: Buffer.from(body) } : { seq, name, event: eventOf(type, body) }
     const live = byName.get(name)
@@ -136,6 +143,7 @@ export const createAgentLog = ({ send, sendLater, nextChannel, failure }: LogDep
     let last: number | undefined
     for (let next = held[heldFrom]; next !== undefined && next.seq <= seq; next = held[heldFrom]) {
       ackBytes += next.bytes
+      heldBytes -= next.bytes - HEADER_BYTES + ENTRY_OVERHEAD_BYTES
       last = next.seq
       heldFrom++
     }
@@ -179,7 +187,8 @@ export const createAgentLog = ({ send, sendLater, nextChannel, failure }: LogDep
       const flags = payload.readUInt8(0)
       const name = payload.toString('latin1', 9)
       const creditBytes = payload.readUInt32LE(5)
-      if (!NAME.test(name) || byName.has(name) || byChannel.has(channel) || channel === 0 || byName.size >= NAMED_MAX)
+      const isTwice = byName.has(name) || byChannel.has(channel)
+      if (!NAME.test(name) || isTwice || channel === 0 || byName.size >= NAMED_MAX || creditBytes > STDIN_WINDOW_BYTES)
         throw new Error(`a CHANNEL ${channel} that cannot be`)
       const input = createProcessInput({ channel, send, creditBytes: flags & FLAG.stdinOpen ? creditBytes : 0 })
       const pid = flags & FLAG.begun ? payload.readUInt32LE(1) : undefined

@@ -121,6 +121,22 @@ describe('a peer that is not the agent it says it is', () => {
     expect(events).toBeLessThanOrEqual(1100)
   })
 
+  it('cannot fill the host with entries of its log that nobody takes', async () => {
+    const { agent, far } = await peer()
+    const event = dataFrame(FRAME.event | 0x100, 0, Buffer.alloc(8192))
+    for (let i = 0; i < 600; i++) far.write(event)
+    expect(await agent.closed).toMatchObject(brokeProtocol)
+  })
+
+  it('cannot have more of standard input sent than a window', async () => {
+    const [near, far] = duplexPair()
+    far.on('error', () => {}).resume()
+    far.write(hello(2, 1))
+    const channel = Buffer.concat([Buffer.from([5]), u32(42, 64 * 1024 + 1), Buffer.from('name')])
+    far.write(dataFrame(FRAME.channel, 7, channel))
+    await expect(connectAgent(near)).rejects.toMatchObject(brokeProtocol)
+  })
+
   it('cannot hold up whoever gives up on a file by falling silent', async () => {
     const { agent, far } = await peer()
     far.resume()

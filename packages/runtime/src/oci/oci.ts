@@ -179,7 +179,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     const left = await opened.reap()
     await Promise.all(unwanted.map((id) => opened.destroy(id).then(() => forgetUnattached(id))))
     // Links of sandboxes that are gone; what they were for is counted.
-    await networks?.reap(new Set(unattached.keys()))
+    await networks?.reap(new Set([...unattached.keys(), ...opening.keys()]))
     return left + unwanted.length
   }
 
