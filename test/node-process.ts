@@ -77,7 +77,7 @@ export const startNodeProcess = async (env: Record<string, string> = {}, directo
   const dataDirectory = directory ?? mkdtempSync(join(tmpdir(), 'bramble-node-'))
   const child: ChildProcess = spawn(
     process.execPath,
-    [MAIN, 'up', '--json', '--port', '0', '--data-dir', dataDirectory],
+    ['--initial-old-space-size=128', MAIN, 'up', '--json', '--port', '0', '--data-dir', dataDirectory],
     { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, ...env } },
   )
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))

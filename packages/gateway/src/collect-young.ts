@@ -2,7 +2,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 
 /** Output that goes by between two collections. */
-const COLLECT_EVERY_BYTES = 16 * 1024 * 1024
+const COLLECT_EVERY_BYTES = 8 * 1024 * 1024
 
 /**
  * Counts output that went by, and collects the young generation now and then (about a millisecond each). Every read of a

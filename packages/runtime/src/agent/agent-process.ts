@@ -67,7 +67,8 @@ export const createAgentProcess = (deps: ProcessDeps): AgentProcess & ProcessSin
     if (data.length === 0) throw new Error('an empty output frame')
     credit[stream] -= data.length
     if (credit[stream] < 0) throw new Error(`${-credit[stream]} bytes of ${stream} past the credit`)
-    if (!discarded[stream]) queue.push({ type: stream, data })
+    // A copy: the chunk that it came in is read into again.
+    if (!discarded[stream]) queue.push({ type: stream, data: Buffer.from(data) })
   }
 
   const discard = (stream: StreamName): void => {

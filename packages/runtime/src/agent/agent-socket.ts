@@ -86,7 +86,8 @@ export const createAgentSocket = ({ channel, host, port, send, sendLater, onClos
     if (credit < 0 || readEnded) throw new Error(`${data.length} bytes of a connection past its credit or its end`)
     taken += data.length
     if (stream.destroyed) return
-    if (stream.push(data)) giveBack()
+    // A copy: the chunk that it came in is read into again.
+    if (stream.push(Buffer.from(data))) giveBack()
   }
 
   send(connectFrame(channel, port, host))

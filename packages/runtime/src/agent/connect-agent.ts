@@ -27,9 +27,11 @@ type Ping = { resolve: () => void; reject: (error: Error) => void }
  * Rejects with `sandbox_died` when the stream ends first, `agent_protocol` when what comes is not an agent's, and
  * `sandbox_failed` after `helloTimeoutMs`. The stream is destroyed in each of these cases.
  */
-export const connectAgent = async (stream: Duplex, options: ConnectOptions = {}): Promise<Agent> => {
+export const connectAgent = async (stream: Duplex | AgentStream, options: ConnectOptions = {}): Promise<Agent> => {
   const { signal, helloTimeoutMs = HELLO_TIMEOUT_MS } = options
-  const connection = openConnection(stream)
+  const connection = openConnection(
+    'reads' in stream ? stream : { stream, reads: (take) => void stream.on('data', take) },
+  )
   const abort = (): void => connection.end(abortError(signal))
   const timer = setTimeout(
     () =>
@@ -57,13 +59,19 @@ const abortError = (signal: AbortSignal | undefined): Error => {
 const protocolError = (detail: string): BrambleError =>
   new BrambleError('agent_protocol', { detail: `the agent sent ${detail}` })
 
+/** A stream that hands its chunks to one taker, who may keep none of them: the memory is used again. */
+export interface AgentStream {
+  readonly stream: Duplex
+  reads(take: (chunk: Buffer) => void): void
+}
+
 interface Connection {
   readonly agent: Agent
   readonly hello: Promise<void>
   end(error: Error | undefined): void
 }
 
-const openConnection = (stream: Duplex): Connection => {
+const openConnection = ({ stream, reads }: AgentStream): Connection => {
   const channels = new Map<number, ProcessSink>()
   const pings: Ping[] = []
   const hello = Promise.withResolvers<void>()
@@ -164,7 +172,7 @@ const openConnection = (stream: Duplex): Connection => {
   }
 
   const read = createFrameReader(onFrame)
-  stream.on('data', (chunk: Buffer) => {
+  reads((chunk) => {
     if (over !== undefined) return
     try {
       read(chunk)

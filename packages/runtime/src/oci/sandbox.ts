@@ -6,7 +6,7 @@ import type { Networks, SandboxNetwork } from '../networks/networks.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
 import { type Cgroups, readStats } from './cgroups.ts'
 import { DEFAULT_HOSTNAME, ociConfig } from './config.ts'
-import { connectUnixSafely } from './connect.ts'
+import { connectAgentSocket } from './connect.ts'
 import type { Freezer } from './freezer.ts'
 import { LAUNCHER_OCI_STATE, LAUNCHER_RUN, type Launcher } from './launcher.ts'
 import type { UidRanges } from './uid-ranges.ts'
@@ -55,7 +55,7 @@ export interface OciSandbox extends Sandbox {
 const openAgent = async (launcher: Launcher, id: SandboxId): Promise<Agent> => {
   // Mounted in the launcher's namespace only.
   const path = `/proc/${launcher.pid}/root${LAUNCHER_RUN}/${id}/run/agent.sock`
-  const socket = await connectUnixSafely(path).catch((cause: unknown) => {
+  const socket = await connectAgentSocket(path).catch((cause: unknown) => {
     if (cause instanceof BrambleError) throw cause
     // Root in the sandbox may have removed it.
     throw new BrambleError('sandbox_failed', {

@@ -5,7 +5,7 @@ import { basename, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { BrambleError, type SandboxId, sandboxIdSchema } from '@bramble/protocol'
 import { connectAgent } from '../agent/connect-agent.ts'
-import { connectUnixSafely } from '../oci/connect.ts'
+import { connectAgentSocket } from '../oci/connect.ts'
 import type { Layers, Sandbox, SandboxConfig } from '../runtime.ts'
 import { localAgent } from './local-agent.ts'
 import { identify, type ProcessIdentity, readPidFile, writePidFile } from './pid-file.ts'
@@ -109,7 +109,7 @@ const connect = async (
   signal: AbortSignal | undefined,
 ): Promise<Sandbox> => {
   const { directory, home } = found
-  const connected = await connectAgent(await connectUnixSafely(join(directory, AGENT_SOCKET)), { signal })
+  const connected = await connectAgent(await connectAgentSocket(join(directory, AGENT_SOCKET)), { signal })
   const events = join(directory, EVENTS_SOCKET)
   const agent = localAgent(connected, { directory: home, agentPath: context.agentPath, events })
   return trackSandbox(context, { ...found, agent })
