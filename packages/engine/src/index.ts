@@ -1,6 +1,7 @@
 export { type AgentProcess, type ProcessExit, SANDBOX_AGENT_PATH } from '@bramble/runtime'
 export * from './batch.ts'
 export * from './engine.ts'
+export { countLeft } from './instances/count-left.ts'
 export * from './instances/instances.ts'
 export * from './limits.ts'
 export * from './open-engine.ts'

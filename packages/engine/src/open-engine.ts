@@ -32,7 +32,7 @@ import { createQuiet } from './quiet.ts'
 import { replay } from './replay.ts'
 import { run } from './run.ts'
 import { INSTANCE_MIGRATIONS, type InstanceTables } from './store/instance-tables.ts'
-import { loadInstances } from './store/instances.ts'
+import { databasePath, loadInstances } from './store/instances.ts'
 import { openDatabase } from './store/open-database.ts'
 import { ENGINE_MIGRATIONS, type EngineTables } from './store/tables.ts'
 import { VOLUME_MIGRATIONS, type VolumeTables } from './store/volume-tables.ts'
@@ -108,7 +108,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   undo.defer(() => db.destroy())
   // What a client was told of an instance survives a power failure; history need not.
   const instancesDb = await openDatabase<InstanceTables>({
-    path: join(options.dataDirectory, 'instances.db'),
+    path: databasePath(options.dataDirectory),
     owner: 'instances',
     migrations: INSTANCE_MIGRATIONS,
     exclusive: true,

@@ -4,6 +4,14 @@ import { dataDirectory as defaultDataDirectory } from '../data-directory.ts'
 import { EXIT, ExitError } from '../exit.ts'
 import { runningNode } from '../node/node-file.ts'
 import { stopProcess } from '../node/stop-process.ts'
+import { parseDuration } from '../parse-value.ts'
+
+interface DownOptions {
+  readonly dataDir?: string
+  readonly timeout: number
+  readonly stopInstances: boolean
+  readonly json: boolean
+}
 
 export default {
   name: 'down',
@@ -11,19 +19,37 @@ export default {
   configure(command) {
     command
       .option('--data-dir <path>', 'where the node keeps its data')
-      .option('--timeout <seconds>', 'how long to wait for it to finish what it runs', '30')
+      .option(
+        '--timeout <time>',
+        'how long to wait for it to finish what it runs (default: 30s)',
+        parseDuration,
+        30_000,
+      )
+      .option('--stop-instances', 'stop its instances too; their files are kept', false)
       .option('--json', 'answer in JSON', false)
-      .action(async (options: { dataDir?: string; timeout: string; json: boolean }) => {
-        const directory = options.dataDir === undefined ? defaultDataDirectory() : resolve(options.dataDir)
-        const node = runningNode(directory)
-        if (node !== undefined && !(await stopProcess(node, Number(options.timeout) * 1000)))
-          throw new ExitError(
-            EXIT.failure,
-            `the node (pid ${node.pid}) still finishes what it runs`,
-            'Wait for it, allow more with --timeout, or end it with `kill -9`: the next start cleans up.',
-          )
-        if (options.json) console.log(JSON.stringify({ stopped: node !== undefined, ...(node && { pid: node.pid }) }))
-        else console.log(node ? `stopped the node at ${node.url}` : `no node runs on ${directory}`)
-      })
+      .addHelpText('after', '\nInstances go on without a node, until the next one takes them over.')
+      .action(down)
   },
 } satisfies CliCommand
+
+const down = async (options: DownOptions): Promise<void> => {
+  const directory = options.dataDir === undefined ? defaultDataDirectory() : resolve(options.dataDir)
+  const node = runningNode(directory)
+  if (node !== undefined && !(await stopProcess(node, options.timeout)))
+    throw new ExitError(
+      EXIT.failure,
+      `the node (pid ${node.pid}) still finishes what it runs`,
+      'Wait for it, allow more with --timeout, or end it with `kill -9`: the next start cleans up.',
+    )
+  const { adviceOnLeft, countLeftInstances, stopLeftInstances } = await import('../node/left-instances.ts')
+  const stopped = options.stopInstances ? await stopLeftInstances(directory) : 0
+  const left = await countLeftInstances(directory)
+  if (options.json) {
+    const instances = { stopped, left }
+    console.log(JSON.stringify({ stopped: node !== undefined, ...(node && { pid: node.pid }), instances }))
+    return
+  }
+  console.log(node ? `stopped the node at ${node.url}` : `no node runs on ${directory}`)
+  if (options.stopInstances) console.log(`stopped ${stopped === 1 ? '1 instance' : `${stopped} instances`}`)
+  if (left > 0) console.log(adviceOnLeft(left))
+}

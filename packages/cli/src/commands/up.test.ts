@@ -57,9 +57,25 @@ describe('a node', () => {
     expect(JSON.parse(second.stdout)).toEqual({ type: 'running', url: ready.url, pid: ready.pid })
 
     const down = await run('down', '--json')
-    expect(JSON.parse(down.stdout)).toEqual({ stopped: true, pid: ready.pid })
+    expect(JSON.parse(down.stdout)).toEqual({ stopped: true, pid: ready.pid, instances: { stopped: 0, left: 0 } })
     expect(existsSync(nodeFile(directory))).toBe(false)
-    expect(JSON.parse((await run('down', '--json')).stdout)).toEqual({ stopped: false })
+    expect(JSON.parse((await run('down', '--json')).stdout)).toMatchObject({ stopped: false })
+  })
+
+  test('says which instances go on without it, and stops them where it is asked to', async () => {
+    expect(await run(...UP, '--detach')).toMatchObject({ code: 0 })
+    try {
+      expect(await run('start', '--name', 'box')).toMatchObject({ code: 0 })
+    } finally {
+      const down = await run('down')
+      expect(down.stdout).toMatch(/stopped the node.*\n1 instance goes on without it: .*--stop-instances/)
+    }
+    expect((await run('down')).stdout).toMatch(/no node runs.*\n1 instance goes on/)
+    expect((await run('down', '--stop-instances')).stdout).toMatch(/no node runs.*\nstopped 1 instance\n$/)
+    expect(JSON.parse((await run('down', '--stop-instances', '--json')).stdout)).toEqual({
+      stopped: false,
+      instances: { stopped: 0, left: 0 },
+    })
   })
 
   test('in the foreground ends cleanly at SIGTERM, and one that was killed blocks nothing', async () => {

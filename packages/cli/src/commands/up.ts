@@ -69,6 +69,9 @@ const up = async (options: UpOptions): Promise<void> => {
     if (!plain) console.log('Ctrl-C stops the node.')
   }
   await serve({ config, logTo: plain ? 'stdout' : 'file', signal, onReady })
+  const { adviceOnLeft, countLeftInstances } = await import('../node/left-instances.ts')
+  const left = await countLeftInstances(config.dataDirectory)
+  if (left > 0) process.stderr.write(`${adviceOnLeft(left)}\n`)
 }
 
 /** What is blocked or fails is shown; whether the node can do without it, its start says. */

@@ -12,9 +12,10 @@ beforeEach(() => {
 })
 afterEach(() => rmSync(directory, { recursive: true, force: true }))
 
+/** What holds the lock is kept: one that nobody refers to is closed when it is collected. */
 const holdInChild = async () => {
   const script = `import { lockDataDirectory } from ${JSON.stringify(new URL('./data-directory-lock.ts', import.meta.url).href)}
-    lockDataDirectory(${JSON.stringify(directory)}); console.log('held'); setInterval(() => {}, 1e6)`
+    globalThis.held = lockDataDirectory(${JSON.stringify(directory)}); console.log('held'); setInterval(() => {}, 1e6)`
   const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] })
   const [said] = await once(child.stdout, 'data')
   expect(String(said)).toBe('held\n')

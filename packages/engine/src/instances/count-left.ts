@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { INSTANCE_MIGRATIONS, type InstanceTables } from '../store/instance-tables.ts'
-import { openDatabase } from '../store/open-database.ts'
 import { databasePath } from '../store/instances.ts'
+import { openDatabase } from '../store/open-database.ts'
 
 /**
  * How many instances of a data directory go on (run, or are paused) without a node, by the name of their runtime. Throws

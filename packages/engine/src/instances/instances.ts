@@ -99,7 +99,7 @@ export interface InstanceLease extends Disposable {
   readonly stream: InstanceStream
   /** Environment, user and working directory of its commands, where a command does not say. */
   readonly defaults: { readonly env: Readonly<Record<string, string>>; readonly user: string; readonly workdir: string }
-  /** Resolves when this sandbox ends: stopped, deleted, or by itself. */
+  /** Resolves when this sandbox ends: stopped, deleted, or by itself. Not once the lease is given back. */
   readonly ended: Promise<{ readonly status: InstanceStatus | 'deleted'; readonly reason?: string }>
   /** Runs a command to its end, with the instance's defaults; iterate it for output as it comes. */
   exec(request: ExecRequestBody, options: { signal: AbortSignal; stream: boolean }): InstanceExec

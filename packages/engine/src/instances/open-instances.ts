@@ -28,6 +28,7 @@ import { assertOffered, createIn, pauseIn, removeIn, resumeIn, rowOf, startIn, s
 import { instanceOf, LiveInstance } from './live-instance.ts'
 import { chargeInstance, startMetering } from './metering.ts'
 import { recover, specOf } from './recover.ts'
+import { stopAll } from './stop-all.ts'
 import { createStream } from './stream.ts'
 
 export interface OpenInstances extends Instances {
@@ -265,18 +266,8 @@ export const openInstances = async (
     start: (ref, tenant) => change(ref, tenant, startIn),
     stop: (ref, tenant) => change(ref, tenant, stopIn),
     async stopAll() {
-      const live = [...context.byId.values()].filter(({ row }) => row.status === 'running' || row.status === 'paused')
-      const stopped = await mapBounded(live, STOPPING_AT_ONCE, async ({ id, row }) => {
-        try {
-          await change(id, row.tenant, stopIn)
-          return 1
-        } catch (error) {
-          // It was stopped or deleted by somebody else meanwhile.
-          if (toBrambleError(error).code === 'not_found' || row.status === 'stopped') return 0
-          throw error
-        }
-      })
-      return stopped.reduce((sum, one) => sum + one, 0)
+      assertOpen()
+      return await stopAll(context)
     },
     pause: (ref, tenant) => change(ref, tenant, pauseIn),
     resume: (ref, tenant) => change(ref, tenant, resumeIn),

@@ -1,9 +1,13 @@
+import { join } from 'node:path'
 import { instanceIdSchema, parse } from '@bramble/protocol'
 import type { Kysely } from 'kysely'
 import type { InstanceQuery } from '../instances/instances.ts'
 import type { ExposureRow, InstanceRow, InstanceTables } from './instance-tables.ts'
 
 type Db = Kysely<InstanceTables>
+
+/** Where the instances of a data directory are. */
+export const databasePath = (dataDirectory: string): string => join(dataDirectory, 'instances.db')
 
 export const insertInstance = async (db: Db, row: InstanceRow, labels: Readonly<Record<string, string>>) => {
   const { id, tenant } = row
