@@ -12,7 +12,7 @@ import { HOSTNAME } from '../command.ts'
 import type { InstanceRow } from '../store/instance-tables.ts'
 import { defaultsOf, requestFor } from './command.ts'
 import { type Context, inBackground, save, tell } from './context.ts'
-import type { Box, BoxEnd, LiveInstance } from './live-instance.ts'
+import { type Box, type BoxEnd, boxEnding, type LiveInstance } from './live-instance.ts'
 import { chargeInstance } from './metering.ts'
 import { leavePlace } from './place.ts'
 import { shareObserver } from './shared-observer.ts'
@@ -98,7 +98,7 @@ const openBox = (live: LiveInstance, runtime: Runtime, image: LocalImage, sandbo
     over: false,
     reconnected: false,
     oomKills: 0,
-    ended: Promise.withResolvers(),
+    ended: boxEnding(),
     running: new Set(),
     observer: shareObserver((signal) => observeSandbox(box.sandbox.agent, { signal })),
   }

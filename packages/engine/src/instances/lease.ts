@@ -8,7 +8,7 @@ import { runExec } from './exec.ts'
 import { touch } from './idle.ts'
 import type { InstanceLease } from './instances.ts'
 import { resumeIn } from './lifecycle.ts'
-import type { Box, LiveInstance } from './live-instance.ts'
+import type { Box, BoxEnd, LiveInstance } from './live-instance.ts'
 
 /** How long looking for what listens may take. */
 const PORTS_WITHIN_MS = 5000
@@ -63,6 +63,8 @@ const soon = async <T>(withinMs: number, work: (signal: AbortSignal) => Promise<
 export const leaseOf = (context: Context, live: LiveInstance, box: Box): InstanceLease => {
   const { clock, limits, outputRoom: room } = context
   let held = true
+  let ended: Promise<BoxEnd> | undefined
+  let forget: (() => void) | undefined
   live.leases++
   return {
     id: live.id,
@@ -75,7 +77,12 @@ export const leaseOf = (context: Context, live: LiveInstance, box: Box): Instanc
     },
     stream: live.stream,
     defaults: box.defaults,
-    ended: box.ended.promise,
+    get ended() {
+      ended ??= new Promise((resolve) => {
+        forget = box.ended.listen(resolve)
+      })
+      return ended
+    },
     exec(body, options) {
       assertUsable(context, live)
       const stdin = body.stdin === undefined ? 'none' : 'pipe'
@@ -97,6 +104,7 @@ export const leaseOf = (context: Context, live: LiveInstance, box: Box): Instanc
     [Symbol.dispose]() {
       if (!held) return
       held = false
+      forget?.()
       live.leases--
       if (live.leases === 0) touch(context, live)
     },

@@ -12,6 +12,30 @@ export interface BoxEnd {
   readonly reason?: string
 }
 
+/** The end of a sandbox, for those who wait for it for a while: it may live for weeks, and have millions of users. */
+export interface BoxEnding {
+  resolve(end: BoxEnd): void
+  /** Calls back once, at once where it has ended. Returns what takes it back. */
+  listen(onEnd: (end: BoxEnd) => void): () => void
+}
+
+export const boxEnding = (): BoxEnding => {
+  const waiting = new Set<(end: BoxEnd) => void>()
+  let ended: BoxEnd | undefined
+  return {
+    resolve(end) {
+      ended ??= end
+      for (const onEnd of waiting) onEnd(ended)
+      waiting.clear()
+    },
+    listen(onEnd) {
+      if (ended) onEnd(ended)
+      else waiting.add(onEnd)
+      return () => void waiting.delete(onEnd)
+    },
+  }
+}
+
 /** The sandbox that an instance has while it runs or is paused. */
 export interface Box {
   readonly runtime: Runtime
@@ -25,7 +49,7 @@ export interface Box {
   reconnected: boolean
   /** Processes that the kernel had killed for want of memory, as far as anybody looked. */
   oomKills: number
-  readonly ended: PromiseWithResolvers<BoxEnd>
+  readonly ended: BoxEnding
   readonly running: Set<{ kill(signal: number): void }>
   readonly defaults: InstanceLease['defaults']
   readonly observer: SharedObserver

@@ -35,6 +35,22 @@ export const errorText = (code: ErrorCode, message: string, id?: string): string
 /** The close code of an error: 4000 and its HTTP status. */
 export const closeCodeOf = (thrown: unknown): number => 4000 + toBrambleError(thrown).status
 
+/** A paused instance is resumed by what a client asks of it, as by any request; meanwhile the client is not heard. */
+export const resumeThen = async (
+  { context, caller, lease }: LiveCall,
+  socket: LiveSocket,
+  work: () => void,
+): Promise<void> => {
+  const release = socket.hold()
+  try {
+    const { signal } = socket
+    using _resumed = await context.engine.instances.use(lease.id, caller.tenant, { signal })
+    work()
+  } finally {
+    release()
+  }
+}
+
 /** Resolves when the connection is over. */
 export const untilClosed = ({ signal }: LiveSocket): Promise<void> =>
   new Promise((resolve) => {

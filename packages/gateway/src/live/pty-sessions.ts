@@ -21,6 +21,8 @@ export interface PtySessions {
   close(): void
 }
 
+type InstanceRef = Pick<InstanceLease, 'id' | 'tenant'>
+
 interface Session {
   clients: number
   timer: NodeJS.Timeout | undefined
@@ -28,19 +30,23 @@ interface Session {
 
 export const ptySessions = ({ engine, limits }: Pick<GatewayContext, 'engine' | 'limits'>): PtySessions => {
   const sessions = new Map<string, Session>()
-  const keyOf = (lease: InstanceLease, id: string): string => `${lease.id} ${id}`
+  const keyOf = (instance: InstanceRef, id: string): string => `${instance.id} ${id}`
 
-  const hangUp = async (instanceId: string, tenant: string, id: string): Promise<void> => {
-    sessions.delete(`${instanceId} ${id}`)
-    // A lease of its own: that of the client is long given back. An instance that is gone has no terminals.
-    using lease = await engine.instances.use(instanceId, tenant)
+  /** An instance that is gone has no terminals; a paused one is not resumed for their end, which waits with it. */
+  const hangUp = async (instance: InstanceRef, id: string, session: Session): Promise<void> => {
+    const { status } = await engine.instances.get(instance.id, instance.tenant)
+    if (session.clients > 0) return
+    if (status === 'paused') return wait(instance, id, session)
+    sessions.delete(keyOf(instance, id))
+    // A lease of its own: that of the client is long given back.
+    using lease = await engine.instances.use(instance.id, instance.tenant)
     lease.stream.commands.get(id)?.kill(SIGHUP)
   }
-  const wait = (lease: InstanceLease, id: string, session: Session, ms: number): void => {
-    const { id: instanceId, tenant } = lease
+  const wait = ({ id: instanceId, tenant }: InstanceRef, id: string, session: Session): void => {
+    const instance = { id: instanceId, tenant }
     session.timer = setTimeout(() => {
-      hangUp(instanceId, tenant, id).catch(() => {})
-    }, ms).unref()
+      hangUp(instance, id, session).catch(() => sessions.delete(keyOf(instance, id)))
+    }, limits.ptyKeepMs).unref()
   }
 
   return {
@@ -59,7 +65,7 @@ export const ptySessions = ({ engine, limits }: Pick<GatewayContext, 'engine' | 
         sessions.delete(keyOf(lease, id))
         return
       }
-      if (!forGood) return wait(lease, id, session, limits.ptyKeepMs)
+      if (!forGood) return wait(lease, id, session)
       sessions.delete(keyOf(lease, id))
       command.kill(SIGHUP)
     },
@@ -68,7 +74,7 @@ export const ptySessions = ({ engine, limits }: Pick<GatewayContext, 'engine' | 
         if (!id.startsWith(PREFIX) || sessions.has(keyOf(lease, id))) continue
         const session: Session = { clients: 0, timer: undefined }
         sessions.set(keyOf(lease, id), session)
-        wait(lease, id, session, limits.ptyKeepMs)
+        wait(lease, id, session)
       }
     },
     close: () => {

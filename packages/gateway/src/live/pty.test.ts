@@ -135,6 +135,32 @@ test('goes on over another gateway, which hangs up what an earlier one left', as
   await back.closed
 })
 
+test('what is typed resumes a paused instance; one whose client is gone leaves it paused, and is hung up after', async () => {
+  await node.start({ name: 'paused' })
+  const change = (name: string) => node.fetch(`/api/v1/instances/paused/${name}`, { method: 'POST' })
+  using stream = await connectStream(node, 'paused')
+  const path = '/api/v1/instances/paused/pty'
+  const session = (client: LiveClient) => client.until(() => messagesOf(client).find((it) => it.type === 'session')?.id)
+  using typing = await connectLive(node, path)
+  await session(typing)
+  expect((await change('pause')).status).toBe(200)
+  await stream.event('state', ({ status }) => status === 'paused')
+  type(typing, 'echo aw""ake\n')
+  await shows(typing, '\r\nawake\r\n')
+
+  using left = await connectLive(node, path)
+  const id = await session(left)
+  left.ws.terminate()
+  expect((await change('pause')).status).toBe(200)
+  // As long as a terminal waits for its client, and longer.
+  using boxStream = await connectStream(node, 'box')
+  using other = await connect()
+  other.ws.terminate()
+  await boxStream.event('exit', (event) => event.id === other.id)
+  expect((await change('resume')).status).toBe(200)
+  expect(await stream.event('exit', (event) => event.id === id)).toMatchObject({ signal: 'SIGHUP' })
+})
+
 test('a deleted instance closes its terminals', async () => {
   const { id } = await node.start({})
   using pty = await connectLive(node, `/api/v1/instances/${id}/pty`)

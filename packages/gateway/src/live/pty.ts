@@ -2,7 +2,15 @@ import { BrambleError, parse, ptyControlSchema, type ptyQuerySchema, streamComma
 import type { z } from 'zod'
 import { LOGIN_SHELL } from '../login-shell.ts'
 import { parseJson } from '../read-body.ts'
-import { closeCodeOf, errorMessage, errorText, type LiveCall, type LiveConnection, untilClosed } from './live-call.ts'
+import {
+  closeCodeOf,
+  errorMessage,
+  errorText,
+  type LiveCall,
+  type LiveConnection,
+  resumeThen,
+  untilClosed,
+} from './live-call.ts'
 import { CLOSE, type LiveSocket } from './live-socket.ts'
 import { pendingInput } from './pending-input.ts'
 import { newSessionId, type PtySessions } from './pty-sessions.ts'
@@ -40,11 +48,26 @@ const runPty = async (call: PtyCall, sessions: PtySessions, socket: LiveSocket):
   // Given up on, or ended while the client was answered.
   if (!command) return fail(new BrambleError('not_found', { detail: 'the terminal has ended' }))
   const id = command.name
+  let paused = false
+  const onState = (): void => {
+    call.context.engine.instances.get(lease.id, lease.tenant).then(
+      ({ status }) => {
+        paused = status === 'paused'
+      },
+      // It is gone: `ended` tells.
+      () => {},
+    )
+  }
+  stream.events.on('state', onState)
   sessions.join(lease, id)
   try {
     void socket.send(JSON.stringify({ type: 'session', id }))
     if (session !== undefined) command.resize({ cols: query.cols, rows: query.rows })
-    socket.receive(clientOf(call, command, socket))
+    const perform = clientOf(call, command, socket)
+    socket.receive((data, binary) => {
+      if (!paused) return perform(data, binary)
+      resumeThen(call, socket, () => perform(data, binary)).catch((error: unknown) => socket.send(errorMessage(error)))
+    })
     const follow = async (): Promise<void> => {
       try {
         for await (const entry of stream.read({ since, only: id, signal, onCutOff: fail })) {
@@ -72,6 +95,7 @@ const runPty = async (call: PtyCall, sessions: PtySessions, socket: LiveSocket):
     socket.close(closeCodeOf(error), code)
   } finally {
     over.abort()
+    stream.events.off('state', onState)
     await untilClosed(socket)
     sessions.leave(lease, id, socket.closeCode === CLOSE.normal)
   }

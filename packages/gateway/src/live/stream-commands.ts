@@ -1,6 +1,6 @@
 import { BrambleError, parse, type StreamCommand, streamCommandSchema } from '@bramble/protocol'
 import { parseJson } from '../read-body.ts'
-import { errorMessage } from './live-call.ts'
+import { errorMessage, resumeThen } from './live-call.ts'
 import type { LiveSocket } from './live-socket.ts'
 import { pendingInput } from './pending-input.ts'
 import type { KnownState, StreamCall } from './stream-connection.ts'
@@ -12,7 +12,7 @@ export interface StreamCommandsOptions {
   readonly socket: LiveSocket
   readonly watched: Watches
   readonly known: Readonly<KnownState>
-  readonly sendState: () => void
+  readonly sendState: () => Promise<void> | undefined
   /** Whether the caller may do more than look. */
   readonly mayAct: boolean
 }
@@ -40,6 +40,18 @@ export const streamCommands = (options: StreamCommandsOptions): ((data: Buffer, 
     work.catch((error: unknown) => socket.send(errorMessage(error)))
   }
 
+  let stopping = false
+  /** However often the client says so, it is asked for once at a time. */
+  const stop = (): void => {
+    if (stopping) return
+    stopping = true
+    inBackground(
+      instances.stop(lease.id, caller.tenant).finally(() => {
+        stopping = false
+      }),
+    )
+  }
+
   const perform = (command: StreamCommand): void => {
     switch (command.type) {
       case 'exec':
@@ -64,26 +76,15 @@ export const streamCommands = (options: StreamCommandsOptions): ((data: Buffer, 
         watched.remove(command.path)
         break
       case 'get_state':
-        sendState()
+        holdWhile(socket, sendState())
         break
       case 'checkpoint':
         throw new BrambleError('unsupported', { detail: 'this node takes no snapshots of instances' })
       case 'stop':
-        inBackground(instances.stop(lease.id, caller.tenant))
+        stop()
         break
       default:
         command satisfies never
-    }
-  }
-  /** A paused instance is resumed by what asks something of it, as by any request. */
-  const resumeThen = async (work: () => void): Promise<void> => {
-    const release = socket.hold()
-    try {
-      const resumed = await instances.use(lease.id, caller.tenant, { signal: socket.signal })
-      resumed[Symbol.dispose]()
-      work()
-    } finally {
-      release()
     }
   }
 
@@ -105,7 +106,7 @@ export const streamCommands = (options: StreamCommandsOptions): ((data: Buffer, 
       if (!looks && !mayAct)
         throw new BrambleError('forbidden', { detail: `\`${command.type}\` needs the scope \`execute\`` })
       if (known.status !== 'paused' || looks || command.type === 'stop') return perform(command)
-      inBackground(resumeThen(() => attempt(() => perform(command))))
+      inBackground(resumeThen(call, socket, () => attempt(() => perform(command))))
     })
   }
 }

@@ -31,8 +31,8 @@ const runStream = async (call: StreamCall, socket: LiveSocket): Promise<void> =>
   /** Up to here the client has, or was sent, all of it. */
   const sent = { seq: 0 }
   const watched = watches({ lease, socket, signal, onChange: () => sendState() })
-  const sendState = (): void => {
-    void socket.send(
+  const sendState = (): Promise<void> | undefined =>
+    socket.send(
       JSON.stringify({
         type: 'state',
         instanceId: lease.id,
@@ -43,7 +43,6 @@ const runStream = async (call: StreamCall, socket: LiveSocket): Promise<void> =>
         watches: watched.ready(),
       }),
     )
-  }
   let looking: Promise<void> = Promise.resolve()
   const look = async (): Promise<void> => {
     try {

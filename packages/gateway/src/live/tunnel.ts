@@ -34,7 +34,14 @@ const join = async (tcp: Duplex, socket: LiveSocket): Promise<void> => {
     void wait.then(() => tcp.resume())
   })
   tcp.on('end', () => socket.close(CLOSE.normal, 'the other side ended the connection'))
+  let release: (() => void) | undefined
+  const goOn = (): void => {
+    release?.()
+    release = undefined
+  }
+  tcp.on('drain', goOn)
   tcp.on('close', () => {
+    goOn()
     const error = failure ?? new BrambleError('port_closed', { detail: 'the connection broke' })
     socket.close(closeCodeOf(error), error instanceof BrambleError ? error.code : 'internal')
   })
@@ -45,8 +52,7 @@ const join = async (tcp: Duplex, socket: LiveSocket): Promise<void> => {
       return
     }
     if (tcp.writableEnded || tcp.destroyed || tcp.write(data)) return
-    const release = socket.hold()
-    tcp.once('drain', release).once('close', release)
+    release ??= socket.hold()
   })
   await untilClosed(socket)
   // What the client sent before it closed still arrives; what comes back has nowhere to go.

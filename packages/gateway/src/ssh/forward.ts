@@ -42,10 +42,10 @@ export const forwardSocket = async (accept: () => ServerChannel, path: string, d
       process.end()
     }
     feed().catch(() => {})
-    for await (const event of process) {
-      if (io.signal.aborted) break
-      if (event.type === 'stdout') await io.write(channel, event.data)
-    }
+    const end = (): void => process.kill(SIGKILL)
+    io.signal.addEventListener('abort', end, { once: true })
+    if (io.signal.aborted) end()
+    for await (const event of process) if (event.type === 'stdout') await io.write(channel, event.data)
   } catch {
     // The socket is not there, or the client is gone: the channel ends.
   }
@@ -53,3 +53,4 @@ export const forwardSocket = async (accept: () => ServerChannel, path: string, d
 }
 
 const CONNECT_MS = 30_000
+const SIGKILL = 9
