@@ -94,12 +94,22 @@ describe('a client of SSH that misbehaves', { timeout: 60_000 }, () => {
     expect(asked).toBe(4)
   })
 
-  it('opens connection after connection without logging in: the rest is not served', async () => {
+  it('opens connection after connection without logging in: its oldest give way, and others log in', async () => {
     const server = await open({ maxUnauthenticated: 2 })
-    const held = [connect(server.port, '127.0.0.1'), connect(server.port, '127.0.0.1')]
-    for (const socket of held) await once(socket, 'data')
-    await closes(connect(server.port, '127.0.0.1'))
-    for (const socket of held) socket.destroy()
+    const dial = async (): Promise<Socket> => {
+      const socket = connect(server.port, '127.0.0.1')
+      socket.on('error', () => {})
+      await once(socket, 'data')
+      return socket
+    }
+    const [first, second] = [await dial(), await dial()]
+    const firstEnds = closes(first)
+    const third = await dial()
+    await firstEnds
+    const secondEnds = closes(second)
+    await login(server)
+    await secondEnds
+    third.destroy()
   })
 
   it('is one of too many of its tenant', async () => {

@@ -28,7 +28,7 @@ export interface SshServerOptions extends SshAuthentication {
 
 export interface SshLimits {
   readonly maxConnections: number
-  /** Of those, ones that have not logged in yet. */
+  /** Of those, ones that have not logged in yet: past it, the oldest of the address that has the most gives way. */
   readonly maxUnauthenticated: number
   readonly maxConnectionsPerTenant: number
   /** Channels of one connection at once. */
@@ -105,10 +105,11 @@ const accept = (context: Context, config: ServerConfig, socket: Socket): void =>
   // Each of its channels listens.
   socket.setMaxListeners(0)
   // Before anything is computed for it.
-  if (unauthenticated.size >= bounds.maxUnauthenticated || isBlocked(context, address)) {
+  if (isBlocked(context, address)) {
     socket.destroy()
     return
   }
+  if (unauthenticated.size >= bounds.maxUnauthenticated) makeWay(context)
   sockets.add(socket)
   unauthenticated.add(socket)
   const grace = setTimeout(() => socket.destroy(), bounds.loginGraceMs)
@@ -142,6 +143,26 @@ const accept = (context: Context, config: ServerConfig, socket: Socket): void =>
   })
   server.on('error', () => socket.destroy())
   server.injectSocket(socket)
+}
+
+/** Nobody can keep others from logging in by connections that never do: those of whoever has the most of them end first. */
+const makeWay = (context: Context): void => {
+  const { unauthenticated } = context
+  const byAddress = new Map<string | undefined, Socket[]>()
+  for (const socket of unauthenticated) {
+    const { remoteAddress } = socket
+    const held = byAddress.get(remoteAddress)
+    if (held) held.push(socket)
+    else byAddress.set(remoteAddress, [socket])
+  }
+  let most: Socket[] = []
+  for (const held of byAddress.values()) if (held.length > most.length) most = held
+  const [oldest] = most
+  if (!oldest) return
+  // Before it says that it is closed: others may come until then.
+  unauthenticated.delete(oldest)
+  countFailure(context, oldest.remoteAddress ?? '')
+  oldest.destroy()
 }
 
 const METHODS: ssh2.AuthenticationType[] = ['publickey', 'password']
