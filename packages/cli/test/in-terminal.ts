@@ -55,8 +55,12 @@ sys.exit(os.waitstatus_to_exitcode(status) & 255)
 const MAIN = join(import.meta.dirname, '../src/main.ts')
 
 /** The real CLI on a terminal. */
-export const inTerminal = (args: readonly string[], env: Record<string, string>): TerminalSession => {
-  const child = spawn('python3', ['-c', HARNESS, process.execPath, MAIN, ...args], {
+export const inTerminal = (args: readonly string[], env: Record<string, string>): TerminalSession =>
+  onTerminal([process.execPath, MAIN, ...args], env)
+
+/** Any program on a terminal. */
+export const onTerminal = (argv: readonly string[], env: Record<string, string>): TerminalSession => {
+  const child = spawn('python3', ['-c', HARNESS, ...argv], {
     env: {
       PATH: process.env.PATH ?? '',
       HOME: tmpdir(),

@@ -11,8 +11,10 @@ export interface CacheRule {
   place(place: CachePlace): string
   /** Which files, by their paths in the cache, others of the tenant may read. */
   readonly shared: RegExp
+  /** Where the tool looks for them, if that is not where it wrote them. */
+  target?(path: string): string
   /** Whether they may read this one; `copy` is what they would read, and may be changed. */
-  readonly check?: (path: string, copy: string) => Promise<boolean>
+  check?(path: string, copy: string): Promise<boolean>
 }
 
 const digestOf = async (algorithm: string, file: string): Promise<string> => {
@@ -68,6 +70,8 @@ export const CACHE_RULES: Readonly<Record<CacheName, CacheRule>> = {
   apt: {
     place: () => '/var/cache/apt/archives',
     shared: /^[a-z0-9][a-zA-Z0-9+.%~_-]*\.deb$/,
+    // What is in place already, apt installs if its size is right; what it finds in `partial` it compares with the signed index.
+    target: (path) => `partial/${path}`,
     // A Debian package is an ar archive (deb(5)).
     check: isPackage,
   },

@@ -35,10 +35,11 @@ export const promoteFiles = async ({ from, to, rule }: Promotion): Promise<{ fil
   let seen = 0
 
   const take = async (path: string): Promise<void> => {
-    const [source, target] = [join(from, path), join(to, path)]
+    const goal = rule.target?.(path) ?? path
+    const [source, target] = [join(from, path), join(to, goal)]
     const { size, uid, gid } = await lstat(source)
     if (!rule.shared.test(path) || added.bytes + size > CACHE_BYTES_MAX || (await isThere(target))) return
-    await makeDirectories(to, dirname(path))
+    await makeDirectories(to, dirname(goal))
     // Whole or not there: a crash leaves a name that no tool looks for, in a generation that nobody uses.
     const fresh = `${target}.bramble-new`
     await copyFile(source, fresh, constants.COPYFILE_FICLONE)
