@@ -1,4 +1,4 @@
-export { type AgentProcess, type ProcessExit, SANDBOX_AGENT_PATH } from '@bramble/runtime'
+export { type AgentProcess, cutoff, type ProcessExit, SANDBOX_AGENT_PATH } from '@bramble/runtime'
 export * from './batch.ts'
 export * from './engine.ts'
 export { countLeft } from './instances/count-left.ts'

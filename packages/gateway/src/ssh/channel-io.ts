@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net'
 import type { Duplex, Writable } from 'node:stream'
+import { cutoff } from '@bramble/engine'
 import type { ServerChannel } from 'ssh2'
 
 /** Bytes that may wait in a connection's socket: a client may grant more window than it reads. */
@@ -16,12 +17,11 @@ export interface ChannelIo {
 
 export const channelIo = (channel: ServerChannel, socket: Socket): ChannelIo => {
   const closed = new AbortController()
-  const { promise: gone, reject } = Promise.withResolvers<never>()
-  gone.catch(() => {})
+  const { cut, wait } = cutoff()
   const close = (): void => {
     if (closed.signal.aborted) return
     closed.abort(new Error('the channel is closed'))
-    reject(closed.signal.reason)
+    cut(closed.signal.reason)
   }
   channel.on('close', close)
   channel.on('error', close)
@@ -34,9 +34,9 @@ export const channelIo = (channel: ServerChannel, socket: Socket): ChannelIo => 
     write: async (stream, data) => {
       closed.signal.throwIfAborted()
       // A channel that closes never calls back.
-      await Promise.race([gone, taken(stream, data)])
+      await wait(taken(stream, data))
       forgetRest(channel)
-      if (socket.writableLength > MAX_WAITING_BYTES) await Promise.race([gone, drained(socket)])
+      if (socket.writableLength > MAX_WAITING_BYTES) await wait(drained(socket))
     },
   }
 }

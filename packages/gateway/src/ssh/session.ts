@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import { constants } from 'node:os'
-import { type AgentProcess, type InstanceLease, type ProcessExit, SANDBOX_AGENT_PATH } from '@bramble/engine'
+import { type AgentProcess, cutoff, type InstanceLease, type ProcessExit, SANDBOX_AGENT_PATH } from '@bramble/engine'
 import { toBrambleError } from '@bramble/protocol'
 import type { PseudoTtyInfo, ServerChannel, Session } from 'ssh2'
 import { LOGIN_SHELL } from '../login-shell.ts'
@@ -117,12 +117,11 @@ const runIn = async (
 const carry = async (io: ChannelIo, process: AgentProcess): Promise<ProcessExit> => {
   const { channel, signal } = io
   let timer: NodeJS.Timeout | undefined
-  const hungUp = Promise.withResolvers<never>()
-  hungUp.promise.catch(() => {})
+  const { cut, wait } = cutoff()
   const hangUp = (): void => {
     process.kill(SIGHUP)
     for (const stream of ['stdout', 'stderr'] as const) process.discard(stream)
-    timer = setTimeout(hungUp.reject, HANG_UP_MS, new Error('it did not end with its client')).unref()
+    timer = setTimeout(cut, HANG_UP_MS, new Error('it did not end with its client')).unref()
   }
   if (signal.aborted) hangUp()
   else signal.addEventListener('abort', hangUp, { once: true })
@@ -130,7 +129,7 @@ const carry = async (io: ChannelIo, process: AgentProcess): Promise<ProcessExit>
   const events = process[Symbol.asyncIterator]()
   try {
     for (;;) {
-      const { value: event, done } = await Promise.race([events.next(), hungUp.promise])
+      const { value: event, done } = await wait(events.next())
       if (done) throw new Error('the command ended without saying how')
       if (event.type === 'exit') return event
       if (event.type === 'started' || signal.aborted) continue

@@ -1,4 +1,5 @@
 import { BrambleError } from '@bramble/protocol'
+import { cutoff } from '../cutoff.ts'
 import type { Agent, AgentProcess, ProcessExit } from './agent.ts'
 import { SANDBOX_AGENT_PATH } from './agent-binary.ts'
 
@@ -45,11 +46,10 @@ const failedApplet = (path: string, exit: ProcessExit): BrambleError => {
  * command is, may have fallen silent.
  */
 const collect = async (command: AgentProcess, signal: AbortSignal | undefined, maxBytes: number) => {
-  const aborted = Promise.withResolvers<never>()
-  aborted.promise.catch(() => {})
+  const { cut, wait } = cutoff()
   const abort = (): void => {
     command.kill(9)
-    aborted.reject(signal?.reason)
+    cut(signal?.reason)
   }
   signal?.addEventListener('abort', abort)
   const events = command[Symbol.asyncIterator]()
@@ -59,7 +59,7 @@ const collect = async (command: AgentProcess, signal: AbortSignal | undefined, m
   try {
     if (signal?.aborted) abort()
     for (;;) {
-      const { done, value: event } = await Promise.race([events.next(), aborted.promise])
+      const { done, value: event } = await wait(events.next())
       if (done) break
       if (event.type === 'stdout') {
         stdoutBytes += event.data.length

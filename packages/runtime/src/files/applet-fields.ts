@@ -1,5 +1,6 @@
 import { BrambleError } from '@bramble/protocol'
 import type { Agent, ExecRequest, ProcessExit } from '../agent/agent.ts'
+import { cutoff } from '../cutoff.ts'
 
 /** What an applet says on standard error is one short line; more is not kept. */
 const maxMessageBytes = 1024
@@ -20,16 +21,15 @@ export async function* appletFields(agent: Agent, options: FieldsOptions): Async
   const { argv, user, signal, maxFieldBytes, failed } = options
   signal?.throwIfAborted()
   const command = agent.exec({ argv, user })
-  const aborted = Promise.withResolvers<never>()
-  aborted.promise.catch(() => {})
-  const abort = (): void => aborted.reject(signal?.reason)
+  const { cut, wait } = cutoff()
+  const abort = (): void => cut(signal?.reason)
   signal?.addEventListener('abort', abort)
   const events = command[Symbol.asyncIterator]()
   let rest: Buffer = Buffer.alloc(0)
   let message = ''
   try {
     for (;;) {
-      const { done, value: event } = await Promise.race([events.next(), aborted.promise])
+      const { done, value: event } = await wait(events.next())
       if (done) throw new BrambleError('agent_protocol', { detail: 'a command ended without an exit' })
       if (event.type === 'stdout') {
         const bytes = rest.length === 0 ? event.data : Buffer.concat([rest, event.data])
