@@ -6,11 +6,13 @@ import { runningNode } from '../node/node-file.ts'
 import { stopProcess } from '../node/stop-process.ts'
 import { parseDuration } from '../parse-value.ts'
 
+const TIMEOUT_MS = 30_000
+
 interface DownOptions {
   readonly dataDir?: string
-  readonly timeout: number
-  readonly stopInstances: boolean
-  readonly json: boolean
+  readonly timeout?: number
+  readonly stopInstances?: boolean
+  readonly json?: boolean
 }
 
 export default {
@@ -19,14 +21,9 @@ export default {
   configure(command) {
     command
       .option('--data-dir <path>', 'where the node keeps its data')
-      .option(
-        '--timeout <time>',
-        'how long to wait for it to finish what it runs (default: 30s)',
-        parseDuration,
-        30_000,
-      )
-      .option('--stop-instances', 'stop its instances too; their files are kept', false)
-      .option('--json', 'answer in JSON', false)
+      .option('--timeout <time>', 'how long to wait for it to finish what it runs (default: 30s)', parseDuration)
+      .option('--stop-instances', 'stop its instances too; their files are kept')
+      .option('--json', 'answer in JSON')
       .addHelpText('after', '\nInstances go on without a node, until the next one takes them over.')
       .action(down)
   },
@@ -35,21 +32,21 @@ export default {
 const down = async (options: DownOptions): Promise<void> => {
   const directory = options.dataDir === undefined ? defaultDataDirectory() : resolve(options.dataDir)
   const node = runningNode(directory)
-  if (node !== undefined && !(await stopProcess(node, options.timeout)))
+  if (node !== undefined && !(await stopProcess(node, options.timeout ?? TIMEOUT_MS)))
     throw new ExitError(
       EXIT.failure,
       `the node (pid ${node.pid}) still finishes what it runs`,
       'Wait for it, allow more with --timeout, or end it with `kill -9`: the next start cleans up.',
     )
   const { adviceOnLeft, countLeftInstances, stopLeftInstances } = await import('../node/left-instances.ts')
-  const stopped = options.stopInstances ? await stopLeftInstances(directory) : 0
+  const stopped = options.stopInstances === true ? await stopLeftInstances(directory) : 0
   const left = await countLeftInstances(directory)
-  if (options.json) {
+  if (options.json === true) {
     const instances = { stopped, left }
     console.log(JSON.stringify({ stopped: node !== undefined, ...(node && { pid: node.pid }), instances }))
     return
   }
   console.log(node ? `stopped the node at ${node.url}` : `no node runs on ${directory}`)
-  if (options.stopInstances) console.log(`stopped ${stopped === 1 ? '1 instance' : `${stopped} instances`}`)
+  if (options.stopInstances === true) console.log(`stopped ${stopped === 1 ? '1 instance' : `${stopped} instances`}`)
   if (left > 0) console.log(adviceOnLeft(left))
 }

@@ -41,7 +41,7 @@ const expose = async (ref: string, port: number, options: ExposeOptions): Promis
   else {
     if (visibility === 'private' && options.signed === undefined)
       process.stderr.write('It answers to an API key; --signed gives a URL that needs none for a while.\n')
-    if (exposed.byHost !== undefined) process.stderr.write(`also: ${exposed.byHost}\n`)
+    if (exposed.byHost !== undefined) process.stderr.write(`in a browser: ${exposed.byHost}\n`)
     console.log(exposed.url)
   }
 }

@@ -1,5 +1,5 @@
 import { lifecycleCommand } from '../instances/each-instance.ts'
 
-export default lifecycleCommand('resume', 'Let paused instances go on', (instance, signal) =>
+export default lifecycleCommand('resume', 'Let paused instances go on', 'running', (instance, signal) =>
   instance.resume({ signal }),
 )

@@ -55,12 +55,7 @@ const run = async (words: string[], options: RunOptions): Promise<void> => {
   if (options.json === true) await output.write('stdout', `${JSON.stringify(result, null, 2)}\n`)
   const { reason } = interrupted.signal
   const cancelledCode =
-    reason instanceof Interrupted
-      ? reason.exitCode
-      : output.readerGone.aborted
-        ? NOBODY_READS
-        : // Somebody else cancelled it.
-          EXIT.interrupted
+    reason instanceof Interrupted ? reason.exitCode : output.readerGone.aborted ? NOBODY_READS : undefined
   process.exitCode = exitCodeOf(result, { timeoutMs: options.timeout ?? DEFAULT_TIMEOUT_MS, cancelledCode })
 }
 

@@ -16,7 +16,7 @@ export default {
   name: 'start',
   summary: 'Start an instance: a sandbox that stays; or start a stopped one again',
   configure(command) {
-    command.argument('[what]', 'an image; or the id or name of an instance that is stopped')
+    command.argument('[what]', 'an image; or the id or name of an instance that is to run again')
     addConnectionOptions(addStartOptions(addLifeOptions(command)))
       .option('--json', 'print the instance as JSON')
       .addHelpText(
@@ -32,14 +32,17 @@ const start = async (what: string | undefined, options: Options): Promise<void> 
   const { signal } = interrupted
   const bramble = await connect(options)
   const began = performance.now()
-  const instance = (await startAgain(bramble, what, options, signal)) ?? (await create(bramble, what, options, signal))
+  const known = await findNamed(bramble, what, options, signal)
+  const ran = known?.status === 'running'
+  const instance = known === undefined ? await create(bramble, what, options, signal) : await again(known, signal)
   instance.keep()
   if (options.json === true) {
     console.log(JSON.stringify(instance.info, null, 2))
     return
   }
   const took = formatMs(performance.now() - began)
-  process.stderr.write(`${calledOf(instance)} runs ${safeLine(instance.info.image)}, started in ${took}\n`)
+  const how = ran ? 'as it did' : `started in ${took}`
+  process.stderr.write(`${calledOf(instance)} runs ${safeLine(instance.info.image)}, ${how}\n`)
   console.log(instance.id)
 }
 
@@ -60,7 +63,7 @@ const create = (
 }
 
 /** What is named may be an instance: nobody who has one of that name means an image. */
-const startAgain = async (
+const findNamed = async (
   bramble: Bramble,
   what: string | undefined,
   options: Options,
@@ -68,11 +71,17 @@ const startAgain = async (
 ): Promise<Instance | undefined> => {
   if (what === undefined || options.name !== undefined || !/^[a-z0-9_-]{1,40}$/.test(what)) return undefined
   try {
-    return await bramble.instances.start(what, { signal })
+    return await bramble.instances.get(what, { signal })
   } catch (error) {
     const { code } = error as { code?: unknown }
     // An image's name may be none that an instance could have.
     if (code === 'not_found' || code === 'invalid_request') return undefined
     throw error
   }
+}
+
+/** Makes it run, whatever it does now. */
+const again = (instance: Instance, signal: AbortSignal): Promise<Instance> => {
+  if (instance.status === 'running') return Promise.resolve(instance)
+  return instance.status === 'paused' ? instance.resume({ signal }) : instance.start({ signal })
 }

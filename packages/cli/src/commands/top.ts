@@ -8,7 +8,7 @@ import { parseDuration } from '../parse-value.ts'
 import { type Column, formatTable, hasColor } from '../terminal.ts'
 
 interface TopOptions extends ConnectionOptions {
-  readonly interval: number
+  readonly interval?: number
   readonly label?: string
   readonly json?: boolean
 }
@@ -42,7 +42,7 @@ const COLUMNS: Column<Row>[] = [
   { title: 'DISK', text: ({ diskBytes }) => formatBytes(diskBytes), right: true },
   { title: 'NET OUT', text: (row) => rateText(row.egressBytesPerSecond), right: true },
   { title: 'NET IN', text: (row) => rateText(row.ingressBytesPerSecond), right: true },
-  { title: 'PROCESSES', text: ({ processes }) => String(processes), right: true },
+  { title: 'PROCS', text: ({ processes }) => String(processes), right: true },
 ]
 
 export default {
@@ -50,7 +50,7 @@ export default {
   summary: 'Show what running instances use, as it changes',
   configure(command) {
     command
-      .option('--interval <time>', 'between two looks: 500ms, 2s', parseDuration, 2000)
+      .option('--interval <time>', 'between two looks: 500ms, 2s (default: 2s)', parseDuration)
       .option('-l, --label <name[=value]>', 'only those with this label')
       .option('--json', 'look twice, print it as JSON, and end; which is also what a pipe gets')
     addConnectionOptions(command).addHelpText('after', '\nCPU: 100% is one processor. q or Ctrl-C ends it.').action(top)
@@ -64,7 +64,7 @@ const top = async (options: TopOptions): Promise<void> => {
   const before = new Map<string, Look>()
   if (options.json === true || !process.stdout.isTTY) {
     await look(bramble, options, before, signal)
-    await wait(options.interval, signal)
+    await wait(options.interval ?? INTERVAL_MS, signal)
     console.log(JSON.stringify(await look(bramble, options, before, signal), null, 2))
     return
   }
@@ -74,13 +74,14 @@ const top = async (options: TopOptions): Promise<void> => {
   try {
     while (!ended.aborted) {
       draw(await look(bramble, options, before, ended))
-      await wait(options.interval, ended)
+      await wait(options.interval ?? INTERVAL_MS, ended)
     }
   } catch (error) {
     if (!ended.aborted) throw error
   }
 }
 
+const INTERVAL_MS = 2000
 const MAX_SHOWN = 500
 
 const look = async (

@@ -34,7 +34,8 @@ export const execPlain = async (
   try {
     for await (const event of running.stream()) {
       if (event.type === 'stdout' || event.type === 'stderr') await output.write(event.type, pieceOf(event))
-      else if (event.type === 'result') return exitCodeOf(event.result, { timeoutMs, cancelledCode: EXIT.interrupted })
+      else if (event.type === 'result')
+        return exitCodeOf(event.result, { timeoutMs, cancelledCode: signal.aborted ? EXIT.interrupted : undefined })
     }
   } catch (error) {
     if (output.readerGone.aborted) return NOBODY_READS

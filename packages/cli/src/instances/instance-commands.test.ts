@@ -38,14 +38,22 @@ describe.skipIf(skip !== '')(`commands for instances${skip}`, () => {
     expect(made).toMatchObject({ code: 0, stdout: expect.stringMatching(/^ins_[0-9a-z]{26}\n$/) })
     const id = made.stdout.trim()
     const prefix = id.slice(0, 24)
+    expect(await cli(['start', 'lab'])).toMatchObject({
+      code: 0,
+      stdout: `${id}\n`,
+      stderr: expect.stringContaining('as it did'),
+    })
     expect(await cli(['pause', prefix])).toEqual({ code: 0, stdout: `${prefix}\n`, stderr: '' })
+    expect(await cli(['pause', 'lab'])).toEqual({ code: 0, stdout: 'lab\n', stderr: 'lab is paused already\n' })
     const listed = JSON.parse((await cli(['ps', '--label', 'a=b'])).stdout)
     expect(listed).toMatchObject([{ kind: 'instance', id, name: 'lab', status: 'paused', idleTtlMs: 1_800_000 }])
-    expect((await cli(['resume', 'lab'])).code).toBe(0)
+    expect(await cli(['start', 'lab'])).toMatchObject({ code: 0, stdout: `${id}\n` })
+    expect(await cli(['resume', 'lab'])).toEqual({ code: 0, stdout: 'lab\n', stderr: 'lab is running already\n' })
     const refused = await cli(['rm', 'lab'])
     expect(refused).toMatchObject({ code: 125, stdout: '' })
     expect(refused.stderr).toContain('--force')
     expect((await cli(['stop', 'lab'])).code).toBe(0)
+    expect(await cli(['stop', 'lab'])).toEqual({ code: 0, stdout: 'lab\n', stderr: 'lab is stopped already\n' })
     expect(JSON.parse((await cli(['ps', '--instances', '--label', 'a'])).stdout)).toEqual([])
     expect(JSON.parse((await cli(['ps', '--all', '--instances', '--label', 'a'])).stdout)).toHaveLength(1)
     expect((await cli(['exec', 'lab', 'true'])).stderr).toContain('bramble start')

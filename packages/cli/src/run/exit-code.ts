@@ -7,11 +7,11 @@ const KILLED = 137
 
 /**
  * The exit code of a run: the command's own, where it has one that tells. What ended it otherwise gets a code and a line
- * on stderr.
+ * on stderr. `cancelledCode` is undefined where nobody here cancelled it.
  */
 export const exitCodeOf = (
   result: Pick<CommandOutcome, 'status' | 'exitCode' | 'message'>,
-  options: { timeoutMs: number; cancelledCode: number },
+  options: { timeoutMs: number; cancelledCode: number | undefined },
 ): number => {
   switch (result.status) {
     case 'succeeded':
@@ -28,7 +28,12 @@ export const exitCodeOf = (
     case 'oom':
       throw new ExitError(KILLED, 'the command ran out of memory and was ended', 'Allow more with --memory.')
     case 'cancelled':
-      return options.cancelledCode
+      if (options.cancelledCode !== undefined) return options.cancelledCode
+      throw new ExitError(
+        EXIT.failure,
+        'the command was cancelled on its node',
+        'The node was stopped, or somebody cancelled it there.',
+      )
     case 'error':
       throw new ExitError(EXIT.failure, result.message ?? 'the command could not be run')
     default:
