@@ -12,13 +12,11 @@ import { HOSTNAME } from '../command.ts'
 import type { InstanceRow } from '../store/instance-tables.ts'
 import { defaultsOf, requestFor } from './command.ts'
 import { type Context, inBackground, save, tell } from './context.ts'
-import { type Box, type BoxEnd, boxEnding, type LiveInstance } from './live-instance.ts'
+import { type Box, type BoxEnd, boxEnding, type LiveInstance, MAIN } from './live-instance.ts'
 import { chargeInstance } from './metering.ts'
 import { leavePlace } from './place.ts'
 import { shareObserver } from './shared-observer.ts'
 
-/** The name of `spec.command` among the named commands. */
-const MAIN = 'main'
 /** How long a runtime may take to say why a sandbox ended whose agent fell silent. */
 const LAST_WORDS_MS = 500
 
@@ -100,7 +98,10 @@ const openBox = (live: LiveInstance, runtime: Runtime, image: LocalImage, sandbo
     oomKills: 0,
     ended: boxEnding(),
     running: new Set(),
-    observer: shareObserver((signal) => observeSandbox(box.sandbox.agent, { signal })),
+    observer: shareObserver(
+      (signal) => observeSandbox(box.sandbox.agent, { signal }),
+      () => !box.ready,
+    ),
   }
   return box
 }

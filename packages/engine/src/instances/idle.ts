@@ -1,7 +1,9 @@
 import type { Context } from './context.ts'
-import type { LiveInstance } from './live-instance.ts'
+import { type LiveInstance, MAIN } from './live-instance.ts'
 
-export const isUsed = (live: LiveInstance): boolean => live.leases > 0 || live.stream.commands.size > 0
+/** Its own `command` is what is used, a server say, and no use of it. */
+export const isUsed = ({ leases, stream: { commands } }: LiveInstance): boolean =>
+  leases > 0 || commands.size > (commands.has(MAIN) ? 1 : 0)
 
 /** What happens to it for want of use, in the state it is in. */
 export const idleActionOf = ({ row, spec }: LiveInstance): 'pause' | 'stop' | 'delete' | undefined => {

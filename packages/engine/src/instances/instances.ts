@@ -23,7 +23,7 @@ import type { Agent, NamedCommand, ProcessEvent, SandboxChange, SandboxFiles } f
  * that ends by itself (its agent killed, out of memory) leaves the instance `stopped`, with the reason, its files kept.
  *
  * Use. Whoever talks to an instance holds a lease (`use`): it resumes a paused one (`autoResume`), and while there is one,
- * or a command runs, the instance is not idle.
+ * or a command of a stream runs, the instance is not idle. Its own `command` is no use of it.
  *
  * Errors: `not_found` (another tenant's too), `conflict`, `instance_stopped`, `unsupported`, `quota_exceeded`, `queue_full`,
  * `image_not_found`, `sandbox_failed`, `sandbox_died`.

@@ -7,6 +7,9 @@ import type { InstanceLease } from './instances.ts'
 import type { SharedObserver } from './shared-observer.ts'
 import type { ConnectedStream } from './stream.ts'
 
+/** The name of `spec.command` among the named commands. */
+export const MAIN = 'main'
+
 export interface BoxEnd {
   readonly status: InstanceStatus | 'deleted'
   readonly reason?: string

@@ -281,7 +281,7 @@ describe('time', () => {
       ['delete', 'deleted'],
     ] as const) {
       const done = changed(change)
-      await create({ idleTtlMs: 30, idleAction })
+      await create({ idleTtlMs: 30, idleAction, command: 'exec sleep 1000' })
       await done
     }
     const { items } = await instances.list({ tenant, limit: 9 })
