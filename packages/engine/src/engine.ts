@@ -157,6 +157,8 @@ export interface EngineLimits {
   readonly maxRunningInstances: number
   /** Instances in all, stopped ones included. */
   readonly maxInstances: number
+  /** Of those, one tenant's, stopped ones too: each has a layer on the node's disk. */
+  readonly maxTenantInstances: number
   /** How long an instance may wait for its place before it is refused. */
   readonly instanceWaitMs: number
   /** How long the processes of an instance that is stopped may take to end after SIGTERM. */

@@ -47,6 +47,7 @@ export const defaultEngineLimits = (host: Partial<Host> = {}): EngineLimits => {
     historyFlushMs: 200,
     maxRunningInstances: 1000,
     maxInstances: 10_000,
+    maxTenantInstances: 2_000,
     instanceWaitMs: 10_000,
     stopGraceMs: 5_000,
     streamStallMs: 10_000,

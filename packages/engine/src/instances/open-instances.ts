@@ -137,7 +137,15 @@ export const openInstances = async (
     const runtime = deps.runtime.select(spec)
     assertOffered(context, spec, runtime)
     if (spec.name !== undefined && context.byName.get(spec.name)?.has(tenant))
-      throw new BrambleError('conflict', { detail: `there is an instance \`${spec.name}\` already` })
+      throw new BrambleError('conflict', {
+        detail: `there is an instance \`${spec.name}\` already: delete it, or choose another name`,
+      })
+    let own = 0
+    for (const { row } of context.byId.values()) if (row.tenant === tenant) own++
+    if (own >= limits.maxTenantInstances)
+      throw new BrambleError('quota_exceeded', {
+        detail: `the tenant has ${own} instances, stopped ones too, and may have no more: delete some`,
+      })
     if (context.byId.size >= limits.maxInstances)
       throw new BrambleError('queue_full', {
         detail: `the node has ${limits.maxInstances} instances, and keeps no more`,
