@@ -24,8 +24,8 @@ export interface GatewayContext {
   readonly uploadDirectory: string
   /** Told of the output that event streams carry. */
   readonly countOutput: (bytes: number) => void
-  /** Bytes of the JSON bodies of requests under way. */
-  readonly held: { bodyBytes: number }
+  /** Bytes of the JSON bodies of requests under way, and of the archives in `uploadDirectory`. */
+  readonly held: { bodyBytes: number; uploadBytes: number }
   /** Requests at work; aborting one cancels what it runs. */
   readonly inFlight: Set<AbortController>
   /** WebSockets of instances. */

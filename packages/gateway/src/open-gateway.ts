@@ -110,7 +110,7 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
     startedAt: performance.now(),
     uploadDirectory,
     countOutput: youngCollector(),
-    held: { bodyBytes: 0 },
+    held: { bodyBytes: 0, uploadBytes: 0 },
     inFlight: new Set(),
     live: liveRegistry(limits),
     corsOrigins,

@@ -59,7 +59,7 @@ const add = route({
   upload: ARCHIVES,
   answer: { status: 201, description: 'The image', schema: imageSchema },
   events: imageImportEventSchema,
-  errors: ['image_invalid', 'image_pull_failed', 'unsupported', 'body_too_large'],
+  errors: ['image_invalid', 'image_pull_failed', 'unsupported', 'body_too_large', 'queue_full'],
   idempotent: true,
   handle: async (call, context) => {
     const uploading = isUpload(add, call.request)

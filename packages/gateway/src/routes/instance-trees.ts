@@ -90,7 +90,7 @@ const upload = route({
   query: treeUploadQuerySchema,
   upload: [...TARS, ...ZIPS, FORM],
   answer: { status: 200, description: 'What was written', schema: treeUploadResultSchema },
-  errors: [...FILE, 'unsupported_media_type', 'body_too_large', 'request_timeout'],
+  errors: [...FILE, 'unsupported_media_type', 'body_too_large', 'request_timeout', 'queue_full'],
   handle: async (call, context) => {
     const { request, signal } = call
     const { user } = call.query
