@@ -17,6 +17,8 @@ export interface NodeAddress {
   readonly apiKey: string | undefined
   /** It runs on this host, on this data directory: paths mean the same there as here. */
   readonly local: boolean
+  /** Where its SSH listens, as far as that is known. */
+  readonly sshPort: number | undefined
 }
 
 export const addConnectionOptions = (command: Command): Command =>
@@ -36,7 +38,7 @@ export const findNode = (options: ConnectionOptions, config: CliConfig = readCon
   if (url === undefined) return undefined
   const local = running !== undefined && sameOrigin(url, running.url)
   const apiKey = options.key ?? config.apiKey ?? (local ? readKey(adminKeyFile(directory)) : undefined)
-  return { url, apiKey, local }
+  return { url, apiKey, local, sshPort: local ? running.sshPort : undefined }
 }
 
 const sameOrigin = (left: string, right: string): boolean =>

@@ -6,7 +6,7 @@ import { hostParts } from '../doctor/host.ts'
 import { examineAll, type PartReport } from '../doctor/part.ts'
 import { toolParts } from '../doctor/tools.ts'
 import { interrupt } from '../node/interrupt.ts'
-import { readNodeConfig } from '../node/node-config.ts'
+import { readNodeConfig, SSH_PORT } from '../node/node-config.ts'
 import { runningNode } from '../node/node-file.ts'
 import { hasColor, paint as painted } from '../terminal.ts'
 
@@ -21,11 +21,11 @@ export default {
       .action(async (options: { test: boolean; dataDir?: string; json: boolean }) => {
         using interrupted = interrupt()
         const directory = options.dataDir === undefined ? dataDirectory() : resolve(options.dataDir)
-        const { host, port } = readNodeConfig({ dataDir: directory }, directory)
+        const { host, port, sshPort = SSH_PORT } = readNodeConfig({ dataDir: directory }, directory)
         const running = runningNode(directory)
         const reports = await examineAll(
           [
-            ...hostParts({ dataDirectory: directory, address: { host, port }, running }),
+            ...hostParts({ dataDirectory: directory, address: { host, port }, sshPort, running }),
             ...toolParts(options),
             ...brambleParts({ dataDirectory: directory, nodeRuns: running !== undefined }),
           ],

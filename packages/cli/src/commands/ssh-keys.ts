@@ -2,9 +2,10 @@ import type { SshKey } from '@bramble/sdk'
 import type { Command } from 'commander'
 import type { CliCommand } from '../command.ts'
 import { readConfig } from '../config.ts'
-import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
+import { addConnectionOptions, type ConnectionOptions, clientOf, connect, requireNode } from '../connection.ts'
 import { EXIT, ExitError } from '../exit.ts'
 import { formatAge } from '../format.ts'
+import { SSH_PORT } from '../node/node-config.ts'
 import { type Column, printList } from '../terminal.ts'
 
 interface ListOptions extends ConnectionOptions {
@@ -29,13 +30,16 @@ const list = async (options: ListOptions): Promise<void> => {
 }
 
 const add = async (file: string | undefined, options: AddOptions): Promise<void> => {
-  const bramble = await connect(options)
+  const address = requireNode(options)
+  const bramble = await clientOf(address)
   const publicKey = await readKey(file)
   const name = options.name ?? publicKey.split(/\s+/)[2] ?? 'unnamed'
   const made = await bramble.sshKeys.add({ name, publicKey })
   if (options.json === true) console.log(JSON.stringify(made, null, 2))
   else {
-    process.stderr.write(`${made.fingerprint} opens the instances of ${made.tenant}: ssh -p 2222 <instance>@<host>\n`)
+    const { sshPort = SSH_PORT, url } = address
+    const where = `ssh -p ${sshPort} <instance>@${new URL(url).hostname.replace(/^\[(.*)\]$/, '$1')}`
+    process.stderr.write(`${made.fingerprint} opens the instances of ${made.tenant}: ${where}\n`)
     console.log(made.id)
   }
 }

@@ -77,14 +77,24 @@ const runtime = (
 })
 
 const describe = ({ capabilities }: Runtime, notices: readonly string[]): Omit<PartReport, 'group' | 'name'> => {
-  const { limits, isolation, userNamespace, seccomp, network } = capabilities
+  const { limits, isolation, userNamespace, seccomp, network, keep, pause, volumes } = capabilities
   const held = Object.entries(limits).flatMap(([name, enforced]) => (enforced ? [name] : []))
   const lacking = Object.entries(limits).flatMap(([name, enforced]) => (enforced ? [] : [name]))
   const extras = [userNamespace && 'user namespace', seccomp && 'seccomp', `network: ${network.join(', ')}`].filter(
     Boolean,
   )
-  const detail = `a sandbox ran (${isolation}); limits: ${held.join(', ')}; ${extras.join(', ')}`
-  const short = [...(lacking.length > 0 ? [`not enforced: ${lacking.join(', ')}`] : []), ...notices]
+  const offers = { instances: keep, pause, volumes }
+  const names = (there: boolean): string =>
+    Object.entries(offers)
+      .flatMap(([name, offered]) => (offered === there ? [name] : []))
+      .join(', ')
+  const has = [...extras, ...(names(true) === '' ? [] : [names(true)])].join(', ')
+  const detail = `a sandbox ran (${isolation}); limits: ${held.join(', ')}; ${has}`
+  const short = [
+    ...(lacking.length > 0 ? [`not enforced: ${lacking.join(', ')}`] : []),
+    ...(names(false) === '' ? [] : [`not offered: ${names(false)}`]),
+    ...notices,
+  ]
   if (short.length === 0) return { state: 'works', detail }
   return { state: 'limited', detail: [detail, ...short].join('; ') }
 }

@@ -118,11 +118,21 @@ const disk = (dataDirectory: string): Part => ({
   },
 })
 
-const port = (address: { host: string; port: number }, running: { url: string; pid: number } | undefined): Part => ({
+interface Address {
+  readonly host: string
+  readonly port: number
+}
+
+const port = (
+  name: string,
+  address: Address,
+  busy: { readonly state: 'limited' | 'fails'; readonly hint: string },
+  listening: string | undefined,
+): Part => ({
   group,
-  name: 'port',
+  name,
   examine: async () => {
-    if (running) return { state: 'works', detail: `the node listens on ${running.url} (pid ${running.pid})` }
+    if (listening !== undefined) return { state: 'works', detail: `the node listens on ${listening}` }
     const server = createServer()
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     server.once('error', reject).listen(address.port, address.host, resolve)
@@ -131,11 +141,7 @@ const port = (address: { host: string; port: number }, running: { url: string; p
       return { state: 'works', detail: `${address.host}:${address.port} is free` }
     } catch (error) {
       const { code = '' } = error as NodeJS.ErrnoException
-      return {
-        state: 'fails',
-        detail: `${address.host}:${address.port}: ${code}`,
-        hint: 'Use another: bramble up --port',
-      }
+      return { ...busy, detail: `${address.host}:${address.port}: ${code}` }
     } finally {
       server.close()
     }
@@ -144,12 +150,14 @@ const port = (address: { host: string; port: number }, running: { url: string; p
 
 export interface HostOptions {
   readonly dataDirectory: string
-  readonly address: { host: string; port: number }
-  readonly running: { url: string; pid: number } | undefined
+  readonly address: Address
+  /** `off`: the node is to have no SSH. */
+  readonly sshPort: number | 'off'
+  readonly running: { url: string; pid: number; sshPort?: number } | undefined
 }
 
 /** The kernel and the machine: each thing of the kernel is used once, in namespaces that end with the trial. */
-export const hostParts = ({ dataDirectory, address, running }: HostOptions): Part[] => [
+export const hostParts = ({ dataDirectory, address, sshPort, running }: HostOptions): Part[] => [
   node,
   kernel,
   cgroups,
@@ -170,5 +178,21 @@ export const hostParts = ({ dataDirectory, address, running }: HostOptions): Par
   ),
   memory,
   disk(dataDirectory),
-  port(address, running),
+  port(
+    'port',
+    address,
+    { state: 'fails', hint: 'Use another: bramble up --port' },
+    running && `${running.url} (pid ${running.pid})`,
+  ),
+  ...sshParts({ address, sshPort, running }),
 ]
+
+/** Where 2222 is taken, a node that was not told which port to take takes a free one. */
+const sshParts = ({ address, sshPort, running }: Pick<HostOptions, 'address' | 'sshPort' | 'running'>): Part[] => {
+  const ofNode = running?.sshPort
+  if (sshPort === 'off' || (running && ofNode === undefined)) return []
+  const busy = { state: 'limited', hint: 'The node takes a free port; or choose: bramble up --ssh-port' } as const
+  return [
+    port('ssh port', { host: address.host, port: sshPort }, busy, ofNode === undefined ? undefined : `port ${ofNode}`),
+  ]
+}

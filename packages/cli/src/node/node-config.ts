@@ -4,6 +4,9 @@ import { z } from 'zod'
 
 const port = z.coerce.number().int().min(0).max(65_535)
 
+/** Where SSH listens, unless told otherwise. */
+export const SSH_PORT = 2222
+
 const LOOPBACK = ['127.0.0.1', '::1', 'localhost']
 
 /** How one node is set up. Flags win over the environment, the environment over the defaults. */

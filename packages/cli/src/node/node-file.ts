@@ -4,6 +4,8 @@ import { nodeFile } from '../data-directory.ts'
 /** Where a running node is, as other processes of this host find it. */
 export interface NodeRecord {
   readonly url: string
+  /** Where SSH listens; undefined where it is off. */
+  readonly sshPort?: number
   readonly pid: number
   readonly startedAt: string
   /**
@@ -28,7 +30,10 @@ const statOf = (pid: number): { state: string; startTicks: number } | null => {
 export const startTicksOf = (pid: number): number | null => statOf(pid)?.startTicks ?? null
 
 /** Written whole or not at all, readable by its owner only. */
-export const writeNodeFile = (directory: string, record: Pick<NodeRecord, 'url' | 'startedAt'>): NodeRecord => {
+export const writeNodeFile = (
+  directory: string,
+  record: Pick<NodeRecord, 'url' | 'sshPort' | 'startedAt'>,
+): NodeRecord => {
   const whole: NodeRecord = { ...record, pid: process.pid, startTicks: startTicksOf(process.pid) }
   const file = nodeFile(directory)
   writeFileSync(`${file}.new`, `${JSON.stringify(whole)}\n`, { mode: 0o600 })

@@ -9,7 +9,7 @@ import { EXIT, ExitError } from '../exit.ts'
 import { version } from '../version.ts'
 import { lockDataDirectory } from './data-directory-lock.ts'
 import { imagesDirectory } from './images-directory.ts'
-import type { NodeConfig } from './node-config.ts'
+import { type NodeConfig, SSH_PORT } from './node-config.ts'
 import { removeNodeFile, writeNodeFile } from './node-file.ts'
 import { openRuntimes } from './open-runtimes.ts'
 
@@ -66,7 +66,12 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
       await listenOn(config, { engine, dataDirectory, version: version(), logger: log, ...(metrics && { metrics }) }),
     )
     undo.defer(() => removeNodeFile(dataDirectory))
-    writeNodeFile(dataDirectory, { url: gateway.url, startedAt: new Date().toISOString() })
+    const { url, sshPort } = gateway
+    writeNodeFile(dataDirectory, {
+      url,
+      ...(sshPort !== undefined && { sshPort }),
+      startedAt: new Date().toISOString(),
+    })
   }
   const held = undo.move()
 
@@ -91,8 +96,6 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
     [Symbol.asyncDispose]: close,
   }
 }
-
-const SSH_PORT = 2222
 
 /** `openGateway`, with what a person can do about an address that cannot be had. */
 const listenOn = async (config: NodeConfig, options: Omit<GatewayOptions, 'host' | 'port'>): Promise<Gateway> => {

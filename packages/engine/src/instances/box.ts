@@ -98,10 +98,7 @@ const openBox = (live: LiveInstance, runtime: Runtime, image: LocalImage, sandbo
     oomKills: 0,
     ended: boxEnding(),
     running: new Set(),
-    observer: shareObserver(
-      (signal) => observeSandbox(box.sandbox.agent, { signal }),
-      () => !box.ready,
-    ),
+    observer: shareObserver((signal) => observeSandbox(box.sandbox.agent, { signal })),
   }
   return box
 }

@@ -30,7 +30,13 @@ const runStream = async (call: StreamCall, socket: LiveSocket): Promise<void> =>
   const known: KnownState = { status: 'running' }
   /** Up to here the client has, or was sent, all of it. */
   const sent = { seq: 0 }
-  const watched = watches({ lease, socket, signal, onChange: () => sendState() })
+  const watched = watches({
+    lease,
+    socket,
+    signal,
+    onChange: () => sendState(),
+    onFailure: (error) => failInside(error),
+  })
   const sendState = (): Promise<void> | undefined =>
     socket.send(
       JSON.stringify({
@@ -53,6 +59,11 @@ const runStream = async (call: StreamCall, socket: LiveSocket): Promise<void> =>
       if (!(error instanceof BrambleError)) throw error
     }
   }
+  /** A program that looks for this stream ended. With the whole instance it does, and that is told by the state. */
+  const failInside = async (error: unknown): Promise<void> => {
+    await look()
+    if (known.status === 'running' && !signal.aborted) void socket.send(errorMessage(error))
+  }
   const onState = (): void => {
     looking = looking.then(look).then(() => {
       if (!signal.aborted) sendState()
@@ -73,7 +84,7 @@ const runStream = async (call: StreamCall, socket: LiveSocket): Promise<void> =>
     const commands = streamCommands({ call, socket, watched, known, sendState, mayAct: mayDo(caller, 'execute') })
     socket.receive(commands)
     const entries = followEntries(call, socket, sent, signal, fail)
-    if (call.query.processes) void followObserved(call, socket, signal)
+    if (call.query.processes) void followObserved(call, socket, signal, failInside)
 
     const end = await Promise.race([lease.ended, untilClosed(socket).then(() => undefined)])
     if (!end) return
@@ -122,7 +133,12 @@ const followEntries = async (
 /** The end of the sandbox is told by its state. */
 const isDeath = (error: unknown): boolean => error instanceof BrambleError && error.code === 'sandbox_died'
 
-const followObserved = async ({ lease }: StreamCall, socket: LiveSocket, signal: AbortSignal): Promise<void> => {
+const followObserved = async (
+  { lease }: StreamCall,
+  socket: LiveSocket,
+  signal: AbortSignal,
+  onFailure: (error: unknown) => Promise<void>,
+): Promise<void> => {
   try {
     for await (const change of lease.observe({ signal })) {
       const { type, ...rest } = change
@@ -130,6 +146,6 @@ const followObserved = async ({ lease }: StreamCall, socket: LiveSocket, signal:
       if (wait) await wait
     }
   } catch (error) {
-    if (!signal.aborted && !isDeath(error)) void socket.send(errorMessage(error))
+    if (!signal.aborted && !isDeath(error)) await onFailure(error)
   }
 }

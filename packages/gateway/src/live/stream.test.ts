@@ -182,7 +182,9 @@ describe('the stream of an instance', () => {
 
   test('`stop` ends it with its last state; stopped, it takes no stream', async () => {
     const { id } = await node.start({})
-    using stream = await connectStream(node, id)
+    using stream = await connectObserving(node, id)
+    stream.send({ type: 'watch', path: '/tmp' })
+    await stream.event('state', ({ watches }) => watches.length > 0)
     stream.send({
       type: 'exec',
       id: 'last',
@@ -192,6 +194,8 @@ describe('the stream of an instance', () => {
     stream.send({ type: 'stop' })
     expect(await stream.closed).toMatchObject({ code: 1000 })
     expect(stream.output('last').toString()).toBe('up\nbye\n')
+    // The programs that looked for it ended with everything else: that is no error.
+    expect(stream.events.filter(({ type }) => type === 'error')).toEqual([])
     expect(stream.events.at(-1)).toMatchObject({ type: 'state', status: 'stopped' })
     await expect(connectStream(node, id)).rejects.toMatchObject({ status: 409, problem: { code: 'instance_stopped' } })
   })

@@ -1,7 +1,6 @@
 import type { InstanceLease } from '@bramble/engine'
 import { BrambleError, LIMITS } from '@bramble/protocol'
 import { namesAsText } from '../files/entries.ts'
-import { errorMessage } from './live-call.ts'
 import type { LiveSocket } from './live-socket.ts'
 
 /** What one connection watches, each by a program in the sandbox that goes at the client's pace. */
@@ -19,9 +18,11 @@ export interface WatchesOptions {
   readonly signal: AbortSignal
   /** One is ready, or gone. */
   readonly onChange: () => void
+  /** One ended that nobody ended. */
+  readonly onFailure: (error: unknown) => Promise<void>
 }
 
-export const watches = ({ lease, socket, signal, onChange }: WatchesOptions): Watches => {
+export const watches = ({ lease, socket, signal, onChange, onFailure }: WatchesOptions): Watches => {
   const all = new Map<string, { readonly stop: AbortController; ready: boolean }>()
   /** Programs in the sandbox, those that are still ending included. */
   let running = 0
@@ -40,7 +41,7 @@ export const watches = ({ lease, socket, signal, onChange }: WatchesOptions): Wa
         if (wait) await wait
       }
     } catch (error) {
-      if (!ended.aborted) socket.send(errorMessage(error))
+      if (!ended.aborted) await onFailure(error)
     } finally {
       running--
       if (all.get(path) === watch) all.delete(path)

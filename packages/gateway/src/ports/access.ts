@@ -65,10 +65,14 @@ export const admit = (rules: AccessRules, request: IncomingMessage, address: Por
   if (signed)
     throw new BrambleError('unauthorized', { detail: 'the signature of the URL is not valid, or has expired' })
   if (!caller) throw new BrambleError('unauthorized', { detail: WHAT_LETS_IN })
-  throw new BrambleError('not_found', { detail: `port ${address.port} of \`${address.ref}\` is not exposed` })
+  throw new BrambleError('not_found', {
+    detail: `port ${address.port} of \`${address.ref}\` is not exposed: ${HOW_TO_EXPOSE}`,
+  })
 }
 
-const WHAT_LETS_IN = 'a private port takes an API key of its tenant, or a signed URL'
+const WHAT_LETS_IN =
+  'a private port takes an API key of its tenant, or a signed URL (`bramble expose <instance> <port> --signed 1h`)'
+const HOW_TO_EXPOSE = '`POST …/ports` (`bramble expose`) does'
 
 interface Ours {
   readonly target: string
