@@ -16,6 +16,8 @@ export interface CacheRow {
   tenant: string
   cache: CacheName
   generation: string
+  /** Of the files in it. The disk counts bytes for who wrote them, which is not the generation that shares them. */
+  bytes: number
   created_at: string
 }
 
@@ -45,6 +47,15 @@ export const VOLUME_MIGRATIONS: readonly Migration[] = [
         .addColumn('generation', 'text', (column) => column.notNull())
         .addColumn('created_at', 'text', (column) => column.notNull())
         .addPrimaryKeyConstraint('caches_pk', ['tenant', 'cache'])
+        .execute()
+    },
+  },
+  {
+    name: '002-cache-bytes',
+    up: async (db) => {
+      await db.schema
+        .alterTable('caches')
+        .addColumn('bytes', 'bigint', (column) => column.notNull().defaultTo(0))
         .execute()
     },
   },

@@ -132,7 +132,7 @@ describe('a dependency cache', () => {
     await promoted(ACME)
     expect((await execute(ACME, `cat ${content('tarball')}`, cached)).stdout).toBe('tarball')
     expect(await execute(OTHER, `ls -A ${NPM}`, cached)).toMatchObject({ stdout: '', exitCode: 0 })
-    expect(await volumes.list(ACME.tenant)).toMatchObject([{ name: 'npm', kind: 'cache' }])
+    expect(await volumes.list(ACME.tenant)).toMatchObject([{ name: 'npm', kind: 'cache', usedBytes: 'tarball'.length }])
   })
 
   test('takes nothing that is not what its name says, and nothing in the place of something else', async () => {

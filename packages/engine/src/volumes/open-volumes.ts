@@ -8,7 +8,7 @@ import type { Log } from '../options.ts'
 import type { CacheRow, VolumeRow, VolumeTables } from '../store/volume-tables.ts'
 import { CACHE_RULES } from './cache-rules.ts'
 import { assertMountable } from './mount-path.ts'
-import { CACHE_BYTES_MAX, promoteFiles } from './promote.ts'
+import { CACHE_BYTES_MAX, promoteFiles, SANDBOX_BYTES_MAX } from './promote.ts'
 import type { Volumes } from './volumes.ts'
 
 export interface VolumesDeps {
@@ -80,11 +80,11 @@ export const openVolumes = async ({ db, store, log, owners, usersOf, settled }: 
     labels: JSON.parse(row.labels) as Volume['labels'],
     createdAt: row.created_at,
   })
-  const cacheView = async (row: CacheRow): Promise<Volume> => ({
+  const cacheView = (row: CacheRow): Volume => ({
     name: row.cache,
     kind: 'cache',
     sizeMb: Math.floor(CACHE_BYTES_MAX / 1024 ** 2),
-    usedBytes: await store.usedBytes('generation', row.generation),
+    usedBytes: row.bytes,
     usedBy: [],
     labels: {},
     createdAt: row.created_at,
@@ -97,15 +97,14 @@ export const openVolumes = async ({ db, store, log, owners, usersOf, settled }: 
     })
   }
 
-  const setCache = async (tenant: string, cache: CacheName, generation: string): Promise<void> => {
-    const before = await cacheOf(tenant, cache)
-    const row = { tenant, cache, generation, created_at: new Date().toISOString() }
+  const setCache = async (row: Omit<CacheRow, 'created_at'>): Promise<void> => {
+    const before = await cacheOf(row.tenant, row.cache)
+    const { generation, bytes } = row
+    const created_at = new Date().toISOString()
     await db
       .insertInto('caches')
-      .values(row)
-      .onConflict((conflict) =>
-        conflict.columns(['tenant', 'cache']).doUpdateSet({ generation, created_at: row.created_at }),
-      )
+      .values({ ...row, created_at })
+      .onConflict((conflict) => conflict.columns(['tenant', 'cache']).doUpdateSet({ generation, bytes, created_at }))
       .execute()
     if (before) await removeUnused('generation', before.generation)
   }
@@ -113,12 +112,12 @@ export const openVolumes = async ({ db, store, log, owners, usersOf, settled }: 
   const promoteOne = async (tenant: string, cache: CacheName, from: string): Promise<number> => {
     const before = await cacheOf(tenant, cache)
     const generation = newGeneration(tenant, cache)
-    const full = before !== undefined && (await store.usedBytes('generation', before.generation)) > CACHE_BYTES_MAX
-    await store.nextGeneration(generation, full ? undefined : before?.generation)
+    const base = before !== undefined && before.bytes <= CACHE_BYTES_MAX - SANDBOX_BYTES_MAX ? before : undefined
+    await store.nextGeneration(generation, base?.generation)
     try {
       const to = await store.directory('generation', generation)
-      const { files } = await promoteFiles({ from, to, rule: CACHE_RULES[cache] })
-      if (files > 0) await setCache(tenant, cache, generation)
+      const { files, bytes } = await promoteFiles({ from, to, rule: CACHE_RULES[cache] })
+      if (files > 0) await setCache({ tenant, cache, generation, bytes: (base?.bytes ?? 0) + bytes })
       else await removeUnused('generation', generation)
       return files
     } catch (error) {
@@ -171,7 +170,7 @@ export const openVolumes = async ({ db, store, log, owners, usersOf, settled }: 
     list: async (tenant) => {
       const rows = await db.selectFrom('volumes').selectAll().where('tenant', '=', tenant).orderBy('name').execute()
       const caches = await db.selectFrom('caches').selectAll().where('tenant', '=', tenant).orderBy('cache').execute()
-      return await Promise.all([...rows.map(view), ...caches.map(cacheView)])
+      return [...(await Promise.all(rows.map(view))), ...caches.map(cacheView)]
     },
     remove: async (tenant, name) => {
       const { key } = await existing(tenant, name)
@@ -199,7 +198,7 @@ export const openVolumes = async ({ db, store, log, owners, usersOf, settled }: 
         if (!row) throw new BrambleError('not_found', { detail: `the cache \`${cache}\` holds nothing` })
         const generation = newGeneration(SEED, cache)
         await store.nextGeneration(generation, row.generation)
-        await setCache(SEED, cache, generation)
+        await setCache({ tenant: SEED, cache, generation, bytes: row.bytes })
       }),
     volumeMount: async (tenant, name, path, readOnly) => {
       const { key } = await existing(tenant, name)

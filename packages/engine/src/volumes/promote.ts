@@ -3,8 +3,10 @@ import { chmod, copyFile, lchown, lstat, mkdir, opendir, rename, unlink } from '
 import { dirname, join } from 'node:path'
 import type { CacheRule } from './cache-rules.ts'
 
-/** Of one cache of a tenant. One that would grow past it begins anew with what the last sandbox added. */
+/** Of one cache of a tenant. One that might grow past it begins anew with what the last sandbox added. */
 export const CACHE_BYTES_MAX = 8 * 1024 ** 3
+/** What one sandbox may add. */
+export const SANDBOX_BYTES_MAX = CACHE_BYTES_MAX / 2
 const FILES_MAX = 500_000
 const DEPTH_MAX = 32
 /** For all users of a sandbox, so that those of another image can add to it too. */
@@ -38,7 +40,7 @@ export const promoteFiles = async ({ from, to, rule }: Promotion): Promise<{ fil
     const goal = rule.target?.(path) ?? path
     const [source, target] = [join(from, path), join(to, goal)]
     const { size, uid, gid } = await lstat(source)
-    if (!rule.shared.test(path) || added.bytes + size > CACHE_BYTES_MAX || (await isThere(target))) return
+    if (!rule.shared.test(path) || added.bytes + size > SANDBOX_BYTES_MAX || (await isThere(target))) return
     await makeDirectories(to, dirname(goal))
     // Whole or not there: a crash leaves a name that no tool looks for, in a generation that nobody uses.
     const fresh = `${target}.bramble-new`
