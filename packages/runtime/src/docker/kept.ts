@@ -2,6 +2,7 @@ import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type Docker from 'dockerode'
 import type { Agent } from '../agent/agent.ts'
 import { connectAgent } from '../agent/connect-agent.ts'
+import { layerInUse } from '../layer-in-use.ts'
 import type { Layers, Sandbox, SandboxConfig } from '../runtime.ts'
 import { AGENT_SOCKET, containerOptions, idOf, LAYER_LABEL, limitsOf, NODE_LABEL, nameOf } from './container.ts'
 import { refreshAgent } from './image.ts'
@@ -68,14 +69,14 @@ export const createKept = async (
 ): Promise<Sandbox> => {
   const { layer } = config.keep
   signal?.throwIfAborted()
-  if (context.busyLayers.has(layer)) throw inUse(layer)
+  if (context.busyLayers.has(layer)) throw layerInUse(layer)
   context.busyLayers.add(layer)
   context.ids.add(config.id)
   let container: Docker.Container | undefined
   let undo = removeContainer
   try {
     const before = (await findContainers(context)).find((found) => found.layer === layer)
-    if (before?.alive) throw inUse(layer)
+    if (before?.alive) throw layerInUse(layer)
     if (before) {
       undo = stopContainer
       container = before.container
@@ -136,11 +137,8 @@ export const dockerLayers = (context: DockerContext): Layers => {
     },
     remove: async (layer) => {
       const found = await find(layer)
-      if (found?.alive || context.busyLayers.has(layer)) throw inUse(layer)
+      if (found?.alive || context.busyLayers.has(layer)) throw layerInUse(layer)
       if (found) await removeContainer(found.container)
     },
   }
 }
-
-const inUse = (layer: string): BrambleError =>
-  new BrambleError('conflict', { detail: `a sandbox runs on the layer ${layer}` })

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type { ExecRequest } from '../agent/agent.ts'
+import { layerInUse } from '../layer-in-use.ts'
 import type { Capabilities, Layers, Probe, Runtime, Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
 import { withoutPause } from '../without.ts'
 import { type FakeAgent, fakeAgent, unconnected } from './agent.ts'
@@ -123,14 +124,11 @@ const attach = (context: Context, { id }: SandboxConfig): Sandbox => {
 const runsOn = (host: FakeHost, layer: string): boolean =>
   [...host.sandboxes.values()].some(({ config }) => config.keep?.layer === layer)
 
-const inUse = (layer: string): BrambleError =>
-  new BrambleError('conflict', { detail: `a sandbox runs on the layer ${layer}` })
-
 const layersOf = (host: FakeHost): Layers => ({
   list: async () => [...host.layers.keys()],
   usedBytes: async (layer) => host.layers.get(layer)?.usedBytes ?? 0,
   remove: async (layer) => {
-    if (runsOn(host, layer)) throw inUse(layer)
+    if (runsOn(host, layer)) throw layerInUse(layer)
     host.layers.delete(layer)
   },
 })
@@ -151,7 +149,7 @@ const create = async (context: Context, config: SandboxConfig, signal?: AbortSig
     throw new BrambleError('sandbox_failed', { detail: `there is a sandbox ${config.id} already` })
 
   const { keep } = config
-  if (keep && runsOn(host, keep.layer)) throw inUse(keep.layer)
+  if (keep && runsOn(host, keep.layer)) throw layerInUse(keep.layer)
   const box = makeBox(context, config)
   host.sandboxes.set(config.id, box)
   return box.open(context)

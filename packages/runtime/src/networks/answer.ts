@@ -10,7 +10,7 @@ import {
   TRUNCATED_RESPONSE,
 } from 'dns-packet'
 import { canonicalName } from './policy.ts'
-import { UDP_PAYLOAD_BYTES } from './upstream.ts'
+import { opt, UDP_PAYLOAD_BYTES } from './upstream.ts'
 
 /** Codes of RFC 1035 and 6895, as the header has them. */
 export const RCODES = { NOERROR: 0, FORMERR: 1, SERVFAIL: 2, NXDOMAIN: 3, NOTIMP: 4 } as const
@@ -102,15 +102,3 @@ export const writeAnswer = (
   const room = transport === 'tcp' ? MAX_TCP_BYTES : 'udpBytes' in query ? query.udpBytes : PLAIN_UDP_BYTES
   return bytes.length <= room ? bytes : write(rcode | TRUNCATED_RESPONSE, [])
 }
-
-/** EDNS (RFC 6891): how much we take. */
-export const opt = (): Answer => ({
-  type: 'OPT',
-  name: '.',
-  udpPayloadSize: UDP_PAYLOAD_BYTES,
-  extendedRcode: 0,
-  ednsVersion: 0,
-  flags: 0,
-  flag_do: false,
-  options: [],
-})

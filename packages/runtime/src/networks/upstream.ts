@@ -2,7 +2,7 @@ import { randomInt } from 'node:crypto'
 import { createSocket } from 'node:dgram'
 import { readFile } from 'node:fs/promises'
 import { createConnection, isIP } from 'node:net'
-import { type DecodedPacket, decode, encode, type Question, RECURSION_DESIRED } from 'dns-packet'
+import { type Answer, type DecodedPacket, decode, encode, type Question, RECURSION_DESIRED } from 'dns-packet'
 
 /** Of one server, over UDP or TCP. */
 const TIMEOUT_MS = 2500
@@ -54,25 +54,20 @@ const parseAnswer = (data: Buffer, id: number, question: Question): DecodedPacke
   }
 }
 
+/** EDNS (RFC 6891): how much we take. */
+export const opt = (): Answer => ({
+  type: 'OPT',
+  name: '.',
+  udpPayloadSize: UDP_PAYLOAD_BYTES,
+  extendedRcode: 0,
+  ednsVersion: 0,
+  flags: 0,
+  flag_do: false,
+  options: [],
+})
+
 const queryOf = (id: number, question: Question): Buffer =>
-  encode({
-    type: 'query',
-    id,
-    flags: RECURSION_DESIRED,
-    questions: [question],
-    additionals: [
-      {
-        type: 'OPT',
-        name: '.',
-        udpPayloadSize: UDP_PAYLOAD_BYTES,
-        extendedRcode: 0,
-        ednsVersion: 0,
-        flags: 0,
-        flag_do: false,
-        options: [],
-      },
-    ],
-  })
+  encode({ type: 'query', id, flags: RECURSION_DESIRED, questions: [question], additionals: [opt()] })
 
 const overUdp = (server: Server, question: Question): Promise<DecodedPacket | undefined> => {
   const id = randomInt(65_536)

@@ -5,6 +5,7 @@ import { basename, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { BrambleError, type SandboxId, sandboxIdSchema } from '@bramble/protocol'
 import { connectAgent } from '../agent/connect-agent.ts'
+import { layerInUse } from '../layer-in-use.ts'
 import { connectAgentSocket } from '../oci/connect.ts'
 import type { Layers, Sandbox, SandboxConfig } from '../runtime.ts'
 import { localAgent } from './local-agent.ts'
@@ -44,9 +45,6 @@ export const findKept = async ({ directory }: ProcessContext): Promise<Kept[]> =
   return found.filter((kept) => kept !== undefined)
 }
 
-const inUse = (layer: string): BrambleError =>
-  new BrambleError('conflict', { detail: `a sandbox runs on the layer ${layer}` })
-
 /** Starts an agent that goes on without us, in a directory whose home is the layer. What fails leaves the layer alone. */
 export const createKept = async (
   context: ProcessContext,
@@ -56,13 +54,13 @@ export const createKept = async (
   signal?.throwIfAborted()
   const { layer } = config.keep
   const home = layerPath(context, layer)
-  if (context.busyLayers.has(layer)) throw inUse(layer)
+  if (context.busyLayers.has(layer)) throw layerInUse(layer)
   context.busyLayers.add(layer)
   context.ids.add(config.id)
   const directory = join(context.directory, config.id)
   try {
     const before = (await findKept(context)).filter((kept) => kept.layer === layer)
-    if (before.some(({ identity }) => identity)) throw inUse(layer)
+    if (before.some(({ identity }) => identity)) throw layerInUse(layer)
     await Promise.all(before.map(({ id }) => removeLeft(join(context.directory, id))))
     await mkdir(home, { recursive: true, mode: 0o700 })
     await mkdir(directory, { mode: 0o700 })
@@ -145,7 +143,7 @@ export const processLayers = (context: ProcessContext): Layers => ({
   remove: async (layer) => {
     const path = layerPath(context, layer)
     const on = (await findKept(context)).some((kept) => kept.layer === layer && kept.identity)
-    if (on || context.busyLayers.has(layer)) throw inUse(layer)
+    if (on || context.busyLayers.has(layer)) throw layerInUse(layer)
     await rm(path, { recursive: true, force: true, maxRetries: 3 })
   },
 })
