@@ -1,5 +1,6 @@
 import type { InstanceSpecInput } from '@bramble/sdk'
 import { type Command, InvalidArgumentError } from 'commander'
+import { defined } from '../defined.ts'
 import {
   collect,
   collectLabels,
@@ -83,6 +84,3 @@ export const startSpecOf = (options: StartOptions): InstanceSpecInput => {
   // Enumerations arrive as text: the node parses the spec and names the field that cannot be.
   return spec as InstanceSpecInput
 }
-
-const defined = <T extends object>(values: T): Partial<T> =>
-  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Partial<T>

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { basename } from 'node:path'
 import type { ExecutionSpecInput } from '@bramble/protocol'
 import type { Command } from 'commander'
+import { defined } from '../defined.ts'
 import { EXIT, ExitError } from '../exit.ts'
 import {
   collect,
@@ -71,9 +72,6 @@ export const specOf = async (words: readonly string[], options: SpecOptions): Pr
   // Enumerations arrive as text: whoever runs it parses the spec and names the field that cannot be.
   return spec as ExecutionSpecInput
 }
-
-const defined = <T extends object>(values: T): Partial<T> =>
-  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Partial<T>
 
 const readAll = async (stream: AsyncIterable<Buffer>): Promise<Buffer> => {
   const { LIMITS } = await import('@bramble/protocol')
