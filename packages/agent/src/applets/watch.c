@@ -363,6 +363,14 @@ static struct inotify_event *other_half(uint32_t cookie, uint64_t position) {
   }
 }
 
+/* A file that has no name (O_TMPFILE) is told of as `#` and its inode, where nobody finds it. */
+static bool is_nameless(const struct node *node, const char *name) {
+  struct stat stat;
+  if (*name != '#' || strspn(name + 1, "0123456789") != strlen(name + 1)) return false;
+  const char *path = path_of(node, name);
+  return path && lstat(path, &stat) < 0;
+}
+
 static void take(void) {
   char name[NAME_MAX + 1] = "", other[NAME_MAX + 1];
   const struct inotify_event *event = (const struct inotify_event *)(void *)(queue + at);
@@ -395,7 +403,7 @@ static void take(void) {
   if (only && strcmp(name, only) != 0) return;
   if (mask & (IN_CREATE | IN_MOVED_TO)) created(node, name, directory);
   else if (mask & IN_DELETE) deleted(node, name, directory);
-  else modified(node, name, directory, !(mask & IN_MODIFY));
+  else if (!is_nameless(node, name)) modified(node, name, directory, !(mask & IN_MODIFY));
 }
 
 /* Opens the kernel's queue and watches everything; what was there before is forgotten. */

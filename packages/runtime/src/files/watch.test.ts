@@ -1,4 +1,5 @@
 import { execFile, spawn } from 'node:child_process'
+import { constants } from 'node:fs'
 import { mkdir, mkdtemp, open, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -121,6 +122,18 @@ describe('a tree', () => {
     await promisify(execFile)('sh', ['-c', "chmod 700 real; touch link/f; touch $(printf 'n\\377')"], { cwd: tree })
     const lines = await watch.until('modify n\ufffd')
     expect(lines).toEqual(['modify real/', 'create real/f', 'modify real/f', 'create n\ufffd', 'modify n\ufffd'])
+  })
+
+  test('a file without a name is told of once it has one', async () => {
+    await using watch = await begin(tree)
+    // O_TMPFILE (open(2)), which Node has no constant for.
+    const file = await open(tree, constants.O_RDWR | 0o20000000 | constants.O_DIRECTORY)
+    await file.writeFile('x')
+    await file.close()
+    await writeFile(join(tree, '#1'), '')
+    expect(await watch.until('create #1')).toEqual(['create #1'])
+    await writeFile(join(tree, '#1'), 'x')
+    expect(await watch.until('modify #1')).toEqual(['modify #1'])
   })
 
   test('one level only, unless asked', async () => {
