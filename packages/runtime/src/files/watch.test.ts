@@ -128,9 +128,9 @@ describe('a tree', () => {
     await using watch = await begin(tree)
     // O_TMPFILE (open(2)), which Node has no constant for.
     const file = await open(tree, constants.O_RDWR | 0o20000000 | constants.O_DIRECTORY)
-    await file.writeFile('x')
-    await file.close()
+    await file.chmod(0o640)
     await writeFile(join(tree, '#1'), '')
+    await file.close()
     expect(await watch.until('create #1')).toEqual(['create #1'])
     await writeFile(join(tree, '#1'), 'x')
     expect(await watch.until('modify #1')).toEqual(['modify #1'])
