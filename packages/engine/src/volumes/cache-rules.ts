@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { posix } from 'node:path'
 import type { CacheName } from '@bramble/protocol'
-import { removeValidators } from './pip-entry.ts'
+import { isArchiveAnswer } from './pip-entry.ts'
 import type { CachePlace } from './volumes.ts'
 
 export interface CacheRule {
@@ -35,7 +35,7 @@ const isPackage = async (_path: string, copy: string): Promise<boolean> => {
 }
 
 const isEntry = async (path: string, copy: string): Promise<boolean> =>
-  path.endsWith('.body') || (await removeValidators(copy))
+  path.endsWith('.body') || (await isArchiveAnswer(copy))
 
 /**
  * What others of a tenant may read of what a sandbox downloaded: archives, which the tool compares with a checksum that it has

@@ -123,10 +123,13 @@ const write = (path: string, text: string): string => `mkdir -p "$(dirname ${pat
 const promoted = async (owner: typeof ACME): Promise<void> => {
   while (!(await volumes.list(owner.tenant)).some(({ kind }) => kind === 'cache')) await new Promise(setImmediate)
 }
+const cached = { caches: ['npm' as const] }
+/** Until others have a file. */
+const seen = async (owner: typeof ACME, path: string): Promise<void> => {
+  while ((await execute(owner, `cat ${path}`, cached)).exitCode !== 0);
+}
 
 describe('a dependency cache', () => {
-  const cached = { caches: ['npm' as const] }
-
   test('gives the next sandbox of the tenant what one added, and other tenants nothing', async () => {
     await execute(ACME, write(content('tarball'), 'tarball'), cached)
     await promoted(ACME)
@@ -150,12 +153,28 @@ describe('a dependency cache', () => {
       write(content('honest'), 'honest'),
     ]
     await execute(ACME, attack.join('; '), cached)
-    // The last one is promoted with the others, or after them.
-    let seen = await execute(ACME, `cat ${content('honest')}`, cached)
-    while (seen.exitCode !== 0) seen = await execute(ACME, `cat ${content('honest')}`, cached)
+    // It is promoted with the others, or after them.
+    await seen(ACME, content('honest'))
     const after = await execute(ACME, `cat ${good}; echo; cd ${NPM}; find . ! -type d`, cached)
     expect(after.stdout.split('\n')[0]).toBe('good')
     expect(after.stdout.match(/^\.\/.*$/gm)).toHaveLength(2)
+  })
+
+  test('is a tree without loops to who looks at inodes, whoever of its layers has a directory', async () => {
+    const names = ['one', 'two', 'three', 'four', 'five'].map(content)
+    await execute(
+      ACME,
+      names
+        .slice(0, 3)
+        .map((name, i) => write(name, ['one', 'two', 'three'][i] ?? ''))
+        .join(';'),
+      cached,
+    )
+    await promoted(ACME)
+    const look = `${write(names[3] ?? '', 'four')}; ${write(names[4] ?? '', 'five')}
+      find ${NPM} | while read path; do stat -c %d:%i $path; done | sort | uniq -d; find ${NPM} -type f | wc -l`
+    expect((await execute(ACME, look, cached)).stdout).toBe('5\n')
+    await seen(ACME, content('five'))
   })
 
   test('is for every user of a sandbox, in directories that are of whose home it is', async () => {

@@ -5,7 +5,13 @@ const MAGIC = 'cc=4,'
 const VALUES_MAX = 4096
 const DEPTH_MAX = 8
 const VALIDATORS: readonly string[] = ['etag', 'last-modified']
-const LONGEST_KEY_BYTES = 32
+const TEXT_BYTES_MAX = 128
+const HEAD_BYTES_MAX = 5
+/** 200, as msgpack has it. */
+const STATUS_OK = Buffer.from([0xcc, 200])
+/** What registries send archives as. */
+const ARCHIVE_TYPE =
+  /^(application|binary)\/(octet-stream|zip|x-zip-compressed|x-wheel\+zip|gzip|x-gzip|x-tar|x-tar\+gzip)$/i
 
 type Value = { kind: 'text' | 'scalar'; bytes: number } | { kind: 'map' | 'array'; bytes: 0; count: number }
 interface Token {
@@ -65,39 +71,57 @@ const tokenOf = (head: Buffer): Token | undefined => {
 }
 
 /**
- * Takes out of an answer in pip's cache what pip would ask the server with whether it still holds: without an ETag or a date,
- * the page of an index, which pip never takes from the cache without asking, is fetched anew, and no sandbox can say what is in
- * it for another. Archives are compared with the checksums of that page. Returns whether the file is such an answer.
+ * Makes an answer in pip's cache one that says nothing of which archive is meant, or returns false where it does: pip believes
+ * pages of an index and redirects that are fresh by their own words, and older ones if the server knows their ETag or date.
+ * So only answers with an archive are let through, and those without an ETag and a date.
  */
-export const removeValidators = async (file: string): Promise<boolean> => {
+export const isArchiveAnswer = async (file: string): Promise<boolean> => {
   await using handle = await open(file, 'r+')
   const { size } = await handle.stat()
   if ((await bytesAt(handle, 0, MAGIC.length)).toString('latin1') !== MAGIC) return false
   let values = 0
 
-  const skip = async (at: number, depth: number, isKey: boolean): Promise<number | undefined> => {
-    const token = tokenOf(Buffer.concat([await bytesAt(handle, at, 5), Buffer.alloc(5)]))
-    if (token === undefined || at >= size || depth > DEPTH_MAX || ++values > VALUES_MAX) return undefined
+  const tokenAt = async (at: number): Promise<Token | undefined> => {
+    const head = await bytesAt(handle, at, HEAD_BYTES_MAX)
+    return at < size && ++values <= VALUES_MAX
+      ? tokenOf(Buffer.concat([head, Buffer.alloc(HEAD_BYTES_MAX)]))
+      : undefined
+  }
+  /** Where the text there ends, and what it is, if it is no longer than what is looked for. */
+  const textAt = async (at: number): Promise<{ end: number; text: string } | undefined> => {
+    const token = await tokenAt(at)
+    if (token?.value.kind !== 'text') return undefined
+    const [from, { bytes }] = [at + token.headBytes, token.value]
+    return {
+      end: from + bytes,
+      text: bytes > TEXT_BYTES_MAX ? '' : (await bytesAt(handle, from, bytes)).toString('latin1'),
+    }
+  }
+  const isFine = async (name: string, at: number): Promise<boolean> => {
+    if (name === 'status') return (await bytesAt(handle, at, STATUS_OK.length)).equals(STATUS_OK)
+    return name !== 'content-type' || ARCHIVE_TYPE.test((await textAt(at))?.text ?? '')
+  }
+  const skip = async (at: number, depth: number): Promise<number | undefined> => {
+    const token = await tokenAt(at)
+    if (token === undefined || depth > DEPTH_MAX) return undefined
     const { value } = token
-    const from = at + token.headBytes
-    if (isKey && value.kind !== 'text') return undefined
-    if (isKey) await disguise(handle, from, value.bytes)
-    if (!('count' in value)) return from + value.bytes
-    const isMap = value.kind === 'map'
-    let next: number | undefined = from
-    for (let i = 0; next !== undefined && i < value.count * (isMap ? 2 : 1); i++)
-      next = await skip(next, depth + 1, isMap && i % 2 === 0)
+    let next: number | undefined = at + token.headBytes
+    if (!('count' in value)) return next + value.bytes
+    for (let i = 0; next !== undefined && i < value.count; i++) {
+      if (value.kind === 'map') {
+        const key = await textAt(next)
+        const name = key?.text.toLowerCase() ?? ''
+        if (key === undefined || !(await isFine(name, key.end))) return undefined
+        // A header of another name, as long as it was.
+        if (VALIDATORS.includes(name)) await handle.write('x', key.end - name.length)
+        next = key.end
+      }
+      next = await skip(next, depth + 1)
+    }
     return next
   }
 
-  return (await skip(MAGIC.length, 0, false)) === size
-}
-
-/** A header of another name, as long as it was. */
-const disguise = async (handle: FileHandle, at: number, bytes: number): Promise<void> => {
-  if (bytes > LONGEST_KEY_BYTES) return
-  const name = (await bytesAt(handle, at, bytes)).toString('latin1').toLowerCase()
-  if (VALIDATORS.includes(name)) await handle.write(Buffer.from('x'), 0, 1, at)
+  return (await skip(MAGIC.length, 0)) === size
 }
 
 const bytesAt = async (handle: FileHandle, at: number, bytes: number): Promise<Buffer> => {

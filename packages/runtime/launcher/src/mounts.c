@@ -132,8 +132,9 @@ int mounts_overlay(const char *id, const struct wanted *wanted)
 	struct statvfs space;
 	strcpy(list, wanted->lowers);
 	snprintf(run, sizeof run, "%s/%s", RUN, id);
-	/* A layer that stays must mean its fsync(2), and may find other lower layers under it: a newer agent's. */
-	used = (size_t)snprintf(options, sizeof options, "%s,lowerdir=", wanted->layer[0] == '\0' ? "volatile" : "index=off");
+	/* Layers number their inodes alike: without `xino` two directories could be one to whoever looks for loops. A layer that
+	 * stays must mean its fsync(2), and may find other lower layers under it: a newer agent's. */
+	used = (size_t)snprintf(options, sizeof options, "xino=on,%s,lowerdir=", wanted->layer[0] == '\0' ? "volatile" : "index=off");
 	for (char *rest = list, *lower; result == 0 && (lower = strsep(&rest, "\n")) != NULL; layers++) {
 		snprintf(target, sizeof target, "%s/l%d", run, layers);
 		if (layers >= MAX_LAYERS || make_directory(target, 0700) != 0 || map_mount_by(lower, target, namespace) != 0)

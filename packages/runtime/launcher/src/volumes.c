@@ -153,26 +153,35 @@ static int make_upper(const char *owner, const char *cache, const struct wanted 
 	return chmod(path, 0777) == 0 ? 0 : fail("chmod %s", path);
 }
 
+/* A generation as a lower layer: seen through an overlay of its own, which makes it another file system to the one above.
+ * Subvolumes number their inodes alike, and overlayfs tells layers apart by file system only (`xino`): two directories would be
+ * one to find(1), rm(1) and all that looks for loops. */
+static int mount_generation(const char *name, const char *lower, const char *empty, uid_t base)
+{
+	char source[PATH_MAX], options[512];
+	snprintf(source, sizeof source, "%s/%s", folders[CACHES], name);
+	if (make_directory(lower, 0700) != 0 || map_mount(source, lower, base) != 0)
+		return -1;
+	snprintf(options, sizeof options, "lowerdir=%s:%s", lower, empty);
+	return mount("overlay", lower, "overlay", MS_NOSUID | MS_NODEV, options) == 0 ? 0 : fail("mount the generation %s", name);
+}
+
 /* An overlay of the cache's generations under an upper layer of the sandbox's own, at `target`. */
 static int mount_cache(const char run[sizeof RUN + ID_BYTES], const char *target, const char *owner, const char *cache, const struct held *held,
 	int count, const struct wanted *wanted)
 {
-	char source[PATH_MAX], lower[128], upper[128], options[8192];
+	char source[PATH_MAX], lower[128], upper[128], empty[128], options[8192];
 	int lowers = 0, result = make_upper(owner, cache, wanted);
-	size_t used = (size_t)snprintf(options, sizeof options, "%s,lowerdir=", wanted->layer[0] == '\0' ? "volatile" : "index=off");
+	size_t used = (size_t)snprintf(options, sizeof options, "xino=on,%s,lowerdir=", wanted->layer[0] == '\0' ? "volatile" : "index=off");
+	snprintf(empty, sizeof empty, "%s/empty", run);
+	if (result == 0)
+		result = make_directory(empty, 0755);
 	for (int i = 0; result == 0 && i < count && held[i].kind == CACHES; i++, lowers++) {
-		snprintf(source, sizeof source, "%s/%s", folders[CACHES], held[i].name);
 		snprintf(lower, sizeof lower, "%s/k%d", run, lowers);
-		if (make_directory(lower, 0700) != 0 || map_mount(source, lower, wanted->base) != 0)
-			result = -1;
-		else
-			used += (size_t)snprintf(options + used, sizeof options - used, "%s%s", lowers > 0 ? ":" : "", lower);
+		result = mount_generation(held[i].name, lower, empty, wanted->base);
+		used += (size_t)snprintf(options + used, sizeof options - used, "%s:", lower);
 	}
-	if (result == 0 && lowers == 0) {
-		snprintf(lower, sizeof lower, "%s/empty", run);
-		result = make_directory(lower, 0755);
-		used += (size_t)snprintf(options + used, sizeof options - used, "%s", lower);
-	}
+	used += (size_t)snprintf(options + used, sizeof options - used, "%s", empty);
 	snprintf(source, sizeof source, "%s/%s/%s", folders[UPPERS], owner, cache);
 	snprintf(upper, sizeof upper, "%s/ku", run);
 	if (result == 0 && (make_directory(upper, 0700) != 0 || map_mount(source, upper, wanted->base) != 0))
@@ -182,6 +191,7 @@ static int mount_cache(const char run[sizeof RUN + ID_BYTES], const char *target
 		result = fail("mount the cache %s (%s)", cache, options);
 	while (lowers-- > 0) {
 		snprintf(lower, sizeof lower, "%s/k%d", run, lowers);
+		umount2(lower, MNT_DETACH);
 		umount2(lower, MNT_DETACH);
 	}
 	umount2(upper, MNT_DETACH);
