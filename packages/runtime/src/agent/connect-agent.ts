@@ -10,6 +10,8 @@ import { createFrameReader, dataFrame, FRAME, PROTOCOL_VERSION, REFUSED_TOO_MANY
 
 const HELLO_TIMEOUT_MS = 10_000
 const CHANNEL_MAX = 0xffff_ffff
+/** What waits for an agent that reads nothing (its sandbox is paused, say), before signals and sizes are no longer added. */
+const UNSENT_BYTES_MAX = 4 * 1024 * 1024
 const EAGAIN = 11
 
 export interface ConnectOptions {
@@ -54,6 +56,12 @@ export const connectAgent = async (stream: Duplex | AgentStream, options: Connec
 const abortError = (signal: AbortSignal | undefined): Error => {
   const reason: unknown = signal?.reason
   return reason instanceof Error ? reason : new BrambleError('cancelled', { detail: String(reason), cause: reason })
+}
+
+/** Of a type that anybody may ask for any number of times: the others are bounded by credit, or by channels. */
+const isUnbounded = (frame: Buffer): boolean => {
+  const type = frame.readUInt32LE(4)
+  return type === FRAME.signal || type === FRAME.resize
 }
 
 const protocolError = (detail: string): BrambleError =>
@@ -103,7 +111,7 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
 
   // Frames of one turn leave in one write.
   const send = (frame: Buffer): void => {
-    if (over !== undefined) return
+    if (over !== undefined || (stream.writableLength > UNSENT_BYTES_MAX && isUnbounded(frame))) return
     if (!corked) {
       corked = true
       stream.cork()

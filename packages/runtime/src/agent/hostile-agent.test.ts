@@ -128,6 +128,18 @@ describe('a peer that is not the agent it says it is', () => {
     expect(await agent.closed).toMatchObject(brokeProtocol)
   })
 
+  it('cannot make signals and sizes pile up by not reading', async () => {
+    const { agent, far, near } = await peer()
+    far.pause()
+    const command = agent.exec({ argv: ['x'], pty: { cols: 80, rows: 24 } })
+    for (let i = 0; i < 500_000; i++) {
+      command.resize({ cols: 1 + (i % 99), rows: 1 })
+      command.kill(1)
+    }
+    expect(near.writableLength).toBeLessThan(5 * 1024 * 1024)
+    expect(near.writableLength).toBeGreaterThan(1024 * 1024)
+  })
+
   it('cannot have more of standard input sent than a window', async () => {
     const [near, far] = duplexPair()
     far.on('error', () => {}).resume()
