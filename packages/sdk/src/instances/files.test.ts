@@ -127,6 +127,21 @@ describe.skipIf('skip' in opened)(`the files of an instance${'skip' in opened ? 
     expect(await box.files.readText('/one/y')).toBe('y')
   })
 
+  test('a watch that is disposed of ends for its reader, on a stream of its own and on one with others', async () => {
+    await using stream = await box.stream({ processes: false })
+    for (const open of [() => box.watch('/etc'), () => stream.watch('/etc')]) {
+      const watch = open()
+      await watch.ready
+      const read = (async () => {
+        for await (const event of watch) throw new Error(JSON.stringify(event))
+      })()
+      await watch[Symbol.asyncDispose]()
+      await watch[Symbol.asyncDispose]()
+      await read
+    }
+    while ((await stream.getState()).watches.length > 0);
+  })
+
   test('a watch tells of changes until it is left', async () => {
     await box.files.mkdir('/watched')
     const watch = box.watch('/watched')

@@ -185,6 +185,12 @@ export const filesOf = (place: FilesPlace): Files => {
           await using _closed = stream
           yield* watch
         },
+        async [Symbol.asyncDispose]() {
+          // One that could not be opened has ended.
+          const made = await watched.catch(() => undefined)
+          await made?.watch[Symbol.asyncDispose]()
+          await made?.stream[Symbol.asyncDispose]()
+        },
       }
     },
   }

@@ -34,8 +34,8 @@ export interface WatchOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-/** What changes below a path. Iterate it, once; leaving the loop ends the watch. */
-export interface Watch extends AsyncIterable<FileEvent> {
+/** What changes below a path. Iterate it, once; leaving the loop, or disposing of it, ends the watch. */
+export interface Watch extends AsyncIterable<FileEvent>, AsyncDisposable {
   /** Resolves when every change from now on is told. */
   readonly ready: Promise<void>
 }
@@ -186,7 +186,14 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
     const ready = this.#watch(watch)
     // Whoever only iterates hears of it there.
     ready.catch((error: unknown) => changes.end(error))
-    return { ready, [Symbol.asyncIterator]: () => changes[Symbol.asyncIterator]() }
+    return {
+      ready,
+      [Symbol.asyncIterator]: () => changes[Symbol.asyncIterator](),
+      [Symbol.asyncDispose]: async () => {
+        changes.end()
+        this.#unwatch(watch)
+      },
+    }
   }
 
   /** The state of the instance, asked for now. */
