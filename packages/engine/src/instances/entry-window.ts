@@ -28,7 +28,7 @@ export interface EntryWindow {
 }
 
 export const createEntryWindow = (): EntryWindow => {
-  let held: Held[] = []
+  let held: (Held | undefined)[] = []
   /** The first of `held` that is not forgotten, and its position. */
   let head = 0
   let start = 0
@@ -64,6 +64,8 @@ export const createEntryWindow = (): EntryWindow => {
       let last: StreamEntry | undefined
       while (start < Math.min(position, end()) && bytesFrom(start) > keptBytes) {
         last = heldAt(start)?.entry
+        // Its bytes go now, not when the array is cut.
+        held[head] = undefined
         head++
         start++
       }
