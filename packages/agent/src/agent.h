@@ -31,6 +31,7 @@ enum {
   TX_OUTPUT_BYTES_MAX = 256 << 10, /* output stays in its pipe while more than this waits to be sent */
   TX_CONTROL_BYTES = 64 << 10,     /* free before a frame of the host is looked at, see connection_fits() */
   CHUNK_BYTES_MAX = 64 << 10,      /* of output in one frame */
+  FLUSH_BYTES = 32 << 10,          /* of output that do not wait for that of the other channels in the same turn */
   TURN_BYTES_MAX = 256 << 10,      /* of one stream before the others have their turn */
   PIPE_BYTES = 256 << 10,          /* of a pipe that has shown that it carries much */
   KEEP_BYTES = 32 << 10,           /* of each buffer that stay resident when idle */
@@ -68,7 +69,7 @@ extern struct connection {
   size_t rx_start, rx_end, tx_start, tx_end;
 } connection;
 bool connection_open(int in, int out);
-void connection_close(void), connection_receive(void), connection_flush(void), connection_shrink(void);
+void connection_close(void), connection_receive(void), connection_flush(void), connection_flush_large(void), connection_shrink(void);
 bool connection_fits(size_t bytes);
 uint8_t *connection_room(size_t bytes);
 void connection_commit(uint8_t type, uint32_t channel, uint32_t length);
@@ -90,7 +91,7 @@ void channel_connect(uint32_t id, uint16_t port, struct text address);
 uint32_t channels_named(void);
 void channels_announce(void);
 void channel_frame(struct channel *channel, uint8_t type, const uint8_t *payload, uint32_t length);
-void channel_event(uint32_t slot, uint32_t serial, enum source source);
+void channel_event(uint32_t slot, uint32_t serial, enum source source, bool ending);
 void channel_ended(pid_t pid, int status, const struct rusage *usage);
 void channels_step(void), channels_kill(void);
 

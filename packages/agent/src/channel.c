@@ -7,7 +7,7 @@
 
 struct stream {
   int fd;
-  bool ready, discard, last, wide; /* `last`: only `left` bytes more */
+  bool ready, ending, discard, last, wide; /* `ending`: its end is behind what it has; `last`: only `left` bytes more */
   uint32_t credit, left;
 };
 
@@ -262,7 +262,9 @@ static void pump_stream(struct channel *channel, struct stream *stream) {
     if (stream->discard) continue;
     if (named) log_append(type, channel->id, name_of(channel), scratch, (uint32_t)n);
     else stream->credit -= (uint32_t)n, connection_commit(type, channel->id, (uint32_t)n);
-    connection_flush();
+    connection_flush_large();
+    /* epoll(7): a stream socket that gave less has no more, and says so when it has. */
+    if (channel->kind == SOCKET && (size_t)n < want && !stream->ending) return (void)(stream->ready = false);
   }
 }
 
@@ -350,11 +352,14 @@ void channels_step(void) {
   if (!busy) connection_shrink();
 }
 
-void channel_event(uint32_t slot, uint32_t serial, enum source source) {
+void channel_event(uint32_t slot, uint32_t serial, enum source source, bool ending) {
   struct channel *channel = &channels[slot];
   if (slot >= CHANNELS_MAX || channel->state == FREE || channel->serial != serial) return;
   if (source == FROM_STDIN) channel->in_ready = true;
-  if (source == FROM_STDOUT || source == FROM_STDERR) channel->streams[source == FROM_STDERR].ready = true;
+  if (source != FROM_STDOUT && source != FROM_STDERR) return;
+  struct stream *stream = &channel->streams[source == FROM_STDERR];
+  stream->ready = true;
+  stream->ending |= ending;
 }
 
 void channel_ended(pid_t pid, int status, const struct rusage *usage) {

@@ -99,6 +99,11 @@ void connection_flush(void) {
   if (!connection.urgent) connection.tx_start = connection.tx_end = 0;
 }
 
+/* Output of one turn leaves in one write, where it is not much. */
+void connection_flush_large(void) {
+  if (waiting() >= FLUSH_BYTES) connection_flush();
+}
+
 /* On channel 0 the stream cannot be trusted any more. */
 void connection_refuse(uint32_t channel, enum refusal reason) {
   uint8_t payload[4];

@@ -64,7 +64,7 @@ void loop_turn(int timeout_ms) {
     uint32_t slot = events[i].data.u64 >> 8 & 0xffffff, serial = (uint32_t)(events[i].data.u64 >> 32);
     if (source == FROM_SIGNALS) signalled = true;
     else if (source == FROM_EVENTS) log_event();
-    else if (source >= FROM_REPORT) channel_event(slot, serial, source);
+    else if (source >= FROM_REPORT) channel_event(slot, serial, source, events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR));
     else if (serial == connection.serial) {
       if (source == FROM_CONNECTION_IN && events[i].events & ~(uint32_t)EPOLLOUT) connection.readable = true;
       if (events[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) connection.writable = true;

@@ -33,8 +33,6 @@ export interface LogSink {
 
 export interface LogDeps {
   send(frame: Buffer): void
-  /** For what lets the agent send more. */
-  sendLater(frame: Buffer): void
   nextChannel(): number
   failure(): Error | undefined
 }
@@ -57,7 +55,7 @@ const eventOf = (type: number, body: Buffer): ProcessEvent => {
   throw new Error(`an entry of type 0x${type.toString(16)} with ${body.length} bytes`)
 }
 
-export const createAgentLog = ({ send, sendLater, nextChannel, failure }: LogDeps): LogSink => {
+export const createAgentLog = ({ send, nextChannel, failure }: LogDeps): LogSink => {
   const byName = new Map<string, Live>()
   const byChannel = new Map<number, Live>()
   const commands = new Map<string, NamedCommand>()
@@ -153,7 +151,7 @@ export const createAgentLog = ({ send, sendLater, nextChannel, failure }: LogDep
     }
     if (last === undefined || ackBytes < ACK_PORTION_BYTES) return
     ackBytes = 0
-    sendLater(ackFrame(last))
+    send(ackFrame(last))
   }
 
   return {

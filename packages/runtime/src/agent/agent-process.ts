@@ -23,8 +23,6 @@ export interface ProcessSink {
 export interface ProcessDeps {
   readonly channel: number
   send(frame: Buffer): void
-  /** For what lets the agent send more. */
-  sendLater(frame: Buffer): void
   /** The channel is closed: no frame of it may come any more. */
   onClosed(): void
 }
@@ -41,7 +39,7 @@ export const createAgentProcess = (deps: ProcessDeps): AgentProcess & ProcessSin
     taken[stream] += bytes
     if (!input.open || discarded[stream] || taken[stream] < CREDIT_PORTION_BYTES) return
     credit[stream] += taken[stream]
-    deps.sendLater(creditFrame(channel, stream === 'stdout' ? 1 : 2, taken[stream]))
+    deps.send(creditFrame(channel, stream === 'stdout' ? 1 : 2, taken[stream]))
     taken[stream] = 0
   }
 

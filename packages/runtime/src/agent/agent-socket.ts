@@ -24,13 +24,11 @@ export interface SocketDeps {
   readonly host: string
   readonly port: number
   send(frame: Buffer): void
-  /** For what lets the agent send more. */
-  sendLater(frame: Buffer): void
   onClosed(): void
 }
 
 /** The host's end of a TCP connection that the agent made (`CONNECT`). Half-closes; has back-pressure both ways. */
-export const createAgentSocket = ({ channel, host, port, send, sendLater, onClosed }: SocketDeps): SocketSink => {
+export const createAgentSocket = ({ channel, host, port, send, onClosed }: SocketDeps): SocketSink => {
   const input = createProcessInput({ channel, send })
   const opened = Promise.withResolvers<Duplex>()
   opened.promise.catch(() => {})
@@ -42,7 +40,7 @@ export const createAgentSocket = ({ channel, host, port, send, sendLater, onClos
   const giveBack = (): void => {
     if (!input.open || readEnded || taken < CREDIT_PORTION_BYTES) return
     credit += taken
-    sendLater(creditFrame(channel, 1, taken))
+    send(creditFrame(channel, 1, taken))
     taken = 0
   }
   const hangUp = (): void => {
@@ -54,7 +52,8 @@ export const createAgentSocket = ({ channel, host, port, send, sendLater, onClos
     writableHighWaterMark: READABLE_BYTES,
     read: giveBack,
     write: (chunk: Buffer, _encoding, done) => {
-      input.write(chunk).then(() => done(), done)
+      if (input.writeNow(chunk)) done()
+      else input.write(chunk).then(() => done(), done)
     },
     final: (done) => {
       input.end()

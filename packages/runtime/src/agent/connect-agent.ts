@@ -13,6 +13,8 @@ const CHANNEL_MAX = 0xffff_ffff
 /** What waits for an agent that reads nothing (its sandbox is paused, say), before signals and sizes are no longer added. */
 const UNSENT_BYTES_MAX = 4 * 1024 * 1024
 const EAGAIN = 11
+/** Frames that are less than this together are put into one buffer. */
+const COPIED_BYTES_MAX = 16 * 1024
 
 export interface ConnectOptions {
   /** Aborting before the agent said hello ends the stream and rejects with the reason; afterwards it does nothing. */
@@ -90,11 +92,12 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
   let announced = 0
   let over: { error: Error } | undefined
   let lastChannel = 0
-  let corked = false
 
   const end = (error: Error | undefined): void => {
     if (over !== undefined) return
     const reason = error ?? new BrambleError('sandbox_died', { detail: 'the connection to the agent was closed' })
+    if (error === undefined) flush()
+    waiting = []
     over = { error: reason }
     hello.reject(reason)
     for (const sink of [...channels.values()]) sink.fail(reason)
@@ -104,32 +107,30 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
     closed.resolve(error)
   }
 
-  const uncork = (): void => {
-    corked = false
+  let waiting: Buffer[] = []
+  let waitingBytes = 0
+  const flush = (): void => {
+    const frames = waiting
+    if (frames.length === 0) return
+    const isMuch = waitingBytes > COPIED_BYTES_MAX
+    waiting = []
+    waitingBytes = 0
+    if (!isMuch) {
+      stream.write(frames.length === 1 ? frames[0] : Buffer.concat(frames))
+      return
+    }
+    stream.cork()
+    for (const frame of frames) stream.write(frame)
     stream.uncork()
   }
 
-  // Frames of one turn leave in one write.
+  // Frames leave at the end of a turn of the event loop: those of all who spoke in it in one write, and what lets the agent
+  // send more after the turn of every other stream, which a flood on this one would otherwise keep waiting.
   const send = (frame: Buffer): void => {
-    if (over !== undefined || (stream.writableLength > UNSENT_BYTES_MAX && isUnbounded(frame))) return
-    if (!corked) {
-      corked = true
-      stream.cork()
-      process.nextTick(uncork)
-    }
-    stream.write(frame)
-  }
-
-  let later: Buffer[] = []
-  // What lets the agent send more goes out at the end of a turn of the event loop: a flood on this stream, which is read for
-  // as long as more comes, would otherwise keep every other stream of the process waiting.
-  const sendLater = (frame: Buffer): void => {
-    if (later.push(frame) > 1) return
-    setImmediate(() => {
-      const frames = later
-      later = []
-      for (const each of frames) send(each)
-    })
+    if (over !== undefined) return
+    if (stream.writableLength + waitingBytes > UNSENT_BYTES_MAX && isUnbounded(frame)) return
+    waitingBytes += frame.length
+    if (waiting.push(frame) === 1) setImmediate(flush)
   }
 
   const onHello = (type: number, payload: Buffer): void => {
@@ -200,12 +201,12 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
     return lastChannel
   }
 
-  const log = createAgentLog({ send, sendLater, nextChannel, failure: () => over?.error })
+  const log = createAgentLog({ send, nextChannel, failure: () => over?.error })
 
   const connectTo = (host: string, port: number, signal: AbortSignal | undefined): Promise<Duplex> => {
     if (over !== undefined) return Promise.reject(over.error)
     const channel = nextChannel()
-    const socket = createAgentSocket({ channel, host, port, send, sendLater, onClosed: () => channels.delete(channel) })
+    const socket = createAgentSocket({ channel, host, port, send, onClosed: () => channels.delete(channel) })
     channels.set(channel, socket)
     if (signal === undefined) return socket.opened
     const abort = (): void => socket.cancel(abortError(signal))
@@ -237,7 +238,7 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
     exec: (request) => {
       const channel = nextChannel()
       const frame = encodeExec(channel, request, WINDOW_BYTES)
-      const agentProcess = createAgentProcess({ channel, send, sendLater, onClosed: () => channels.delete(channel) })
+      const agentProcess = createAgentProcess({ channel, send, onClosed: () => channels.delete(channel) })
       if (over !== undefined) agentProcess.fail(over.error)
       else {
         channels.set(channel, agentProcess)

@@ -16,6 +16,8 @@ export interface ProcessInputDeps {
 export interface ChannelInput extends ProcessInput {
   /** False once the channel is closed: nothing is sent any more. */
   readonly open: boolean
+  /** Sends all of it, where there is credit for it and nothing waits before it; else nothing. */
+  writeNow(data: Uint8Array): boolean
   /** The agent granted more. Throws `Error` where it may not. */
   onCredit(bytes: number): void
   /** The channel is over; writes that wait end, or fail with `error`. */
@@ -67,6 +69,11 @@ export const createProcessInput = ({ channel, send, creditBytes }: ProcessInputD
   return {
     get open() {
       return open
+    },
+    writeNow: (data) => {
+      if (!open || line !== undefined || data.length > credit) return false
+      sendSome(data)
+      return true
     },
     write: (data) => {
       if (failure !== undefined) return Promise.reject(failure)
