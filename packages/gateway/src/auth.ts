@@ -16,7 +16,7 @@ export interface Caller {
 }
 
 /** Finds the caller of a request by its key. Throws `unauthorized`. `token` is the value of `?token=`. */
-export type Authenticator = (request: IncomingMessage, token: string | undefined) => Caller
+export type Authenticator = (request: Pick<IncomingMessage, 'headers'>, token: string | undefined) => Caller
 
 /** `admin` is every scope: whoever can make keys can make one with any scope. */
 export const mayDo = (caller: Caller, scope: Scope): boolean =>
@@ -59,7 +59,7 @@ export const openAuthenticator =
   }
 
 /** Throws `forbidden` for a page of an origin that is neither this node's nor named. */
-export const requireOrigin = (corsOrigins: readonly string[], request: IncomingMessage): void => {
+export const requireOrigin = (corsOrigins: readonly string[], request: Pick<IncomingMessage, 'headers'>): void => {
   if (isOriginAllowed(corsOrigins, request)) return
   throw new BrambleError('forbidden', { detail: 'pages of that `Origin` may not use this node' })
 }
@@ -71,5 +71,5 @@ export const isDirectLoopback = (request: IncomingMessage): boolean =>
   request.headers['x-forwarded-for'] === undefined &&
   request.headers.forwarded === undefined
 
-const hostOf = (request: IncomingMessage): string =>
+const hostOf = (request: Pick<IncomingMessage, 'headers'>): string =>
   (request.headers.host ?? '').replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')

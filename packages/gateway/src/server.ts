@@ -85,6 +85,13 @@ export const createServer = (context: GatewayContext, options: ServerOptions): F
 /** Requests for ports of instances never come to the routes: they are many, and need nothing of what is there. */
 const passPorts = (app: FastifyInstance, proxy: PortProxy): void => {
   const { server } = app
+  const taking = server.listeners('connection')
+  server.removeAllListeners('connection')
+  server.on('connection', (socket) =>
+    proxy.connection(socket, () => {
+      for (const take of taking) take.call(server, socket)
+    }),
+  )
   const [answer] = server.listeners('request') as RequestListener[]
   server.removeAllListeners('request')
   server.on('request', (request, response) => {

@@ -60,53 +60,79 @@ const soon = async <T>(withinMs: number, work: (signal: AbortSignal) => Promise<
 }
 
 /** The right to talk to a running instance. It holds nothing of its own: taking one costs an object. */
-export const leaseOf = (context: Context, live: LiveInstance, box: Box): InstanceLease => {
-  const { clock, limits, outputRoom: room } = context
-  let held = true
-  let ended: Promise<BoxEnd> | undefined
-  let forget: (() => void) | undefined
-  live.leases++
-  return {
-    id: live.id,
-    tenant: live.row.tenant,
-    get agent() {
-      return box.sandbox.agent
-    },
-    get files() {
-      return sandboxFiles(box.sandbox.agent, { user: box.defaults.user })
-    },
-    stream: live.stream,
-    defaults: box.defaults,
-    get ended() {
-      ended ??= new Promise((resolve) => {
-        forget = box.ended.listen(resolve)
-      })
-      return ended
-    },
-    exec(body, options) {
-      assertUsable(context, live)
-      const stdin = body.stdin === undefined ? 'none' : 'pipe'
-      const request = requestFor(live.spec, box.image, box.defaults, body, stdin)
-      return runExec({ live, box, clock, killGraceMs: limits.killGraceMs, room }, request, body, options)
-    },
-    observe({ signal }) {
-      assertUsable(context, live)
-      return box.observer.observe(signal)
-    },
-    async ports() {
-      assertUsable(context, live)
-      return await soon(PORTS_WITHIN_MS, (signal) => listPorts(box.sandbox.agent, { signal }))
-    },
-    async connect(target) {
-      assertUsable(context, live)
-      return await connectTo(box, target)
-    },
-    [Symbol.dispose]() {
-      if (!held) return
-      held = false
-      forget?.()
-      live.leases--
-      if (live.leases === 0) touch(context, live)
-    },
+export const leaseOf = (context: Context, live: LiveInstance, box: Box): InstanceLease => new Lease(context, live, box)
+
+/** A class, since one is made for each request to a port. */
+class Lease implements InstanceLease {
+  readonly #context: Context
+  readonly #live: LiveInstance
+  readonly #box: Box
+  #held = true
+  #ended: Promise<BoxEnd> | undefined
+  #forget: (() => void) | undefined
+
+  constructor(context: Context, live: LiveInstance, box: Box) {
+    this.#context = context
+    this.#live = live
+    this.#box = box
+    live.leases++
+  }
+
+  get id(): InstanceLease['id'] {
+    return this.#live.id
+  }
+  get tenant(): string {
+    return this.#live.row.tenant
+  }
+  get agent(): InstanceLease['agent'] {
+    return this.#box.sandbox.agent
+  }
+  get files(): InstanceLease['files'] {
+    return sandboxFiles(this.agent, { user: this.defaults.user })
+  }
+  get stream(): InstanceLease['stream'] {
+    return this.#live.stream
+  }
+  get defaults(): InstanceLease['defaults'] {
+    return this.#box.defaults
+  }
+  get ended(): InstanceLease['ended'] {
+    this.#ended ??= new Promise((resolve) => {
+      this.#forget = this.#box.ended.listen(resolve)
+    })
+    return this.#ended
+  }
+
+  exec(...[body, options]: Parameters<InstanceLease['exec']>): ReturnType<InstanceLease['exec']> {
+    const [context, live, box] = [this.#context, this.#live, this.#box]
+    const { clock, limits, outputRoom: room } = context
+    assertUsable(context, live)
+    const stdin = body.stdin === undefined ? 'none' : 'pipe'
+    const request = requestFor(live.spec, box.image, box.defaults, body, stdin)
+    return runExec({ live, box, clock, killGraceMs: limits.killGraceMs, room }, request, body, options)
+  }
+
+  observe({ signal }: Parameters<InstanceLease['observe']>[0]): ReturnType<InstanceLease['observe']> {
+    assertUsable(this.#context, this.#live)
+    return this.#box.observer.observe(signal)
+  }
+
+  async ports(): ReturnType<InstanceLease['ports']> {
+    assertUsable(this.#context, this.#live)
+    return await soon(PORTS_WITHIN_MS, (signal) => listPorts(this.agent, { signal }))
+  }
+
+  async connect(target: ConnectTarget): Promise<Duplex> {
+    assertUsable(this.#context, this.#live)
+    return await connectTo(this.#box, target)
+  }
+
+  [Symbol.dispose](): void {
+    if (!this.#held) return
+    this.#held = false
+    this.#forget?.()
+    const live = this.#live
+    live.leases--
+    if (live.leases === 0) touch(this.#context, live)
   }
 }

@@ -1,10 +1,10 @@
-import type { IncomingMessage } from 'node:http'
 import type { Exposure, Instances } from '@bramble/engine'
 import { BrambleError } from '@bramble/protocol'
 import { type Authenticator, type Caller, requireScope } from '../auth.ts'
 import type { KeyStore } from '../key-store.ts'
 import { isOriginAllowed } from '../origin.ts'
 import type { PortAddress } from './address.ts'
+import type { PortRequest } from './plain-request.ts'
 import type { Signatures, Signed } from './signatures.ts'
 
 /** Who may reach a port, and what of the request the app must not see. */
@@ -39,7 +39,7 @@ const COOKIE_VALUE = /(?:^|; *)bramble_port=(\d{1,15})\.([A-Za-z0-9_-]{43})(?=;|
  * Lets a request through to a port, or throws: `unauthorized`, `forbidden`, and `not_found` to those who may know. Where
  * several tenants' instances have the name, a signature and a key say whose is meant; else the oldest public one is.
  */
-export const admit = (rules: AccessRules, request: IncomingMessage, address: PortAddress): Access => {
+export const admit = (rules: AccessRules, request: PortRequest, address: PortAddress): Access => {
   const { headers } = request
   const candidates = rules.instances.findExposed(address.ref, address.port)
   const question = address.target.indexOf('?')
@@ -119,11 +119,7 @@ const fromCookie = (
   return undefined
 }
 
-const callerOf = (
-  { keys, open }: AccessRules,
-  request: IncomingMessage,
-  key: string | undefined,
-): Caller | undefined => {
+const callerOf = ({ keys, open }: AccessRules, request: PortRequest, key: string | undefined): Caller | undefined => {
   // A page of another origin must not act where being on this machine is all that is asked for.
   if (open) return isOriginAllowed([], request) ? open(request, undefined) : undefined
   if (key === undefined) return undefined

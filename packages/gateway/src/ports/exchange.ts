@@ -3,6 +3,7 @@ import { cutWhenStalled } from '../sse.ts'
 import type { RequestBody } from './request-head.ts'
 import { responseHeaders, type ShownAs } from './response-head.ts'
 import type { ResponseHead } from './response-reader.ts'
+import { NO_TRAILER, trailerFields } from './trailers.ts'
 import type { Upstream, UpstreamUser } from './upstream.ts'
 
 export interface ExchangeOptions {
@@ -205,16 +206,6 @@ class Exchange implements UpstreamUser {
     }
     this.#resolve(end)
   }
-}
-
-/** Fields that frame or route a message, which no trailer may be (RFC 9110, 6.5.1). */
-const NO_TRAILER =
-  /^(?:transfer-encoding|content-length|content-encoding|content-type|host|authorization|set-cookie|trailer|connection|x-forwarded-.*)$/i
-
-const trailerFields = (raw: readonly string[]): string => {
-  let text = ''
-  for (let i = 0; i < raw.length; i += 2) if (!NO_TRAILER.test(raw[i] ?? '')) text += `${raw[i]}: ${raw[i + 1]}\r\n`
-  return text
 }
 
 const addTrailers = (response: ServerResponse, trailers: readonly string[]): void => {

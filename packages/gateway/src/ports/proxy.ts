@@ -1,16 +1,24 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { Exposure, Instances } from '@bramble/engine'
-import { BrambleError, toBrambleError } from '@bramble/protocol'
-import type { FastifyBaseLogger } from 'fastify'
+import { BrambleError } from '@bramble/protocol'
 import { refuseUpgrade, type Upgrade, type UpgradeHandler } from '../live/upgrades.ts'
-import { presentable } from '../problems.ts'
-import { type Access, type AccessRules, admit, COOKIE } from './access.ts'
+import { type Access, COOKIE } from './access.ts'
 import { type PortAddress, portAddress } from './address.ts'
-import { type ExchangeEnd, exchange } from './exchange.ts'
-import { type UpstreamPool, upstreamPool } from './pool.ts'
-import { refuse, wantsPage } from './refuse.ts'
+import { PortConnection } from './connection.ts'
+import {
+  admitOrThrow,
+  brokenBy,
+  isNavigation,
+  type Live,
+  type PortContext,
+  type PortProxyOptions,
+  REPEATABLE,
+  shown,
+} from './context.ts'
+import { exchange } from './exchange.ts'
+import { upstreamPool } from './pool.ts'
+import { refuse } from './refuse.ts'
 import { requestBody, requestHead } from './request-head.ts'
 import { upgrade } from './upgrade.ts'
 
@@ -19,6 +27,11 @@ import { upgrade } from './upgrade.ts'
  * works on the server of node:http, before routes are looked at, since every request of every app goes through it.
  */
 export interface PortProxy {
+  /**
+   * Takes a new connection to the server: plain requests for ports are answered without node:http. `pass` is called where
+   * anything else comes, and gives the socket to node:http, for good.
+   */
+  connection(socket: Socket, pass: () => void): void
   /** Answers a request that is for a port; false for any other, which it leaves alone. */
   request(request: IncomingMessage, response: ServerResponse, waitsToContinue?: boolean): boolean
   /** Whether a request that asks to switch protocols is for a port, and may: else it is answered as if it had not asked. */
@@ -29,30 +42,31 @@ export interface PortProxy {
   close(): void
 }
 
-export interface PortProxyOptions extends Omit<AccessRules, 'instances'> {
-  readonly instances: Pick<Instances, 'findExposed' | 'use'>
-  /** In lower case, without a port. */
-  readonly domain: string
-  readonly stallTimeoutMs: number
-  readonly logger?: FastifyBaseLogger | undefined
-  /** Whether the node takes no new requests. */
-  readonly isClosing: () => boolean
-  readonly pool?: UpstreamPool
-}
-
 /** After so long without a byte, the kernel asks whether the client is still there. */
 const KEEP_ALIVE_MS = 30_000
 
-/** One request, or one connection after its upgrade. */
-interface Live {
-  readonly exposure: Exposure
-  end(): void
-}
+/** How often connections that wait for too long are looked for. */
+const SWEEP_MS = 1_000
 
 export const openPortProxy = (options: PortProxyOptions): PortProxy => {
   const { domain } = options
-  const context: Context = { ...options, pool: options.pool ?? upstreamPool(), live: new Set() }
+  const context: PortContext = { ...options, pool: options.pool ?? upstreamPool(), live: new Set() }
+  const connections = new Set<PortConnection>()
+  const sweep = setInterval(
+    () => {
+      const now = performance.now()
+      for (const connection of connections) connection.sweep(now)
+    },
+    Math.min(SWEEP_MS, options.headersTimeoutMs),
+  )
+  sweep.unref()
+  let closed = false
   return {
+    connection: (socket, pass) => {
+      if (closed) return pass()
+      const connection: PortConnection = new PortConnection(context, socket, pass, () => connections.delete(connection))
+      connections.add(connection)
+    },
     request: (request, response, waitsToContinue = false) => {
       const address = portAddress(request.headers.host, request.url ?? '', domain)
       if (!address) return false
@@ -82,15 +96,13 @@ export const openPortProxy = (options: PortProxyOptions): PortProxy => {
         if (one.exposure.instanceId === instanceId && one.exposure.port === port) one.end()
     },
     close: () => {
+      closed = true
+      clearInterval(sweep)
+      for (const connection of connections) connection.close()
       for (const one of context.live) one.end()
       context.pool.close()
     },
   }
-}
-
-interface Context extends PortProxyOptions {
-  readonly pool: UpstreamPool
-  readonly live: Set<Live>
 }
 
 interface Asked {
@@ -100,13 +112,7 @@ interface Asked {
   readonly waitsToContinue: boolean
 }
 
-const admitOrThrow = (context: Context, request: IncomingMessage, address: PortAddress): Access => {
-  if (context.isClosing())
-    throw new BrambleError('shutting_down', { detail: 'the gateway takes no new requests', retryAfterMs: 1000 })
-  return admit(context, request, address)
-}
-
-const serve = async (context: Context, { request, response, address, waitsToContinue }: Asked): Promise<void> => {
+const serve = async (context: PortContext, { request, response, address, waitsToContinue }: Asked): Promise<void> => {
   const access = admitOrThrow(context, request, address)
   const { exposure } = access
   if (isNavigation(request)) {
@@ -155,19 +161,8 @@ const goneSignal = (stream: ServerResponse | Duplex): AbortSignal => {
   return controller.signal
 }
 
-/** Idempotent by their definition (RFC 9110, 9.2.2). */
-const REPEATABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
-
-const brokenBy = ({ error }: Extract<ExchangeEnd, { type: 'lost' }>): BrambleError =>
-  error instanceof BrambleError
-    ? error
-    : new BrambleError('bad_response', {
-        detail: `the app: ${error?.message ?? 'it closed the connection without an answer'}`,
-        cause: error,
-      })
-
 const serveUpgrade = async (
-  context: Context,
+  context: PortContext,
   { request, socket, head: early }: Upgrade,
   address: PortAddress,
 ): Promise<void> => {
@@ -189,9 +184,6 @@ const serveUpgrade = async (
   }
 }
 
-const isNavigation = (request: IncomingMessage): boolean =>
-  (request.method === 'GET' || request.method === 'HEAD') && wantsPage(request)
-
 /** A browser follows to the same address without the signature, which it shows as a cookie from then on. */
 const keepSignature = (response: ServerResponse, address: PortAddress, { signed, target }: Access): void => {
   const maxAge = Math.max(0, Math.floor((Number(signed?.expires) - Date.now()) / 1000))
@@ -206,11 +198,4 @@ const keepSignature = (response: ServerResponse, address: PortAddress, { signed,
       'referrer-policy': 'no-referrer',
     })
     .end()
-}
-
-/** What the client sees of a failure; what is the node's own fault is logged. */
-const shown = (context: Context, thrown: unknown): BrambleError => {
-  const error = thrown instanceof BrambleError ? thrown : presentable(toBrambleError(thrown).cause ?? thrown)
-  if (error.code === 'internal') context.logger?.error({ code: error.code, err: error.cause ?? error }, error.detail)
-  return error
 }

@@ -1,5 +1,7 @@
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import { type BrambleError, newId, type Problem } from '@bramble/protocol'
+import type { PortRequest } from './plain-request.ts'
+import { headText } from './response-text.ts'
 
 /** Answers in the place of an app: a problem document, or a page where the client is a person's browser. */
 export const refuse = (request: IncomingMessage, response: ServerResponse, error: BrambleError): void => {
@@ -14,7 +16,15 @@ export const refuse = (request: IncomingMessage, response: ServerResponse, error
   response.end(request.method === 'HEAD' ? undefined : text)
 }
 
-const refusal = (request: IncomingMessage, error: BrambleError): { headers: string[]; text: string } => {
+/** The same as text of the connection. */
+export const refusalText = (request: PortRequest, error: BrambleError, keepAliveMs: number | undefined): string => {
+  const { headers, text } = refusal(request, error)
+  const head = headText({ status: error.status, reason: STATUS_CODES[error.status] ?? '', headers, keepAliveMs })
+  // Written as Latin-1, like all that passes: these are its bytes.
+  return request.method === 'HEAD' ? head : head + Buffer.from(text).toString('latin1')
+}
+
+const refusal = (request: PortRequest, error: BrambleError): { headers: string[]; text: string } => {
   const problem = error.toProblem(newId('request'))
   const isPage = wantsPage(request)
   const text = isPage ? page(problem) : JSON.stringify(problem)
@@ -37,7 +47,7 @@ const refusal = (request: IncomingMessage, error: BrambleError): { headers: stri
 }
 
 /** A navigation: programs say `*` + `/*`, or what they want. */
-export const wantsPage = ({ headers: { accept } }: IncomingMessage): boolean => accept?.includes('text/html') ?? false
+export const wantsPage = ({ headers: { accept } }: PortRequest): boolean => accept?.includes('text/html') ?? false
 
 const escaped = (text: string): string =>
   text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')

@@ -1,6 +1,6 @@
-import type { IncomingMessage } from 'node:http'
 import { BrambleError } from '@bramble/protocol'
 import { type Access, COOKIE } from './access.ts'
+import type { PortRequest } from './plain-request.ts'
 
 /** How the body of a request comes, which is how it goes on. */
 export type RequestBody = { readonly kind: 'none' } | { readonly kind: 'length' } | { readonly kind: 'chunked' }
@@ -32,7 +32,7 @@ const WITH_LENGTH: RequestBody = { kind: 'length' }
 const CHUNKED: RequestBody = { kind: 'chunked' }
 
 /** Throws `invalid_request` for a transfer coding that node:http takes and we cannot pass on unchanged. */
-export const requestBody = ({ headers }: IncomingMessage): RequestBody => {
+export const requestBody = ({ headers }: PortRequest): RequestBody => {
   const coding = headers['transfer-encoding']
   if (coding !== undefined) {
     if (coding.toLowerCase() === 'chunked') return CHUNKED
@@ -54,7 +54,7 @@ export interface HeadOptions {
 }
 
 /** The head of the request as the app gets it, to be written as Latin-1: that is how node:http read it. */
-export const requestHead = (request: IncomingMessage, { access, prefix, body, upgrade }: HeadOptions): string => {
+export const requestHead = (request: PortRequest, { access, prefix, body, upgrade }: HeadOptions): string => {
   const { headers, rawHeaders } = request
   const { target } = access
   const path = target.startsWith('/') || target === '*' ? target : `/${target}`

@@ -10,6 +10,7 @@ import type { Exposure, InstanceLease } from '@bramble/engine'
 import { BrambleError, type InstanceId, newId } from '@bramble/protocol'
 import { onTestFinished } from 'vitest'
 import type { Caller } from '../../auth.ts'
+import type { PortProxyOptions } from '../context.ts'
 import { POOL_LIMITS, type PoolLimits, upstreamPool } from '../pool.ts'
 import { openPortProxy, type PortProxy } from '../proxy.ts'
 import { openSignatures, type Signatures } from '../signatures.ts'
@@ -29,6 +30,8 @@ export interface TestProxy {
   /** Leases that are held now. */
   readonly leases: () => number
   readonly connects: () => number
+  /** How many connections were given to node:http. */
+  readonly passed: () => number
   expose(port: number, changes?: Partial<Exposure>): Exposure
   fetch(path: string, init?: RequestInit): Promise<Response>
   /** A connection to the proxy, for requests byte by byte. */
@@ -42,13 +45,21 @@ const caller = (tenant: string, scopes: Caller['scopes'] = ['execute']): Caller 
   quota: {},
 })
 
-export const openTestProxy = async (options: { limits?: Partial<PoolLimits> } = {}): Promise<TestProxy> => {
+export interface TestProxyOptions {
+  readonly limits?: Partial<PoolLimits>
+  readonly timeouts?: Partial<Pick<PortProxyOptions, 'keepAliveMs' | 'headersTimeoutMs' | 'stallTimeoutMs'>>
+  /** Connections begin with node:http. */
+  readonly withoutFront?: boolean
+}
+
+export const openTestProxy = async (options: TestProxyOptions = {}): Promise<TestProxy> => {
   const directory = await mkdtemp(join(tmpdir(), 'bramble-ports-'))
   const signatures = await openSignatures(directory)
   const exposures: Exposure[] = []
   const key = `bramble_${randomBytes(32).toString('base64url')}`
   let leases = 0
   let connects = 0
+  let passed = 0
   const used: string[] = []
   const use = async (ref: string): Promise<InstanceLease> => {
     used.push(ref)
@@ -82,11 +93,25 @@ export const openTestProxy = async (options: { limits?: Partial<PoolLimits> } = 
     signatures,
     domain: 'localhost',
     stallTimeoutMs: 60_000,
+    keepAliveMs: 5_000,
+    headersTimeoutMs: 10_000,
+    maxHeaderBytes: 16_384,
+    ...options.timeouts,
     isClosing: () => false,
     pool: upstreamPool({ ...POOL_LIMITS, ...options.limits }),
   })
   const server = createHttpServer({ shouldUpgradeCallback: proxy.takesUpgrade })
   const otherwise: RequestListener = (_request, response) => void response.writeHead(418).end('not a port')
+  const taking = server.listeners('connection')
+  if (!options.withoutFront) {
+    server.removeAllListeners('connection')
+    server.on('connection', (socket) =>
+      proxy.connection(socket, () => {
+        passed++
+        for (const take of taking) take.call(server, socket)
+      }),
+    )
+  }
   server.on('request', (request, response) => {
     if (!proxy.request(request, response)) otherwise(request, response)
   })
@@ -110,6 +135,7 @@ export const openTestProxy = async (options: { limits?: Partial<PoolLimits> } = 
     used,
     leases: () => leases,
     connects: () => connects,
+    passed: () => passed,
     expose: (exposed, changes = {}) => {
       const exposure: Exposure = {
         instanceId: newId('instance') as InstanceId,
