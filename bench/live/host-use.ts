@@ -56,15 +56,20 @@ export const chargedBytes = (node: NodeProcess): number =>
     0,
   )
 
-/** Processor time of the node, its launcher, and everything in the sandboxes. */
-export const cpuSeconds = (node: NodeProcess): number => {
-  const own = processes(node).reduce((sum, pid) => {
-    const fields = read(`/proc/${pid}/stat`).split(') ')[1]?.split(' ') ?? []
-    return sum + (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / TICKS_PER_SECOND
-  }, 0)
-  return sandboxCgroups('cpuacct', node).reduce((sum, at) => {
+/** Processor time of one process, without its children's. */
+export const processSeconds = (pid: number): number => {
+  const fields = read(`/proc/${pid}/stat`).split(') ')[1]?.split(' ') ?? []
+  return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / TICKS_PER_SECOND
+}
+
+/** Processor time of everything in the sandboxes, their agents included. */
+export const sandboxSeconds = (node: NodeProcess): number =>
+  sandboxCgroups('cpuacct', node).reduce((sum, at) => {
     const usage = read(`${at}/cpuacct.usage`)
     const micros = Number(/^usage_usec (\d+)/m.exec(read(`${at}/cpu.stat`))?.[1] ?? 0)
     return sum + (usage === '' ? micros / 1e6 : Number(usage) / 1e9)
-  }, own)
-}
+  }, 0)
+
+/** Processor time of the node, its launcher, and everything in the sandboxes. */
+export const cpuSeconds = (node: NodeProcess): number =>
+  processes(node).reduce((sum, pid) => sum + processSeconds(pid), sandboxSeconds(node))

@@ -74,6 +74,6 @@ await Promise.all(Array.from({ length: Number(connections) }, one))
 const took = (performance.now() - began) / 1000
 times.sort((a, b) => a - b)
 const at = (q: number): number | undefined => times[Math.min(times.length - 1, Math.floor(times.length * q))]
-console.log(
-  JSON.stringify({ requests: times.length, failed, perSecond: times.length / took, p50: at(0.5), p99: at(0.99) }),
-)
+const { user, system } = process.cpuUsage()
+const seen = { requests: times.length, failed, perSecond: times.length / took, p50: at(0.5), p99: at(0.99) }
+console.log(JSON.stringify({ ...seen, tookSeconds: took, cpuSeconds: (user + system) / 1e6 }))

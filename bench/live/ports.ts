@@ -1,18 +1,15 @@
 import { execFile } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { type NodeProcess, startNodeProcess } from '../../test/node-process.ts'
 import { type Row, round } from '../run/measure.ts'
-import { sandboxPids } from './host-use.ts'
+import { processSeconds, sandboxPids, sandboxSeconds } from './host-use.ts'
 import { deleteInstance, onMessage, openSocket, startInstance } from './instance.ts'
+import { PORT, type PortServer, portServers } from './port-servers.ts'
 
 const CLIENT = fileURLToPath(new URL('./load-client.ts', import.meta.url))
-const SERVER = fileURLToPath(new URL('./http-server.c', import.meta.url))
 const CONNECTIONS = 16
-const PORT = 8000
 
 interface Load {
   readonly requests: number
@@ -20,6 +17,8 @@ interface Load {
   readonly perSecond: number
   readonly p50: number
   readonly p99: number
+  readonly tookSeconds: number
+  readonly cpuSeconds: number
 }
 
 const run = promisify(execFile)
@@ -29,16 +28,6 @@ const load = async (wrapper: readonly string[], args: readonly (string | number)
   const seen = JSON.parse((await run(program, rest)).stdout) as Load
   if (seen.failed > 0 || seen.requests === 0) throw new Error(`the load failed: ${JSON.stringify(seen)}`)
   return seen
-}
-
-const buildServer = async (): Promise<Buffer> => {
-  const folder = mkdtempSync(join(tmpdir(), 'bramble-bench-'))
-  try {
-    await run('cc', ['-O2', '-static', '-o', join(folder, 'server'), SERVER])
-    return readFileSync(join(folder, 'server'))
-  } finally {
-    rmSync(folder, { recursive: true, force: true })
-  }
 }
 
 const put = async (node: NodeProcess, id: string, path: string, content: Buffer, mode: string): Promise<void> => {
@@ -51,42 +40,18 @@ const put = async (node: NodeProcess, id: string, path: string, content: Buffer,
   if (!response.ok) throw new Error(await response.text())
 }
 
-interface Server {
-  readonly name: string
-  readonly command: string
-  readonly path: string
-  /** Host files that it needs in the sandbox. */
-  files(): Promise<readonly { path: string; content: Buffer }[]>
+const putFiles = async (node: NodeProcess, id: string, server: PortServer): Promise<void> => {
+  for (const file of await server.files()) await put(node, id, file.path, file.content, '0755')
+  const tree = await server.tree?.()
+  if (!tree) return
+  const response = await fetch(`${node.url}/api/v1/instances/${id}/upload?path=/`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${node.key}`, 'content-type': 'application/x-tar' },
+    body: new Uint8Array(tree),
+  })
+  if (!response.ok) throw new Error(await response.text())
+  await response.arrayBuffer()
 }
-
-/** The program that runs this, and the libraries it is linked with. */
-const nodeFiles = async (): Promise<readonly { path: string; content: Buffer }[]> => {
-  const { stdout } = await run('ldd', [process.execPath])
-  const libraries = [...stdout.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1] ?? '')
-  const script = "require('http').createServer((q, r) => r.end('x'.repeat(64))).listen(8000)"
-  return [
-    { path: '/node', content: readFileSync(process.execPath) },
-    { path: '/app.js', content: Buffer.from(script) },
-    ...libraries.map((path) => ({ path, content: readFileSync(path) })),
-  ]
-}
-const page = async () => [{ path: '/www/page', content: Buffer.alloc(64, 'x') }]
-
-const SERVERS: readonly Server[] = [
-  { name: "Node's http server", command: '/node /app.js', path: '/', files: nodeFiles },
-  {
-    name: 'busybox httpd (a process for each connection)',
-    command: `busybox httpd -f -p ${PORT} -h /www`,
-    path: '/page',
-    files: page,
-  },
-  {
-    name: 'a server in C with kept-alive connections',
-    command: `/server ${PORT}`,
-    path: '/',
-    files: async () => [{ path: '/server', content: await buildServer() }],
-  },
-]
 
 /** Waits until the port answers inside. */
 const startServer = async (node: NodeProcess, id: string, command: string) => {
@@ -102,6 +67,30 @@ const startServer = async (node: NodeProcess, id: string, command: string) => {
   return socket
 }
 
+interface Used {
+  readonly node: number
+  readonly agent: number
+  readonly sandbox: number
+}
+
+const usedBy = (node: NodeProcess, agentPid: number): Used => ({
+  node: processSeconds(node.pid),
+  agent: processSeconds(agentPid),
+  sandbox: sandboxSeconds(node),
+})
+
+/** Of all the processors' time while the load ran, what each part took: the client is on the same host. */
+const shares = (before: Used, after: Used, { cpuSeconds, tookSeconds }: Load): Record<string, string> => {
+  const percent = (seconds: number): string => `${round((100 * seconds) / (tookSeconds * availableParallelism()), 0)}%`
+  const agent = after.agent - before.agent
+  return {
+    'cpu of node': percent(after.node - before.node),
+    agent: percent(agent),
+    server: percent(after.sandbox - before.sandbox - agent),
+    client: percent(cpuSeconds),
+  }
+}
+
 /**
  * The same server reached directly, by a client in the sandbox's own network, and through its exposed port. Requests/s with
  * 16 connections; latency with one.
@@ -110,13 +99,15 @@ export const ports = async (options: { quick: boolean }): Promise<Row[]> => {
   const seconds = options.quick ? 1 : 5
   await using node = await startNodeProcess({ BRAMBLE_MAX_POOLED: '0' })
   const rows: Row[] = []
-  for (const { name, command, path, files } of SERVERS) {
+  for (const server of await portServers()) {
+    const { name, command, path } = server
     const id = await startInstance(node, { resources: { cpus: 2, pids: 512 } })
-    for (const file of await files()) await put(node, id, file.path, file.content, '0755')
-    const pid = sandboxPids(node)[0]
+    await putFiles(node, id, server)
+    // The first one is the agent.
+    const pid = Math.min(...sandboxPids(node))
     {
-      await using server = await startServer(node, id, command)
-      void server
+      await using started = await startServer(node, id, command)
+      void started
       await node.call('POST', `/api/v1/instances/${id}/ports`, { port: PORT })
       const inside = ['nsenter', `--net=/proc/${pid}/ns/net`]
       const direct = (connections: number): Promise<Load> =>
@@ -128,7 +119,10 @@ export const ports = async (options: { quick: boolean }): Promise<Row[]> => {
       await direct(1)
       await through(1)
       const [one, oneThrough] = [await direct(1), await through(1)]
-      const [many, manyThrough] = [await direct(CONNECTIONS), await through(CONNECTIONS)]
+      const many = await direct(CONNECTIONS)
+      const before = usedBy(node, pid)
+      const manyThrough = await through(CONNECTIONS)
+      const parts = shares(before, usedBy(node, pid), manyThrough)
       const ratio = manyThrough.perSecond / many.perSecond
       const added = oneThrough.p50 - one.p50
       rows.push(
@@ -139,6 +133,7 @@ export const ports = async (options: { quick: boolean }): Promise<Row[]> => {
             direct: round(many.perSecond, 0),
             ratio: round(ratio),
             p99: round(manyThrough.p99),
+            ...parts,
           },
           goal: '>= half of direct',
           reached: ratio >= 0.5,
