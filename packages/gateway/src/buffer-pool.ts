@@ -1,4 +1,4 @@
-const KEPT = 4
+const KEPT = 16
 
 /**
  * Buffers that go out and come back when the socket is done with them, so that a long stream makes no garbage. All are as
