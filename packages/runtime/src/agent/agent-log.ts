@@ -47,9 +47,8 @@ interface Live {
 
 const eventOf = (type: number, body: Buffer): ProcessEvent => {
   if (type === FRAME.started && body.length === 4) return { type: 'started', pid: body.readUInt32LE(0) }
-  // A copy: entries are kept, and would keep the chunk that they came in.
-  if (type === FRAME.stdout && body.length > 0) return { type: 'stdout', data: Buffer.from(body) }
-  if (type === FRAME.stderr && body.length > 0) return { type: 'stderr', data: Buffer.from(body) }
+  if (type === FRAME.stdout && body.length > 0) return { type: 'stdout', data: body }
+  if (type === FRAME.stderr && body.length > 0) return { type: 'stderr', data: body }
   if (type === FRAME.exit && body.length === 28) return { type: 'exit', ...parseExit(body) }
   if (type === FRAME.failed && body.length >= 5) return { type: 'exit', ...parseFailed(body) }
   throw new Error(`an entry of type 0x${type.toString(16)} with ${body.length} bytes`)
@@ -126,8 +125,7 @@ export const createAgentLog = ({ send, nextChannel, failure }: LogDeps): LogSink
     held.push({ seq, bytes: HEADER_BYTES + payload.length })
     heldBytes += payload.length + ENTRY_OVERHEAD_BYTES
     if (heldBytes > UNACKNOWLEDGED_BYTES_MAX) throw new Error('more entries than anybody acknowledged')
-    const entry: LogEntry =
-      type === FRAME.event ? { seq, emitted: Buffer.from(body) } : { seq, name, event: eventOf(type, body) }
+    const entry: LogEntry = type === FRAME.event ? { seq, emitted: body } : { seq, name, event: eventOf(type, body) }
     const live = byName.get(name)
     if (live !== undefined && 'event' in entry) {
       if (entry.event.type === 'started') live.pid = entry.event.pid

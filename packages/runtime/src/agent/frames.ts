@@ -57,8 +57,9 @@ const ENTRY_TYPES: readonly number[] = [
 ]
 
 /**
- * Called for each frame, or for each piece of an output frame that is no entry of the log as it arrives: `payload` is a view of the chunk that was
- * read wherever it can be. `length` is the whole frame's.
+ * Called for each frame, or for each piece of an output frame that is no entry of the log as it arrives. The payload of an
+ * entry (`kept`) is its taker's to keep; any other is a view of the chunk that was read wherever it can be, and good until
+ * the next one is.
  */
 export type OnFrame = (type: number, channel: number, payload: Buffer, kept: boolean) => void
 
@@ -99,9 +100,10 @@ export const createFrameReader = (onFrame: OnFrame): FrameReader => {
     if (!kept && (type === FRAME.stdout || type === FRAME.stderr)) {
       if (bytes > 0) onFrame(type, channel, chunk.subarray(at, end), kept)
     } else if (small === undefined && whole) {
-      onFrame(type, channel, chunk.subarray(at, end), kept)
+      const payload = chunk.subarray(at, end)
+      onFrame(type, channel, kept ? Buffer.from(payload) : payload, kept)
     } else {
-      small ??= Buffer.alloc(bytes + left)
+      small ??= Buffer.allocUnsafe(bytes + left)
       chunk.copy(small, smallBytes, at, end)
       smallBytes += bytes
       if (whole) {
