@@ -6,8 +6,8 @@ await using box = await bramble.instances.start({ memoryMb: 64, ttlMs: 600_000 }
 
 await box.files.upload(
   { 'count.sh': { content: 'wc -w < input.txt', mode: 0o755 }, 'input.txt': 'four words are here' },
-  '/work',
+  '/srv',
 )
-for await (const event of box.exec('echo counting; ./count.sh > result.txt', { workdir: '/work' }).stream())
+for await (const event of box.exec('echo counting; ./count.sh > result.txt', { workdir: '/srv' }).stream())
   if (event.type === 'stdout') process.stdout.write(event.text)
-console.log(await box.files.readText('/work/result.txt'))
+console.log(await box.files.readText('/srv/result.txt'))

@@ -1,15 +1,8 @@
 import type { InstanceSpecInput } from '@bramble/sdk'
 import { type Command, InvalidArgumentError } from 'commander'
 import { defined } from '../defined.ts'
-import {
-  collect,
-  collectLabels,
-  collectPairs,
-  parseDuration,
-  parseInteger,
-  parseMegabytes,
-  parseNumber,
-} from '../parse-value.ts'
+import { collect, collectLabels, collectPairs, parseDuration } from '../parse-value.ts'
+import { addSandboxOptions } from '../sandbox-options.ts'
 
 /** The options of `bramble start`, and of a `bramble shell` that starts one, that describe the instance. */
 export interface StartOptions {
@@ -45,12 +38,7 @@ const collectVolumes = (text: string, before: Volume[] = []): Volume[] => {
 }
 
 export const addStartOptions = (command: Command): Command =>
-  command
-    .option('--image <name>', 'the image, by name or digest (default: base)')
-    .option('--cpus <number>', 'processors, also fractions', parseNumber)
-    .option('--memory <size>', 'memory: 512 (MiB), 512m, 2g', parseMegabytes)
-    .option('--disk <size>', 'what it may write: 512 (MiB), 512m, 2g', parseMegabytes)
-    .option('--pids <number>', 'processes at once', parseInteger)
+  addSandboxOptions(command)
     .option('-e, --env <name=value>', 'of all its commands; may be given many times', collectPairs)
     .option('-w, --workdir <path>', 'the directory that its commands run in')
     .option('-u, --user <user>', 'user, uid, user:group or uid:gid')

@@ -4,15 +4,8 @@ import type { ExecutionSpecInput } from '@bramble/protocol'
 import type { Command } from 'commander'
 import { defined } from '../defined.ts'
 import { EXIT, ExitError } from '../exit.ts'
-import {
-  collect,
-  collectLabels,
-  collectPairs,
-  parseDuration,
-  parseInteger,
-  parseMegabytes,
-  parseNumber,
-} from '../parse-value.ts'
+import { collect, collectLabels, collectPairs, parseDuration } from '../parse-value.ts'
+import { addSandboxOptions } from '../sandbox-options.ts'
 import { commandOf } from './command-of.ts'
 
 /** The options of `bramble run` that describe the execution. */
@@ -35,13 +28,8 @@ export interface SpecOptions {
 }
 
 export const addSpecOptions = (command: Command): Command =>
-  command
-    .option('--image <name>', 'the image, by name or digest (default: base)')
+  addSandboxOptions(command)
     .option('-e, --env <name=value>', 'an environment variable; may be given many times', collectPairs)
-    .option('--cpus <number>', 'processors, also fractions', parseNumber)
-    .option('--memory <size>', 'memory: 512 (MiB), 512m, 2g', parseMegabytes)
-    .option('--disk <size>', 'what it may write: 512 (MiB), 512m, 2g', parseMegabytes)
-    .option('--pids <number>', 'processes at once', parseInteger)
     .option('--timeout <time>', 'how long it may run: 500ms, 30s, 5m, 2h (default: 1m)', parseDuration)
     .option('-i, --stdin', 'read standard input to its end and give it to the command')
     .option('--file <path[:path]>', 'put a file of this host into the sandbox, there at the second path', collect)
