@@ -1,7 +1,10 @@
+import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
   test: {
+    // Most tests wait for processes of theirs, and not for a processor.
+    maxWorkers: Math.max(4, availableParallelism()),
     projects: [
       { test: { name: 'tidy', include: ['scripts/**/*.test.ts'] } },
       {

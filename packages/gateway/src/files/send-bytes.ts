@@ -10,6 +10,8 @@ export interface BytesOptions {
   readonly body?: AsyncIterable<Uint8Array> | undefined
   /** A client that takes nothing for so long is cut off. */
   readonly stallTimeoutMs: number
+  /** Told of every piece that went by. */
+  readonly count: (bytes: number) => void
 }
 
 /**
@@ -17,7 +19,7 @@ export interface BytesOptions {
  * thrown while an answer can still say so; later it throws too, and the caller cuts the connection.
  */
 export const sendBytes = async (reply: FastifyReply, options: BytesOptions): Promise<Answer> => {
-  const { status, headers, body, stallTimeoutMs } = options
+  const { status, headers, body, stallTimeoutMs, count } = options
   const chunks = body?.[Symbol.asyncIterator]()
   try {
     let next = await chunks?.next()
@@ -33,6 +35,7 @@ export const sendBytes = async (reply: FastifyReply, options: BytesOptions): Pro
     while (chunks && next && !next.done && left > 0 && !raw.destroyed) {
       const chunk = next.value.length > left ? next.value.subarray(0, left) : next.value
       left -= chunk.length
+      count(chunk.length)
       if (!raw.write(chunk)) await drained(raw, stallTimeoutMs)
       next = await chunks.next()
     }

@@ -13,19 +13,21 @@ export interface SendFileOptions {
   readonly path: Buffer
   readonly user: string | undefined
   readonly stallTimeoutMs: number
+  /** Told of every piece that went by. */
+  readonly count: (bytes: number) => void
 }
 
 /** Answers with a file, the range of it that was asked for, or word that the client has it already (RFC 9110). */
 export const sendFile = async (
   call: Pick<Call<unknown, unknown, unknown>, 'request' | 'reply' | 'signal'>,
   files: SandboxFiles,
-  { path, user, stallTimeoutMs }: SendFileOptions,
+  { path, user, stallTimeoutMs, count }: SendFileOptions,
 ): Promise<Answer> => {
   const { request, reply, signal } = call
   const { headers } = request
   const options = { signal, ...(user !== undefined && { user }) }
   const send = (status: number, info: FileInfo, rest: Partial<Parameters<typeof sendBytes>[1]> = {}) =>
-    sendBytes(reply, { status, stallTimeoutMs, ...rest, headers: { ...headersOf(info), ...rest.headers } })
+    sendBytes(reply, { status, stallTimeoutMs, count, ...rest, headers: { ...headersOf(info), ...rest.headers } })
 
   // The whole of a file needs no look at it before.
   if (request.method === 'GET' && headers.range === undefined && headers['if-none-match'] === undefined) {

@@ -37,12 +37,17 @@ const read = (method: 'GET' | 'HEAD') =>
     query: fileReadQuerySchema,
     answer: { status: 200, description: 'Its bytes', mediaType: 'application/octet-stream' },
     errors: [...FILE, 'range_not_satisfiable'],
-    handle: async (call, { engine, limits }) => {
+    handle: async (call, { engine, limits, countOutput }) => {
       const { signal } = call
       const file = filePathOf(call.request.originalUrl)
       using lease = await engine.instances.use(call.params.id, call.caller.tenant, { signal })
       const { stallTimeoutMs } = limits
-      return await sendFile(call, lease.files, { path: file, user: call.query.user, stallTimeoutMs })
+      return await sendFile(call, lease.files, {
+        path: file,
+        user: call.query.user,
+        stallTimeoutMs,
+        count: countOutput,
+      })
     },
   })
 

@@ -129,7 +129,7 @@ const download = route({
   query: treeDownloadQuerySchema,
   answer: { status: 200, description: 'The archive', mediaType: 'application/x-tar' },
   errors: FILE,
-  handle: async (call, { engine, limits }) => {
+  handle: async (call, { engine, limits, countOutput }) => {
     const { signal, request } = call
     const { gzip, user } = call.query
     const path = pathOf(request)
@@ -143,6 +143,7 @@ const download = route({
       },
       body: gzip ? through(tree, createGzip({ level: 1 })) : tree,
       stallTimeoutMs: limits.stallTimeoutMs,
+      count: countOutput,
     })
   },
 })
