@@ -104,7 +104,7 @@ const runStream = async (call: StreamCall, socket: LiveSocket): Promise<void> =>
 }
 
 const followEntries = async (
-  { lease, query, context }: StreamCall,
+  { lease, query }: StreamCall,
   socket: LiveSocket,
   sent: { seq: number },
   signal: AbortSignal,
@@ -114,7 +114,7 @@ const followEntries = async (
   const since = sent.seq
   // From the beginning of what is kept, so that a character comes whole that was half there when the client left.
   const from = query.since === undefined ? since : Math.min(since, stream.firstSeq - 1)
-  const writer = streamWriter(socket, context.countOutput)
+  const writer = streamWriter(socket)
   try {
     for await (const entry of stream.read({ since: from, signal, onCutOff: fail })) {
       if (entry.seq <= since) {

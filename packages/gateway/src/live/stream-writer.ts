@@ -33,7 +33,7 @@ export interface StreamWriter {
   skip(entry: StreamEntry): void
 }
 
-export const streamWriter = (socket: LiveSocket, countOutput: (bytes: number) => void): StreamWriter => {
+export const streamWriter = (socket: LiveSocket): StreamWriter => {
   const commands = new Map<string, CommandWriter>()
   const buffers = bufferPool()
 
@@ -46,7 +46,6 @@ export const streamWriter = (socket: LiveSocket, countOutput: (bytes: number) =>
   }
   const sendPiece = (type: 'stdout' | 'stderr', seq: number, id: string, piece: OutputPiece) => {
     const { bytes, text } = piece
-    countOutput(bytes.length)
     const start = `{"type":"${type}","seq":${seq},"id":${id},${text ? '' : '"encoding":"base64",'}"data":"`
     const most = start.length + (text ? bytes.length * MAX_ESCAPED_BYTES : base64Bytes(bytes.length)) + 2
     const pooled = most > SMALL_BYTES
