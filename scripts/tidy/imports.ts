@@ -16,11 +16,17 @@ interface PackageRule {
 export const IMPORT_TABLE: Readonly<Record<string, PackageRule>> = {
   protocol: { imports: [], node: false },
   agent: { imports: [], node: true, testImports: ['runtime'] },
-  runtime: { imports: ['protocol'], node: true },
-  engine: { imports: ['protocol', 'runtime'], node: true },
-  gateway: { imports: ['protocol', 'engine'], node: true, testImports: ['runtime'] },
-  sdk: { imports: ['protocol'], node: false, nodeFolder: 'node', testImports: ['gateway', 'engine', 'runtime'] },
-  cli: { imports: ['protocol', 'runtime', 'engine', 'gateway', 'sdk'], node: true },
+  blobs: { imports: ['protocol'], node: true },
+  runtime: { imports: ['protocol', 'blobs'], node: true },
+  engine: { imports: ['protocol', 'blobs', 'runtime'], node: true },
+  gateway: { imports: ['protocol', 'engine', 'blobs'], node: true, testImports: ['runtime'] },
+  sdk: {
+    imports: ['protocol'],
+    node: false,
+    nodeFolder: 'node',
+    testImports: ['gateway', 'engine', 'runtime', 'blobs'],
+  },
+  cli: { imports: ['protocol', 'blobs', 'runtime', 'engine', 'gateway', 'sdk'], node: true },
 }
 
 export interface Import {

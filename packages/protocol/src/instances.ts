@@ -58,6 +58,8 @@ export const instanceSpecSchema = z.strictObject({
   /** Run once in the background when the instance starts, each time: a server, say. */
   command: z.union([argumentSchema, z.array(argumentSchema).min(1).max(4096)]).optional(),
   labels: labelsSchema.default({}),
+  /** The snapshot whose files it begins with, by hash or name; `restore` of snapshots continues processes, too. */
+  snapshot: z.string().min(1).max(128).optional(),
 })
 export type InstanceSpecInput = z.input<typeof instanceSpecSchema>
 export type InstanceSpec = z.output<typeof instanceSpecSchema>
@@ -96,6 +98,10 @@ export const instanceSchema = z.object({
   idleTtlMs: z.number().int().nullable(),
   idleAction: idleActionSchema,
   autoResume: z.boolean(),
+  /** The instance or snapshot that it is a branch of, or was restored from. */
+  parent: z.string().optional(),
+  /** Where a paused one was saved to: it goes on from there, on this node or another. */
+  snapshotId: z.string().optional(),
 })
 export type Instance = z.infer<typeof instanceSchema>
 
@@ -112,6 +118,9 @@ export const instancesQuerySchema = pageQuerySchema.extend({
     .max(2 * LIMITS.maxLabelChars.value + 1)
     .optional(),
 })
+
+/** `POST …/pause`. With `snapshot`, its state is saved too, so that it outlives the host; then its sandbox is let go. */
+export const pauseRequestSchema = z.strictObject({ snapshot: z.boolean().default(false) })
 
 /** `POST …/extend`: it expires `ttlMs` from now, or never (`null`). */
 export const extendRequestSchema = z.strictObject({ ttlMs: ttl.nullable() })

@@ -44,6 +44,21 @@ export const LIMITS = {
   maxNetworkRules: { value: 256, why: 'hosts and CIDRs of one allow list' },
   maxTenantVolumes: { value: 256, why: 'each is a subvolume of the node' },
   maxVolumes: { value: 32, why: 'mounted in one sandbox' },
+  maxBlobBytes: { value: 64 * 1024 * 1024 * 1024, why: 'one blob that a client puts, or one content of a snapshot' },
+  maxNameValueBytes: { value: 1024 * 1024, why: 'the value of a name is held in memory' },
+  maxSnapshotEntries: {
+    value: 2_000_000,
+    why: 'files that one snapshot changed; its tree is held in memory for a diff',
+  },
+  maxSnapshotChain: { value: 256, why: 'parents of a snapshot that are shown' },
+  maxTenantSnapshots: { value: 10_000, why: 'each has a record in the database of the node' },
+  maxBranches: { value: 100, why: 'branches that one request may make' },
+  maxMergeBranches: { value: 32, why: 'states that one merge may fold together' },
+  maxMergeTextBytes: { value: 4 * 1024 * 1024, why: 'a file that is merged by lines is held in memory' },
+  maxConflicts: { value: 1000, why: 'conflicts of a merge are one JSON document' },
+  maxDiffEntries: { value: 10_000, why: 'a diff is one JSON document' },
+  maxCachedResultBytes: { value: 16 * 1024 * 1024, why: 'a larger result is not cached' },
+  maxCacheTtlMs: { value: 366 * 24 * 3_600_000, why: 'a year' },
   maxPrewarmCount: { value: 1000, why: 'each pooled sandbox holds memory' },
 } as const satisfies Record<string, { value: number; why: string }>
 

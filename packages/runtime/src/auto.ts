@@ -54,6 +54,7 @@ export const auto = (
     capabilities: {
       ...first.capabilities,
       pause: some(({ pause }) => pause),
+      seals: some(({ seals }) => seals),
       checkpoint: some(({ checkpoint }) => checkpoint),
     },
     select,

@@ -1,6 +1,7 @@
 import type { Isolation, NetworkPolicy, RuntimeChoice, SandboxId } from '@bramble/protocol'
 import type { Agent } from './agent/agent.ts'
 import type { LocalImage } from './images/image-store.ts'
+import type { Sealed, SealStore } from './seals/seals.ts'
 
 /**
  * A runtime makes boxes; the agent in the box does everything else.
@@ -48,6 +49,8 @@ export interface Runtime extends AsyncDisposable {
   readonly layers: Layers
   /** What sandboxes share; there where `capabilities.volumes` says so. */
   readonly volumes?: VolumeStore
+  /** States of sandboxes that this host keeps; there where `capabilities.seals` says so. */
+  readonly seals?: SealStore
   /** Forgets an image that `prepare` readied. */
   forget(imageDigest: string): Promise<void>
   close(): Promise<void>
@@ -94,6 +97,9 @@ export interface Capabilities {
   readonly userNamespace: boolean
   readonly seccomp: boolean
   readonly pause: boolean
+  /** States of sandboxes: `Sandbox.seal`, `seals`, `from`. */
+  readonly seals: boolean
+  /** Seals may have the memory of the processes. */
   readonly checkpoint: boolean
   /** Kept sandboxes: `keep`, `attach`, `layers`. */
   readonly keep: boolean
@@ -118,6 +124,11 @@ export interface SandboxConfig {
   /** Default `none`. */
   readonly network?: NetworkPolicy | undefined
   readonly mounts?: readonly SandboxMount[] | undefined
+  /**
+   * The seal it continues: its files, and with `memory` its processes, which find themselves in a sandbox with this id, host
+   * name and network. The image must be the one of the seal. Not together with a `keep.layer` that is there already.
+   */
+  readonly from?: { readonly seal: string; readonly memory: boolean } | undefined
 }
 
 /**
@@ -155,6 +166,12 @@ export interface Sandbox extends AsyncDisposable {
    * `port_closed`. Absent where the sandbox has no network to reach anything by.
    */
   resolve?(name: string): Promise<string[]>
+  /**
+   * Keeps the present state as a seal; the sandbox goes on. With `memory` the agent's connection is made anew (`agent` of the
+   * sandbox changes, the log of named commands loses nothing; commands without a name end). Rejects with
+   * `checkpoint_refused`, and the sandbox goes on, where its memory cannot be saved; with `unsupported`.
+   */
+  seal?(options: { name: string; memory: boolean; signal?: AbortSignal | undefined }): Promise<Sealed>
   /** The sandbox ends. The layer of a kept one stays. */
   destroy(): Promise<void>
 }

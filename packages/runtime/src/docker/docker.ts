@@ -124,6 +124,7 @@ const capabilitiesOf = (info: EngineInfo, diskQuota: boolean): Omit<Capabilities
     },
     userNamespace: has('userns') || has('rootless'),
     seccomp: has('seccomp'),
+    seals: false,
     checkpoint: false,
     volumes: false,
     network: ['none'],

@@ -52,6 +52,7 @@ const CAPABILITIES: Capabilities = {
   userNamespace: false,
   seccomp: false,
   pause: false,
+  seals: false,
   checkpoint: false,
   keep: true,
   volumes: false,

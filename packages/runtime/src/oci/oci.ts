@@ -221,6 +221,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     userNamespace: true,
     seccomp: true,
     pause: context.freezer !== undefined,
+    seals: false,
     checkpoint: false,
     keep: keeps,
     volumes: keeps,

@@ -19,6 +19,7 @@ const CAPABILITIES: Capabilities = {
   userNamespace: false,
   seccomp: false,
   pause: false,
+  seals: false,
   checkpoint: false,
   keep: true,
   volumes: false,

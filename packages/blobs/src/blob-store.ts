@@ -1,0 +1,102 @@
+import type { BlobHash } from '@bramble/protocol'
+
+/**
+ * Bytes named by their SHA-256, and small mutable names that point at them.
+ *
+ * Blobs. `put` computes the name itself; a blob is readable under it only when it is whole and on stable storage, so there
+ * is no half blob to see, whatever is killed when. Putting what is there already stores nothing. `get` verifies: bytes
+ * that do not have the name they were asked by end the stream with `blob_corrupt` before its last piece, and a store that has
+ * another copy (a tier below) heals the damaged one. A blob is never changed.
+ *
+ * Names. A name (`results/acme/3f…`) holds a small value, replaced as a whole; the last `set` wins. They are what is
+ * shared between nodes beside blobs: registries, results.
+ *
+ * Leases and collection. A blob stays as long as it is *live*: held by a lease, or reached by the mark of a collection.
+ * `put` and `hold` under a lease protect from that moment on, also against a collection that has begun already; one that
+ * is put without a lease is safe for `graceMs`. Leases survive a crash of the process until they expire.
+ *
+ * Sizes are of the content; `storedBytes` is what it takes after its codec.
+ *
+ * Abort. An aborted `put` leaves nothing; an aborted `get` ends its stream with the signal's reason.
+ *
+ * Errors: `blob_not_found`, `blob_corrupt` (named, with the tier), `store_unavailable` (retryable: the disk or S3 does
+ * not answer, or refuses), `store_full`, `store_read_only`.
+ */
+export interface BlobStore extends AsyncDisposable {
+  /** `memory`, `fs`, `s3`, `tiered`. For people and metrics. */
+  readonly name: string
+  /** Stores the bytes. With `expect` the name is known: other bytes are refused with `blob_corrupt`, and nothing is stored. */
+  put(source: BlobSource, options?: PutOptions): Promise<BlobInfo>
+  /** Whole, or a range of its content, verified. Rejects with `blob_not_found` at once. */
+  get(hash: BlobHash, options?: GetOptions): Promise<BlobStream>
+  /** Without reading it. Undefined: it is not there. */
+  stat(hash: BlobHash, options?: Abortable): Promise<BlobInfo | undefined>
+  /** In no order. */
+  list(options?: Abortable): AsyncIterable<BlobInfo>
+  /** One that is not there is removed already. For collections; whoever else calls it knows that nobody needs the blob. */
+  remove(hash: BlobHash, options?: Abortable): Promise<void>
+  readonly names: NameStore
+  readonly leases: Leases
+  /** Resolves when everything that was put is where it is to be in the end (of `tiered`: in the lower tier, too). */
+  settled(options?: Abortable): Promise<void>
+  close(): Promise<void>
+}
+
+export interface Abortable {
+  readonly signal?: AbortSignal | undefined
+}
+
+export type BlobSource = Uint8Array | AsyncIterable<Uint8Array> | Iterable<Uint8Array>
+
+export interface PutOptions extends Abortable {
+  readonly expect?: BlobHash | undefined
+  /** Where it is known; a source of another length is refused. */
+  readonly sizeBytes?: number | undefined
+  readonly lease?: Lease | undefined
+  /** `hot`: will be read soon and often (LZ4); `cold`: is kept (zstd). What does not compress is stored as it is. Default `hot`. */
+  readonly temperature?: Temperature | undefined
+}
+
+export type Temperature = 'hot' | 'cold'
+export type Codec = 'none' | 'lz4' | 'zstd'
+
+export interface GetOptions extends Abortable {
+  /** `end` is exclusive. Rejects with `range_not_satisfiable`. */
+  readonly range?: { readonly start: number; readonly end?: number | undefined } | undefined
+}
+
+export interface BlobInfo {
+  readonly hash: BlobHash
+  readonly sizeBytes: number
+  readonly storedBytes: number
+  readonly codec: Codec
+}
+
+/** To be read once, or given up by `return()`, which frees what it holds. */
+export interface BlobStream extends AsyncIterable<Uint8Array> {
+  readonly info: BlobInfo
+}
+
+/** Segments of `a-z A-Z 0-9 . _ -`, not `.` or `..`, joined by `/`; at most 512 characters. Values: `maxNameValueBytes`. */
+export interface NameStore {
+  set(name: string, value: Uint8Array, options?: Abortable): Promise<void>
+  get(name: string, options?: Abortable): Promise<Uint8Array | undefined>
+  remove(name: string, options?: Abortable): Promise<void>
+  /** Names that begin with `prefix`, in order of their characters. */
+  list(prefix: string, options?: Abortable): AsyncIterable<string>
+}
+
+/** Holds blobs against collections until it is released, or expires. */
+export interface Lease extends AsyncDisposable {
+  readonly id: string
+  /** Protects blobs that are there already. Rejects with `blob_not_found` when one is not: it must be put again. */
+  hold(hashes: Iterable<BlobHash>): Promise<void>
+  release(): Promise<void>
+}
+
+export interface Leases {
+  /** It protects for `ttlMs` (default 1 h), and is renewed by itself while this process lives. */
+  acquire(options?: { readonly ttlMs?: number | undefined }): Promise<Lease>
+  /** What every lease that has not expired holds, of earlier processes too. */
+  held(): AsyncIterable<BlobHash>
+}
