@@ -4,7 +4,7 @@ import { execResultSchema, instanceNameSchema, instanceRefSchema, instanceSchema
 import { LIMITS } from './limits.ts'
 import { pageQuerySchema } from './node-api.ts'
 import { blobHashSchema, memoryRequirementsSchema } from './snapshot-manifest.ts'
-import { argumentSchema, environmentSchema, labelsSchema, networkSchema } from './spec.ts'
+import { argumentSchema, environmentSchema, executionSpecSchema, labelsSchema, networkSchema } from './spec.ts'
 
 /** Bodies and answers of snapshots, branches and merges. */
 
@@ -108,6 +108,15 @@ export const restoreRequestSchema = z.strictObject({
 export type RestoreRequest = z.output<typeof restoreRequestSchema>
 export type RestoreRequestInput = z.input<typeof restoreRequestSchema>
 
+const flag = z.enum(['true', 'false']).transform((text) => text === 'true')
+/** `GET …/:id/export`. `memory=false`: the files alone. */
+export const snapshotExportQuerySchema = z.strictObject({ memory: flag.default(true) })
+/** `POST …/import`. `trustMemory=true`: what it has of processes may be run; for keys with the scope `admin`. */
+export const snapshotImportQuerySchema = z.strictObject({
+  name: snapshotNameSchema.optional(),
+  trustMemory: flag.default(false),
+})
+
 /** `GET …/:id/diff/:other`, from `:id` to `:other`. */
 export const diffEntrySchema = z.object({
   path: z.string(),
@@ -140,23 +149,35 @@ export type SnapshotDiff = z.infer<typeof snapshotDiffSchema>
 /** What can be continued from: an instance, a snapshot, or an execution that left either. */
 export const stateRefSchema = z.union([instanceIdSchema, executionIdSchema, snapshotRefSchema, instanceNameSchema])
 
+const branchWishes = {
+  count: z.number().int().min(1).max(LIMITS.maxBranches.value).optional(),
+  /** One branch each; its command runs there, and the answer waits for all of them. */
+  commands: z.array(argumentSchema).min(1).max(LIMITS.maxBranches.value).optional(),
+  memory: z.boolean().optional(),
+  env: environmentSchema,
+  network: networkSchema.optional(),
+  ttlMs: ttl.optional(),
+  idleTtlMs: ttl.optional(),
+  labels: labelsSchema.default({}),
+}
+const oneOfBoth = ({ count, commands }: { count?: unknown; commands?: unknown }): boolean =>
+  (count === undefined) !== (commands === undefined)
+
 /** `POST /api/v1/branches`. Exactly one of `count` and `commands`. */
 export const branchesRequestSchema = z
-  .strictObject({
-    parent: stateRefSchema,
-    count: z.number().int().min(1).max(LIMITS.maxBranches.value).optional(),
-    /** One branch each; its command runs there, and the answer waits for all of them. */
-    commands: z.array(argumentSchema).min(1).max(LIMITS.maxBranches.value).optional(),
-    memory: z.boolean().optional(),
-    env: environmentSchema,
-    network: networkSchema.optional(),
-    ttlMs: ttl.optional(),
-    idleTtlMs: ttl.optional(),
-    labels: labelsSchema.default({}),
-  })
-  .refine(({ count, commands }) => (count === undefined) !== (commands === undefined), 'give either count or commands')
+  .strictObject({ parent: stateRefSchema, ...branchWishes })
+  .refine(oneOfBoth, 'give either count or commands')
+/** `POST …/instances/:id/branch`: the instance is the parent. */
+export const instanceBranchRequestSchema = z
+  .strictObject(branchWishes)
+  .refine(oneOfBoth, 'give either count or commands')
 export type BranchesRequest = z.output<typeof branchesRequestSchema>
 export type BranchesRequestInput = z.input<typeof branchesRequestSchema>
+
+/** `POST /api/v1/fork`: an execution that begins in `parent`'s state, which goes on undisturbed. Its mode is `branched`. */
+export const forkRequestSchema = executionSpecSchema
+  .refine(({ parent }) => parent !== undefined, { path: ['parent'], message: 'is what to branch from' })
+  .refine(({ mode }) => mode === 'ephemeral' || mode === 'branched', { path: ['mode'], message: 'is `branched` here' })
 
 /** A branch: an instance that continued from another's state. */
 export const branchSchema = z.object({
@@ -258,3 +279,11 @@ export const storeStatsSchema = z.object({
   lowerTier: z.object({ url: z.string(), available: z.boolean(), reason: z.string().optional() }).optional(),
 })
 export type StoreStats = z.infer<typeof storeStatsSchema>
+
+/** `POST /api/v1/store/collect`: what it removed. */
+export const storeCollectionSchema = z.object({
+  blobs: z.number().int(),
+  storedBytes: z.number().int(),
+  seals: z.number().int(),
+})
+export type StoreCollection = z.infer<typeof storeCollectionSchema>

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { ERROR_CODES } from './errors.ts'
 import { instanceStatusSchema } from './instances.ts'
 import { encodingSchema } from './result.ts'
+import { snapshotNameSchema } from './snapshots.ts'
 import { argumentSchema, environmentSchema, pathSchema, userSchema } from './spec.ts'
 
 /**
@@ -53,7 +54,13 @@ export const streamCommandSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('watch'), path: pathSchema, recursive: z.boolean().default(true) }),
   z.strictObject({ type: z.literal('unwatch'), path: pathSchema }),
   z.strictObject({ type: z.literal('get_state') }),
-  z.strictObject({ type: z.literal('checkpoint'), name: z.string().min(1).max(128).optional() }),
+  /** Takes a snapshot; `name` and `memory` as in `snapshotRequestSchema`. The answer, or an error, has its `id`. */
+  z.strictObject({
+    type: z.literal('checkpoint'),
+    id: commandId.optional(),
+    name: snapshotNameSchema.optional(),
+    memory: z.boolean().optional(),
+  }),
   /** Stops the instance; the stream ends with its last `state`. */
   z.strictObject({ type: z.literal('stop') }),
 ])
@@ -115,7 +122,7 @@ export const streamEventSchema = z.discriminatedUnion('type', [
     commands: z.array(z.object({ id: z.string(), pid: z.number().int().optional(), pty: z.boolean() })),
     watches: z.array(z.string()),
   }),
-  z.object({ type: z.literal('checkpoint'), snapshotId: z.string() }),
+  z.object({ type: z.literal('checkpoint'), id: z.string().optional(), snapshotId: z.string() }),
   /** About the message that caused it (`id` where it had one); the connection goes on, unless it is closed after it. */
   z.object({ type: z.literal('error'), id: z.string().optional(), code: z.enum(ERROR_CODES), message: z.string() }),
 ])
