@@ -1,3 +1,4 @@
+import type { BlobStore } from '@bramble/blobs'
 import type {
   ExecutionId,
   ExecutionPhase,
@@ -13,6 +14,7 @@ import type {
 } from '@bramble/protocol'
 import type { ImageStore } from '@bramble/runtime'
 import type { Instances } from './instances/instances.ts'
+import type { Snapshots } from './snapshots/snapshots.ts'
 import type { Volumes } from './volumes/volumes.ts'
 
 /**
@@ -50,6 +52,9 @@ export interface Engine extends AsyncDisposable {
     ): AsyncIterable<EngineEvent>
   }
   readonly instances: Instances
+  readonly snapshots: Snapshots
+  /** Where snapshots, cached results and large inputs are. */
+  readonly blobs: BlobStore
   /** Named volumes and dependency caches; not there where no runtime keeps any. */
   readonly volumes?: Volumes
   readonly images: ImageStore

@@ -1,3 +1,4 @@
+import type { BlobStore } from '@bramble/blobs'
 import type { ExecutionStatus, Timings } from '@bramble/protocol'
 import type { ImageStore, Runtime } from '@bramble/runtime'
 import type { EngineLimits } from './engine.ts'
@@ -10,6 +11,8 @@ export interface OpenEngineOptions {
   /** Runtimes that this host lacks, with the reason: for `status()` and for the `unsupported` of who asks for one. */
   readonly unavailable?: readonly { name: string; reason: string }[]
   readonly images: ImageStore
+  /** Closed by the caller. Absent: one on the local disk, in `blobs` of the data directory. */
+  readonly blobs?: BlobStore
   readonly limits?: Partial<EngineLimits>
   /** How much more memory sandboxes may be promised than the host has. Default 4. */
   readonly memoryOvercommit?: number
