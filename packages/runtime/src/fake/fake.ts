@@ -6,9 +6,11 @@ import type { Capabilities, Layers, Probe, Runtime, Sandbox, SandboxConfig, Sand
 import { withoutPause } from '../without.ts'
 import { type FakeAgent, fakeAgent, unconnected } from './agent.ts'
 import type { FakeFileSystem } from './file-system.ts'
+import { withFreshDevices } from './layer.ts'
 import { makeFakeLog } from './log.ts'
-import { makeMachine } from './machine.ts'
+import { imageFiles, makeMachine, nowNsOf } from './machine.ts'
 import type { FakeClock, Machine } from './process.ts'
+import { checkNewSeal, type FakeSeal, sealNamed, sealStoreOf } from './seals.ts'
 
 export type { FakeClock } from './process.ts'
 
@@ -29,6 +31,7 @@ export interface FakeOptions {
 export interface FakeHost {
   readonly sandboxes: Map<SandboxId, FakeBox>
   readonly layers: Map<string, FakeFileSystem>
+  readonly seals: Map<string, FakeSeal>
 }
 
 /** A sandbox as its host knows it. */
@@ -44,7 +47,7 @@ export interface FakeDeps {
   readonly clock?: FakeClock
 }
 
-export const makeFakeHost = (): FakeHost => ({ sandboxes: new Map(), layers: new Map() })
+export const makeFakeHost = (): FakeHost => ({ sandboxes: new Map(), layers: new Map(), seals: new Map() })
 
 const CAPABILITIES: Capabilities = {
   isolation: 'none',
@@ -52,17 +55,21 @@ const CAPABILITIES: Capabilities = {
   userNamespace: false,
   seccomp: false,
   pause: false,
-  seals: false,
+  seals: true,
   checkpoint: false,
   keep: true,
   volumes: false,
   network: ['none'],
 }
 const DEFAULT_HOSTNAME = 'sandbox'
-const REAL_CLOCK: FakeClock = { sleep: (ms, options) => sleep(ms, undefined, options) }
+const REAL_CLOCK: FakeClock = {
+  sleep: (ms, options) => sleep(ms, undefined, options),
+  nowNs: () => BigInt(Date.now()) * 1_000_000n,
+}
 
 interface Context {
   readonly options: FakeOptions
+  readonly capabilities: Capabilities
   readonly host: FakeHost
   readonly clock: FakeClock
   readonly own: Map<SandboxId, Sandbox>
@@ -75,8 +82,10 @@ interface Context {
 export const fake =
   (options: FakeOptions = {}) =>
   async (deps: FakeDeps = {}): Promise<Probe<Runtime>> => {
+    const capabilities = { ...CAPABILITIES, ...options.capabilities }
     const context: Context = {
       options,
+      capabilities,
       host: deps.host ?? makeFakeHost(),
       clock: deps.clock ?? REAL_CLOCK,
       own: new Map(),
@@ -92,7 +101,7 @@ export const fake =
     }
     const runtime: Runtime = {
       name: 'fake',
-      capabilities: { ...CAPABILITIES, ...options.capabilities },
+      capabilities,
       prepare: async (_image, { signal } = {}) => signal?.throwIfAborted(),
       create: (config, { signal } = {}) => create(context, config, signal),
       list: async () => [...context.host.sandboxes.keys()],
@@ -102,6 +111,7 @@ export const fake =
         return attach(context, config)
       },
       layers: layersOf(context.host),
+      ...(capabilities.seals && { seals: sealStoreOf(context.host.seals, context.clock) }),
       forget: async () => undefined,
       close,
       [Symbol.asyncDispose]: close,
@@ -151,13 +161,25 @@ const create = async (context: Context, config: SandboxConfig, signal?: AbortSig
 
   const { keep } = config
   if (keep && runsOn(host, keep.layer)) throw layerInUse(keep.layer)
+  if (keep && config.from && host.layers.has(keep.layer))
+    throw new BrambleError('conflict', { detail: `there is a layer ${keep.layer} already` })
   const box = makeBox(context, config)
   host.sandboxes.set(config.id, box)
   return box.open(context)
 }
 
+const filesFrom = ({ seals }: FakeHost, clock: FakeClock, { from, image }: SandboxConfig): FakeFileSystem => {
+  const seal = sealNamed(seals, from?.seal ?? '')
+  if (seal.imageDigest !== undefined && seal.imageDigest !== image.digest)
+    throw new BrambleError('snapshot_incompatible', {
+      detail: `the seal ${from?.seal} is of the image ${seal.imageDigest}, not ${image.digest}`,
+    })
+  if (from?.memory) throw new BrambleError('snapshot_incompatible', { detail: `the seal ${from.seal} has no memory` })
+  return withFreshDevices(seal.files.copy(), imageFiles(0, nowNsOf(clock)))
+}
+
 /** The machine of a sandbox, and what outlives a connection to it. */
-const makeBox = ({ options, host, clock }: Context, config: SandboxConfig): FakeBox => {
+const makeBox = ({ options, host, clock, capabilities }: Context, config: SandboxConfig): FakeBox => {
   const { id, keep } = config
   const before = async (request: ExecRequest) => {
     if (options.startMs) await clock.sleep(options.startMs, { signal: new AbortController().signal })
@@ -168,7 +190,7 @@ const makeBox = ({ options, host, clock }: Context, config: SandboxConfig): Fake
   const machine: Machine = makeMachine({
     hostname: config.hostname ?? DEFAULT_HOSTNAME,
     maxDiskBytes: config.resources.diskMb * 1024 * 1024,
-    files: keep && host.layers.get(keep.layer),
+    files: config.from ? filesFrom(host, clock, config) : keep && host.layers.get(keep.layer),
     clock,
     die: (detail) => end({ by: 'itself', detail, oomKills: machine.oomKills }),
     emit: log.emit,
@@ -225,6 +247,16 @@ const makeBox = ({ options, host, clock }: Context, config: SandboxConfig): Fake
           processes: machine.processes.size + 1,
         }
       },
+      ...(capabilities.seals && {
+        seal: async ({ name, memory, signal }) => {
+          signal?.throwIfAborted()
+          if (!host.sandboxes.has(id)) throw new BrambleError('sandbox_died', { detail: `sandbox ${id} is gone` })
+          if (memory) throw new BrambleError('unsupported', { detail: 'this runtime does not save memory' })
+          checkNewSeal(host.seals, name)
+          host.seals.set(name, { imageDigest: config.image.digest, files: machine.files.copy() })
+          return { name, memory, frozenMs: 0 }
+        },
+      }),
       destroy,
       [Symbol.asyncDispose]: destroy,
     }

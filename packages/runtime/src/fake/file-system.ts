@@ -38,11 +38,17 @@ interface Owned {
   mode: number
   uid: number
   gid: number
+  /** Nanoseconds since 1970. */
+  modifiedNs: bigint
+  xattrs?: Readonly<Record<string, Uint8Array>>
 }
 export interface FileNode extends Owned {
   readonly kind: 'file'
+  /** Buffers that do not change: copies of the file share them. */
   chunks: Buffer[]
   sizeBytes: number
+  /** How many names it has. */
+  links: number
   /** The name of the command that executing this file runs. */
   readonly program?: string
   readonly device?: Device
@@ -55,7 +61,15 @@ export interface LinkNode extends Owned {
   readonly kind: 'link'
   readonly target: string
 }
-export type Node = FileNode | DirectoryNode | LinkNode
+/** What stands for mkfifo(3)'s: it is there, and nobody can open it. */
+export interface FifoNode extends Owned {
+  readonly kind: 'fifo'
+}
+export type Node = FileNode | DirectoryNode | LinkNode | FifoNode
+
+type Made<N> = N extends Node ? Omit<N, 'modifiedNs' | 'links'> : never
+/** A node as it is made: its time, and how many names it has, come of themselves. */
+export type NewNode = Made<Node>
 
 const READ = 4
 const WRITE = 2
@@ -69,14 +83,43 @@ const may = (node: Owned, who: Credentials, bits: number): boolean => {
   return ((node.mode >> shift) & bits) === bits
 }
 
+/** A copy of a node and of all that is in it; those that were copied already stay one. */
+export const copyNode = (node: Node, copied: Map<Node, Node>): Node => {
+  const there = copied.get(node)
+  if (there) return there
+  const copy: Node =
+    node.kind === 'file'
+      ? { ...node, chunks: [...node.chunks] }
+      : node.kind === 'directory'
+        ? { ...node, entries: new Map() }
+        : { ...node }
+  copied.set(node, copy)
+  if (node.kind === 'directory' && copy.kind === 'directory')
+    for (const [name, entry] of node.entries) copy.entries.set(name, copyNode(entry, copied))
+  return copy
+}
+
 /** The files of one fake sandbox, in memory, with owners, modes, links and a limit of bytes. */
 export class FakeFileSystem {
-  readonly #root: DirectoryNode = { kind: 'directory', mode: 0o755, uid: 0, gid: 0, entries: new Map() }
+  readonly root: DirectoryNode
+  readonly #nowNs: () => bigint
   #maxBytes: number
   #usedBytes = 0
 
-  constructor(maxBytes: number) {
+  constructor(maxBytes: number, nowNs: () => bigint, root?: DirectoryNode) {
     this.#maxBytes = maxBytes
+    this.#nowNs = nowNs
+    const made = { kind: 'directory', mode: 0o755, uid: 0, gid: 0, entries: new Map() } as const
+    this.root = root ?? { ...made, modifiedNs: nowNs() }
+  }
+
+  /** Another one with the same files. `copied` says which node became which, and has what is asked of it beside. */
+  copy(copied: Map<Node, Node> = new Map()): FakeFileSystem {
+    const root = copyNode(this.root, copied)
+    if (root.kind !== 'directory') throw new Error('the root is a directory')
+    const files = new FakeFileSystem(this.#maxBytes, this.#nowNs, root)
+    files.#usedBytes = this.#usedBytes
+    return files
   }
 
   /** A new limit; what is there already stays. */
@@ -129,7 +172,8 @@ export class FakeFileSystem {
       if (truncate && !node.device) this.#release(node)
       return node
     }
-    const file: FileNode = { kind: 'file', mode: 0o644, uid: who.uid, gid: who.gids[0] ?? 0, chunks: [], sizeBytes: 0 }
+    const owned = { mode: 0o644, uid: who.uid, gid: who.gids[0] ?? 0, modifiedNs: this.#nowNs() }
+    const file: FileNode = { kind: 'file', ...owned, chunks: [], sizeBytes: 0, links: 1 }
     this.#insert(parent, name, file, who)
     return file
   }
@@ -138,16 +182,36 @@ export class FakeFileSystem {
     if (file.device === 'full') throw new SystemError('ENOSPC')
     if (file.device) return
     if (this.#usedBytes + data.length > this.#maxBytes) throw new SystemError('ENOSPC')
-    this.#usedBytes += data.length
+    if (file.links > 0) this.#usedBytes += data.length
     file.sizeBytes += data.length
+    file.modifiedNs = this.#nowNs()
     file.chunks.push(Buffer.from(data))
   }
 
   /** Puts a node where nothing is yet. */
-  make(path: string, node: Node, who: Credentials = ROOT): void {
+  make(path: string, node: NewNode, who: Credentials = ROOT): Node {
+    const found = this.#walk(path, who, false)
+    if (found.node) throw new SystemError('EEXIST')
+    const modifiedNs = this.#nowNs()
+    const made: Node = node.kind === 'file' ? { ...node, modifiedNs, links: 1 } : { ...node, modifiedNs }
+    this.#insert(found.parent, found.name, made, who)
+    return made
+  }
+
+  /** Another name for a file. */
+  link(target: string, path: string, who: Credentials): void {
+    const { node } = this.#walk(target, who, false)
+    if (!node) throw new SystemError('ENOENT')
+    if (node.kind !== 'file') throw new SystemError('EPERM')
     const found = this.#walk(path, who, false)
     if (found.node) throw new SystemError('EEXIST')
     this.#insert(found.parent, found.name, node, who)
+    node.links++
+  }
+
+  /** The node itself, where its path ends in a link. */
+  find(path: string, who: Credentials = ROOT): Node | undefined {
+    return this.#walk(path, who, false).node
   }
 
   makeDirectories(path: string, who: Credentials = ROOT, mode = 0o755): void {
@@ -164,15 +228,16 @@ export class FakeFileSystem {
   remove(path: string, who: Credentials, recursive: boolean): void {
     const { parent, name, node } = this.#walk(path, who, false)
     if (!node) throw new SystemError('ENOENT')
-    if (node === this.#root || name === '') throw new SystemError('EPERM')
+    if (node === this.root || name === '') throw new SystemError('EPERM')
     if (node.kind === 'directory' && !recursive) throw new SystemError('EISDIR')
     this.#mayChange(parent, node, who)
     const release = (gone: Node): void => {
-      if (gone.kind === 'file') this.#release(gone)
+      if (gone.kind === 'file') this.#unlink(gone)
       if (gone.kind === 'directory') for (const entry of gone.entries.values()) release(entry)
     }
     release(node)
     parent.entries.delete(name)
+    parent.modifiedNs = this.#nowNs()
   }
 
   rename(from: string, to: string, who: Credentials): void {
@@ -182,20 +247,30 @@ export class FakeFileSystem {
     if (target.node?.kind === 'directory') throw new SystemError('EISDIR')
     this.#mayChange(source.parent, source.node, who)
     this.#mayChange(target.parent, target.node, who)
-    if (target.node?.kind === 'file') this.#release(target.node)
+    if (target.node === source.node) return
+    if (target.node?.kind === 'file') this.#unlink(target.node)
     source.parent.entries.delete(source.name)
     target.parent.entries.set(target.name, source.node)
+    for (const { parent } of [source, target]) parent.modifiedNs = this.#nowNs()
+  }
+
+  /** One name less; who has it open reads it to its end. */
+  #unlink(file: FileNode): void {
+    file.links--
+    if (file.links === 0) this.#usedBytes -= file.sizeBytes
   }
 
   #release(file: FileNode): void {
-    this.#usedBytes -= file.sizeBytes
+    if (file.links > 0) this.#usedBytes -= file.sizeBytes
     file.sizeBytes = 0
     file.chunks = []
+    file.modifiedNs = this.#nowNs()
   }
 
   #insert(parent: DirectoryNode, name: string, node: Node, who: Credentials): void {
     this.#mayChange(parent, undefined, who)
     parent.entries.set(name, node)
+    parent.modifiedNs = this.#nowNs()
   }
 
   #mayChange(parent: DirectoryNode, node: Node | undefined, who: Credentials): void {
@@ -212,8 +287,8 @@ export class FakeFileSystem {
   ): { parent: DirectoryNode; name: string; node?: Node } {
     if (links > MAX_LINKS) throw new SystemError('ELOOP')
     const names = posix.normalize(`/${path}`).split('/').filter(Boolean)
-    let parent = this.#root
-    let node: Node = this.#root
+    let parent = this.root
+    let node: Node = this.root
     for (const [index, name] of names.entries()) {
       if (node.kind !== 'directory') throw new SystemError('ENOTDIR')
       if (!may(node, who, EXECUTE)) throw new SystemError('EACCES')

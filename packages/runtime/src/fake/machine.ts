@@ -25,9 +25,14 @@ export interface MachineOptions {
   readonly emit: (data: Buffer) => Promise<void>
 }
 
+/** The time that files are written at. */
+export const nowNsOf = (clock: FakeClock) => (): bigint => clock.nowNs?.() ?? 0n
+
 /** Those of the test image, whatever the image says: the fake reads nothing of its host. */
-const imageFiles = (maxBytes: number): FakeFileSystem => {
-  const files = new FakeFileSystem(maxBytes)
+export const imageFiles = (maxBytes: number, nowNs: () => bigint): FakeFileSystem => {
+  let made = false
+  // Files of an image have the same times everywhere.
+  const files = new FakeFileSystem(maxBytes, () => (made ? nowNs() : 0n))
   const root = { uid: 0, gid: 0 }
   for (const path of DIRECTORIES) files.makeDirectories(path)
   for (const path of ['/tmp', '/var/tmp']) files.get(path).mode = 0o1777
@@ -43,11 +48,12 @@ const imageFiles = (maxBytes: number): FakeFileSystem => {
   for (const [path, text] of Object.entries(FILES))
     files.append(files.openForWrite(path, { uid: 0, gids: [0] }, true), Buffer.from(text))
   for (const path of ['/home/app', '/home/app/hello.txt']) Object.assign(files.get(path), { uid: 1000, gid: 1000 })
+  made = true
   return files
 }
 
 export const makeMachine = (options: MachineOptions): Machine => {
-  const files = options.files ?? imageFiles(options.maxDiskBytes)
+  const files = options.files ?? imageFiles(options.maxDiskBytes, nowNsOf(options.clock))
   files.maxBytes = options.maxDiskBytes
   return {
     files,

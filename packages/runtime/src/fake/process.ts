@@ -6,6 +6,8 @@ import { BrokenPipe, type Sink, type Source } from './pipe.ts'
 /** Time of a fake sandbox: a test may pass one that it moves by hand. */
 export interface FakeClock {
   sleep(ms: number, options: { signal: AbortSignal }): Promise<unknown>
+  /** Nanoseconds since 1970. Absent: time stands still for who asks. */
+  nowNs?(): bigint
 }
 
 /** One fake sandbox as its commands see it. */

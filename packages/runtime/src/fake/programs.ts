@@ -257,7 +257,10 @@ export const PROGRAMS: ReadonlyMap<string, Program> = new Map<string, Program>([
     'ln',
     async (process) => {
       const [target = '', path = ''] = operands(process)
-      if (!hasFlag(process, 's')) throw new SystemError('EPERM')
+      if (!hasFlag(process, 's')) {
+        process.machine.files.link(process.path(target), process.path(path), process.user)
+        return 0
+      }
       const owned = { mode: 0o777, uid: process.user.uid, gid: process.user.gids[0] ?? 0 }
       process.machine.files.make(process.path(path), { kind: 'link', target, ...owned }, process.user)
       return 0
