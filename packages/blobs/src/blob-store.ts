@@ -31,10 +31,13 @@ export interface BlobStore extends AsyncDisposable {
   get(hash: BlobHash, options?: GetOptions): Promise<BlobStream>
   /** Without reading it. Undefined: it is not there. */
   stat(hash: BlobHash, options?: Abortable): Promise<BlobInfo | undefined>
-  /** In no order. */
-  list(options?: Abortable): AsyncIterable<BlobInfo>
-  /** One that is not there is removed already. For collections; whoever else calls it knows that nobody needs the blob. */
-  remove(hash: BlobHash, options?: Abortable): Promise<void>
+  /** In no order, and without reading any: what a listing of the store tells. */
+  list(options?: Abortable): AsyncIterable<ListedBlob>
+  /**
+   * False: it was left, by `idleSinceMs`. One that is not there is removed already. For collections; whoever else calls it
+   * knows that nobody needs the blob.
+   */
+  remove(hash: BlobHash, options?: RemoveOptions): Promise<boolean>
   readonly names: NameStore
   readonly leases: Leases
   /** Resolves when everything that was put is where it is to be in the end (of `tiered`: in the lower tier, too). */
@@ -46,11 +49,12 @@ export interface Abortable {
   readonly signal?: AbortSignal | undefined
 }
 
+/** Its pieces are not changed by anybody until `put` is done. It is closed (`return`) however `put` ends. */
 export type BlobSource = Uint8Array | AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 
 export interface PutOptions extends Abortable {
   readonly expect?: BlobHash | undefined
-  /** Where it is known; a source of another length is refused. */
+  /** Where it is known; a source of another length is refused with `blob_corrupt`. */
   readonly sizeBytes?: number | undefined
   readonly lease?: Lease | undefined
   /** `hot`: will be read soon and often (LZ4); `cold`: is kept (zstd). What does not compress is stored as it is. Default `hot`. */
@@ -61,7 +65,7 @@ export type Temperature = 'hot' | 'cold'
 export type Codec = 'none' | 'lz4' | 'zstd'
 
 export interface GetOptions extends Abortable {
-  /** `end` is exclusive. Rejects with `range_not_satisfiable`. */
+  /** `end` is exclusive. Rejects with `range_not_satisfiable` unless 0 <= start <= end <= size. */
   readonly range?: { readonly start: number; readonly end?: number | undefined } | undefined
 }
 
@@ -72,12 +76,27 @@ export interface BlobInfo {
   readonly codec: Codec
 }
 
-/** To be read once, or given up by `return()`, which frees what it holds. */
+export interface ListedBlob {
+  readonly hash: BlobHash
+  readonly storedBytes: number
+  /** When it was last put, put again, or held: milliseconds since 1970. */
+  readonly touchedMs: number
+}
+
+export interface RemoveOptions extends Abortable {
+  /** Leaves a blob that was touched at that time or later, or that a lease holds, with no gap in which either could happen. */
+  readonly idleSinceMs?: number | undefined
+}
+
+/** To be read once, or given up by `return()`, which frees what it holds. Its pieces belong to the reader. */
 export interface BlobStream extends AsyncIterable<Uint8Array> {
   readonly info: BlobInfo
 }
 
-/** Segments of `a-z A-Z 0-9 . _ -`, not `.` or `..`, joined by `/`; at most 512 characters. Values: `maxNameValueBytes`. */
+/**
+ * Segments of `a-z A-Z 0-9 . _ -` (1 to 120 characters, not `.` or `..`) joined by `/`; at most 512 characters. Other names are
+ * `invalid_request`. Values: `maxNameValueBytes`.
+ */
 export interface NameStore {
   set(name: string, value: Uint8Array, options?: Abortable): Promise<void>
   get(name: string, options?: Abortable): Promise<Uint8Array | undefined>

@@ -1,2 +1,3 @@
 export * from './blob-store.ts'
 export * from './content.ts'
+export { memoryStore } from './memory/memory-store.ts'
