@@ -8,6 +8,8 @@ export interface GatewayLimits {
   readonly maxHeldBodyBytes: number
   /** Largest uploaded image archive. */
   readonly maxUploadBytes: number
+  /** Largest file of an exported snapshot that is taken in; the store and the tenant's quota are what bound it first. */
+  readonly maxSnapshotFileBytes: number
   /** Request line and headers together. */
   readonly maxHeaderBytes: number
   /** Time for a client to send its headers. */
@@ -54,6 +56,7 @@ export const DEFAULT_LIMITS: GatewayLimits = {
   maxBodyBytes: LIMITS.maxBodyBytes.value,
   maxHeldBodyBytes: 256 * 1024 * 1024,
   maxUploadBytes: 16 * 1024 ** 3,
+  maxSnapshotFileBytes: 64 * 1024 ** 3,
   maxHeaderBytes: 16 * 1024,
   headersTimeoutMs: 10_000,
   bodyTimeoutMs: 30_000,

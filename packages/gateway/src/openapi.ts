@@ -59,7 +59,9 @@ const operation = (
     ...(route.description !== undefined && { description: route.description }),
     security: route.scope === 'public' ? [] : [{ key: [route.scope] }],
     parameters: parameters(route, input),
-    ...((route.body ?? route.upload) && { requestBody: { required: true, content: bodyContent(route, input) } }),
+    ...((route.body ?? route.upload) && {
+      requestBody: { required: !route.bodyOptional, content: bodyContent(route, input) },
+    }),
     ...(route.messages && {
       'x-messages': {
         client: input(route.messages.client),

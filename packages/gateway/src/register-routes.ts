@@ -204,7 +204,7 @@ const withoutToken = (request: FastifyRequest): unknown => {
 const bodyOf = (route: Route, request: FastifyRequest): unknown => {
   if (route.body && isUpload(route, request)) return undefined
   const bytes = bytesOf(request)
-  if (route.body) return parse(route.body, parseJson(bytes))
+  if (route.body) return parse(route.body, bytes.length === 0 && route.bodyOptional ? {} : parseJson(bytes))
   if (bytes.length > 0) throw new BrambleError('invalid_request', { detail: 'this request has no body' })
   return undefined
 }

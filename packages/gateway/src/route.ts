@@ -36,7 +36,7 @@ export interface Route<
   Query extends z.ZodType = z.ZodType,
   Body extends z.ZodType = z.ZodType,
 > {
-  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'DELETE'
+  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   /** With `:name` for parameters, and `*` at the end for all that follows: a path in a sandbox. */
   readonly path: string
   readonly tag: string
@@ -47,6 +47,8 @@ export interface Route<
   readonly params?: Params
   readonly query?: Query
   readonly body?: Body
+  /** No body is an empty object. */
+  readonly bodyOptional?: boolean
   /** Media types taken as a stream instead of JSON (`*`: any): the handler reads `request.raw`, `body` is then undefined. */
   readonly upload?: readonly string[]
   readonly answer: {

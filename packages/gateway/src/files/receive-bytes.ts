@@ -51,6 +51,16 @@ export async function* receiveBytes(
   }
 }
 
+/** Passes up to `maxBytes` on; more than that is `body_too_large`. */
+export async function* boundedBytes(body: AsyncIterable<Buffer>, maxBytes: number): AsyncGenerator<Buffer> {
+  let leftBytes = maxBytes
+  for await (const piece of body) {
+    leftBytes -= piece.length
+    if (leftBytes < 0) throw new BrambleError('body_too_large', { detail: `the body is larger than ${maxBytes} bytes` })
+    yield piece
+  }
+}
+
 const DRAIN_BYTES = 64 * 1024 * 1024
 const DRAIN_MS = 2_000
 

@@ -1,5 +1,6 @@
 import { BrambleError, parse, type StreamCommand, streamCommandSchema } from '@bramble/protocol'
 import { parseJson } from '../read-body.ts'
+import { instanceContext } from '../routes/instances.ts'
 import { errorMessage, resumeThen } from './live-call.ts'
 import type { LiveSocket } from './live-socket.ts'
 import { pendingInput } from './pending-input.ts'
@@ -19,13 +20,15 @@ export interface StreamCommandsOptions {
 
 /** What only looks: a key without the scope `execute` may send it. */
 const LOOKS: readonly StreamCommand['type'][] = ['get_state', 'watch', 'unwatch']
+/** What a paused instance is not resumed for. */
+const STANDS: readonly StreamCommand['type'][] = ['checkpoint', 'stop']
 
 /** Does what the messages of one connection ask for, in their order. What is wrong with one is told; the connection goes on. */
 export const streamCommands = (options: StreamCommandsOptions): ((data: Buffer, binary: boolean) => void) => {
   const { call, socket, watched, known, sendState, mayAct } = options
   const { lease, caller, context } = call
   const { stream } = lease
-  const { instances } = context.engine
+  const { instances, snapshots } = context.engine
   const input = pendingInput(socket, context.limits.livePendingBytes)
   let last: string | undefined
 
@@ -36,8 +39,8 @@ export const streamCommands = (options: StreamCommandsOptions): ((data: Buffer, 
     const detail = name === undefined ? 'this connection started no command' : `no command \`${name}\` runs`
     throw new BrambleError('not_found', { detail })
   }
-  const inBackground = (work: Promise<unknown>): void => {
-    work.catch((error: unknown) => socket.send(errorMessage(error)))
+  const inBackground = (work: Promise<unknown>, id?: string): void => {
+    work.catch((error: unknown) => socket.send(errorMessage(error, id)))
   }
 
   let stopping = false
@@ -50,6 +53,20 @@ export const streamCommands = (options: StreamCommandsOptions): ((data: Buffer, 
         stopping = false
       }),
     )
+  }
+
+  let checkpointing = false
+  /** One at a time: each is written to the store, and a client could ask faster than that goes. */
+  const checkpoint = async ({ id, name, memory }: Extract<StreamCommand, { type: 'checkpoint' }>): Promise<void> => {
+    if (checkpointing) throw new BrambleError('conflict', { detail: 'a checkpoint of this connection is under way' })
+    checkpointing = true
+    try {
+      const request = { labels: {}, ...(name !== undefined && { name }), ...(memory !== undefined && { memory }) }
+      const { id: snapshotId } = await snapshots.take(lease.id, request, instanceContext(caller, socket.signal))
+      await socket.send(JSON.stringify({ type: 'checkpoint', ...(id !== undefined && { id }), snapshotId }))
+    } finally {
+      checkpointing = false
+    }
   }
 
   const perform = (command: StreamCommand): void => {
@@ -79,7 +96,8 @@ export const streamCommands = (options: StreamCommandsOptions): ((data: Buffer, 
         holdWhile(socket, sendState())
         break
       case 'checkpoint':
-        throw new BrambleError('unsupported', { detail: 'this node takes no snapshots of instances' })
+        inBackground(checkpoint(command), command.id)
+        break
       case 'stop':
         stop()
         break
@@ -105,7 +123,7 @@ export const streamCommands = (options: StreamCommandsOptions): ((data: Buffer, 
       const looks = LOOKS.includes(command.type)
       if (!looks && !mayAct)
         throw new BrambleError('forbidden', { detail: `\`${command.type}\` needs the scope \`execute\`` })
-      if (known.status !== 'paused' || looks || command.type === 'stop') return perform(command)
+      if (known.status !== 'paused' || looks || STANDS.includes(command.type)) return perform(command)
       inBackground(resumeThen(call, socket, () => attempt(() => perform(command))))
     })
   }

@@ -1,6 +1,7 @@
-import type { ExecuteContext } from '@bramble/engine'
+import type { Engine, ExecuteContext } from '@bramble/engine'
 import {
   BrambleError,
+  type ExecutionSpec,
   executionEventSchema,
   executionIdSchema,
   executionParamsSchema,
@@ -8,12 +9,14 @@ import {
   executionResultSchema,
   executionSpecSchema,
   executionsQuerySchema,
+  forkRequestSchema,
   logsQuerySchema,
   pageSchema,
 } from '@bramble/protocol'
 import type { Caller } from '../auth.ts'
 import { pumpEvents } from '../event-pump.ts'
-import { json, route } from '../route.ts'
+import type { Answer } from '../idempotency.ts'
+import { type Call, json, route } from '../route.ts'
 
 /** On whose behalf the engine works, with what bounds. */
 export const executeContext = (caller: Caller, signal: AbortSignal, stream: boolean): ExecuteContext => ({
@@ -39,25 +42,51 @@ const execute = route({
   events: executionEventSchema,
   errors: ['image_not_found', 'unsupported', 'quota_exceeded', 'queue_full', 'sandbox_failed', 'sandbox_died'],
   idempotent: true,
-  handle: async (call, { engine }) => {
-    const execution = engine.execute(call.body, executeContext(call.caller, call.signal, call.streaming))
-    call.note(execution.id)
-    if (!call.streaming) return json(200, await execution.result)
-    // Its rejection is told as the stream's last event.
-    execution.result.catch(() => {})
-    const end = await pumpEvents(execution, call.openStream(), {
-      requestId: call.request.id,
-      outliveClient: call.request.headers['idempotency-key'] !== undefined,
-    })
-    if (!end) throw new BrambleError('internal', { detail: 'the events of the execution ended before its result' })
-    return 'error' in end ? json(end.error.status, end.error) : json(200, end.result)
-  },
-  replay: async (first, call, { engine }) => {
-    const id = executionIdSchema.parse(first.note)
-    const events = engine.executions.logs(id, call.caller.tenant, { signal: call.signal })
-    await pumpEvents(events, call.openStream(), { requestId: call.request.id })
-  },
+  handle: (call, { engine }) => runExecution(call, engine, call.body),
+  replay: (first, call, { engine }) => replayExecution(first.note, call, engine),
 })
+
+const fork = route({
+  method: 'POST',
+  path: '/api/v1/fork',
+  tag,
+  summary: 'Run a command in a branch of an instance, a snapshot, or what an execution left',
+  description:
+    'As `execute` with the mode `branched`: it begins with the files of `parent` and, where that works, its processes; `parent` goes on undisturbed.',
+  scope: 'execute',
+  body: forkRequestSchema,
+  answer: { status: 200, description: 'The result', schema: executionResultSchema },
+  events: executionEventSchema,
+  errors: [
+    ...(['not_found', 'conflict', 'unsupported', 'checkpoint_refused', 'snapshot_incompatible'] as const),
+    ...(['quota_exceeded', 'queue_full', 'sandbox_failed', 'sandbox_died'] as const),
+  ],
+  idempotent: true,
+  handle: (call, { engine }) => runExecution(call, engine, { ...call.body, mode: 'branched' }),
+  replay: (first, call, { engine }) => replayExecution(first.note, call, engine),
+})
+
+type ExecutionCall = Call<unknown, unknown, unknown>
+
+const runExecution = async (call: ExecutionCall, engine: Engine, spec: ExecutionSpec): Promise<Answer> => {
+  const execution = engine.execute(spec, executeContext(call.caller, call.signal, call.streaming))
+  call.note(execution.id)
+  if (!call.streaming) return json(200, await execution.result)
+  // Its rejection is told as the stream's last event.
+  execution.result.catch(() => {})
+  const end = await pumpEvents(execution, call.openStream(), {
+    requestId: call.request.id,
+    outliveClient: call.request.headers['idempotency-key'] !== undefined,
+  })
+  if (!end) throw new BrambleError('internal', { detail: 'the events of the execution ended before its result' })
+  return 'error' in end ? json(end.error.status, end.error) : json(200, end.result)
+}
+
+const replayExecution = async (note: string | undefined, call: ExecutionCall, engine: Engine): Promise<void> => {
+  const id = executionIdSchema.parse(note)
+  const events = engine.executions.logs(id, call.caller.tenant, { signal: call.signal })
+  await pumpEvents(events, call.openStream(), { requestId: call.request.id })
+}
 
 const list = route({
   method: 'GET',
@@ -124,4 +153,4 @@ const logs = route({
   },
 })
 
-export const executionRoutes = [execute, list, get, cancel, logs]
+export const executionRoutes = [execute, fork, list, get, cancel, logs]

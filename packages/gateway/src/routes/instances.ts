@@ -1,4 +1,4 @@
-import type { Instances } from '@bramble/engine'
+import type { InstanceContext, Instances } from '@bramble/engine'
 import {
   extendRequestSchema,
   type Instance,
@@ -9,7 +9,16 @@ import {
   instancesQuerySchema,
   pageSchema,
 } from '@bramble/protocol'
+import type { Caller } from '../auth.ts'
 import { json, route } from '../route.ts'
+
+/** On whose behalf the engine makes instances and snapshots. */
+export const instanceContext = ({ tenant, keyId, quota }: Caller, signal: AbortSignal): InstanceContext => ({
+  tenant,
+  keyId,
+  quota,
+  signal,
+})
 
 const tag = 'instances'
 const path = '/api/v1/instances'
@@ -25,10 +34,8 @@ const create = route({
   answer: { status: 201, description: 'The instance, running', schema: instanceSchema },
   errors: ['image_not_found', 'unsupported', 'conflict', 'quota_exceeded', 'queue_full', 'sandbox_failed'],
   idempotent: true,
-  handle: async ({ body, caller, signal }, { engine }) => {
-    const { tenant, keyId, quota } = caller
-    return json(201, await engine.instances.create(body, { tenant, keyId, quota, signal }))
-  },
+  handle: async ({ body, caller, signal }, { engine }) =>
+    json(201, await engine.instances.create(body, instanceContext(caller, signal))),
 })
 
 const list = route({

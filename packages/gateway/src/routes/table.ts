@@ -1,6 +1,7 @@
 import { openApiText } from '../openapi.ts'
 import { type Route, route } from '../route.ts'
 import { batchRoutes } from './batch.ts'
+import { branchRoutes } from './branches.ts'
 import { executionRoutes } from './executions.ts'
 import { imageRoutes } from './images.ts'
 import { instanceExecRoutes } from './instance-exec.ts'
@@ -12,6 +13,8 @@ import { liveRoutes } from './live.ts'
 import { operationRoutes } from './operations.ts'
 import { poolRoutes } from './pools.ts'
 import { portRoutes } from './ports.ts'
+import { snapshotFileRoutes } from './snapshot-files.ts'
+import { snapshotRoutes } from './snapshots.ts'
 import { sshKeyRoutes } from './ssh-keys.ts'
 import { usageRoutes } from './usage.ts'
 import { volumeRoutes } from './volumes.ts'
@@ -41,6 +44,9 @@ export const routeTable = (version: string): readonly Route[] => {
     ...instanceTreeRoutes,
     ...liveRoutes,
     ...portRoutes,
+    ...snapshotRoutes,
+    ...snapshotFileRoutes,
+    ...branchRoutes,
     ...imageRoutes,
     ...poolRoutes,
     ...keyRoutes,
