@@ -1,4 +1,4 @@
-import type { BlobHash } from '@bramble/protocol'
+import type { BlobHash, StoreStats } from '@bramble/protocol'
 
 /**
  * Bytes named by their SHA-256, and small mutable names that point at them.
@@ -40,6 +40,8 @@ export interface BlobStore extends AsyncDisposable {
   remove(hash: BlobHash, options?: RemoveOptions): Promise<boolean>
   readonly names: NameStore
   readonly leases: Leases
+  /** What it holds and what waits, from counts that it keeps. Absent: whoever wants to know adds up `list`. */
+  stats?(options?: Abortable): Promise<StoreStats>
   /** Resolves when everything that was put is where it is to be in the end (of `tiered`: in the lower tier, too). */
   settled(options?: Abortable): Promise<void>
   close(): Promise<void>
