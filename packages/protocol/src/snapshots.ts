@@ -269,7 +269,8 @@ export const cacheStatsSchema = z.object({
 export type CacheStats = z.infer<typeof cacheStatsSchema>
 export const storeStatsSchema = z.object({
   blobs: z.number().int(),
-  sizeBytes: z.number().int(),
+  /** Of their content, where the store counts it; `storedBytes` is after compression. */
+  sizeBytes: z.number().int().optional(),
   storedBytes: z.number().int(),
   maxBytes: z.number().int().nullable(),
   /** Waiting to go to the lower tier. */

@@ -16,6 +16,7 @@ import { portRoutes } from './ports.ts'
 import { snapshotFileRoutes } from './snapshot-files.ts'
 import { snapshotRoutes } from './snapshots.ts'
 import { sshKeyRoutes } from './ssh-keys.ts'
+import { storeRoutes } from './store.ts'
 import { usageRoutes } from './usage.ts'
 import { volumeRoutes } from './volumes.ts'
 
@@ -47,6 +48,7 @@ export const routeTable = (version: string): readonly Route[] => {
     ...snapshotRoutes,
     ...snapshotFileRoutes,
     ...branchRoutes,
+    ...storeRoutes,
     ...imageRoutes,
     ...poolRoutes,
     ...keyRoutes,

@@ -1,0 +1,41 @@
+import type { BlobStore } from '@bramble/blobs'
+import { type StoreStats, storeCollectionSchema, storeStatsSchema } from '@bramble/protocol'
+import { json, route } from '../route.ts'
+
+const tag = 'store'
+const path = '/api/v1/store'
+
+const show = route({
+  method: 'GET',
+  path,
+  tag,
+  summary: 'What the store of blobs holds, and what waits to go to its lower tier',
+  scope: 'admin',
+  answer: { status: 200, description: 'Its state', schema: storeStatsSchema },
+  errors: ['store_unavailable'],
+  handle: async ({ signal }, { engine }) => json(200, await statsOf(engine.blobs, signal)),
+})
+
+const collect = route({
+  method: 'POST',
+  path: `${path}/collect`,
+  tag,
+  summary: 'Remove blobs and states of sandboxes that nothing needs any more',
+  description: 'It runs by itself now and then.',
+  scope: 'admin',
+  answer: { status: 200, description: 'What was removed', schema: storeCollectionSchema },
+  errors: ['conflict', 'store_unavailable', 'store_read_only'],
+  handle: async ({ signal }, { engine }) => json(200, await engine.snapshots.collect({ signal })),
+})
+
+const statsOf = async (blobs: BlobStore, signal: AbortSignal): Promise<StoreStats> => {
+  if (blobs.stats) return blobs.stats({ signal })
+  const stats = { blobs: 0, storedBytes: 0, maxBytes: null, pendingUploads: 0, pendingBytes: 0 }
+  for await (const { storedBytes } of blobs.list({ signal })) {
+    stats.blobs++
+    stats.storedBytes += storedBytes
+  }
+  return stats
+}
+
+export const storeRoutes = [show, collect]
