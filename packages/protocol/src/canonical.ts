@@ -53,6 +53,10 @@ const digestFiles = (files: NonNullable<ExecutionSpec['files']>, sha256: Sha256)
   return digests
 }
 
+/** Whether outputs that are too large for the answer come as blobs. */
+export const outputsAsBlobs = ({ outputBlobs, mode }: Pick<ExecutionSpec, 'outputBlobs' | 'mode'>): boolean =>
+  outputBlobs ?? mode === 'cached'
+
 /**
  * The input hash: SHA-256 of the canonical JSON of what determines an execution. Labels, time to live and other things
  * that do not change the result are left out. `imageDigest` stands for the image, since names move.
@@ -78,6 +82,8 @@ export const inputHash = (spec: ExecutionSpec, imageDigest: string, sha256: Sha2
       volumes: spec.volumes,
       secrets: spec.secrets,
       outputs: spec.outputs,
+      // An output that is too large has a digest then, instead of a reason.
+      outputBlobs: spec.outputs?.length && outputsAsBlobs(spec) ? true : undefined,
     }),
   )
 }

@@ -45,6 +45,9 @@ export const LIMITS = {
   maxTenantVolumes: { value: 256, why: 'each is a subvolume of the node' },
   maxVolumes: { value: 32, why: 'mounted in one sandbox' },
   maxBlobBytes: { value: 64 * 1024 * 1024 * 1024, why: 'one blob that a client puts, or one content of a snapshot' },
+  maxBlobTtlMs: { value: 366 * 24 * 3_600_000, why: 'a year; putting the blob again begins it anew' },
+  maxTenantBlobs: { value: 100_000, why: 'each has a row in the database of the node' },
+  maxTenantBlobBytes: { value: 256 * 1024 * 1024 * 1024, why: 'where the key has no `storageBytes`' },
   maxNameValueBytes: { value: 1024 * 1024, why: 'the value of a name is held in memory' },
   maxSnapshotEntries: {
     value: 2_000_000,

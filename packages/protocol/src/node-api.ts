@@ -168,6 +168,8 @@ export const quotaSchema = z.strictObject({
   cpus: z.number().min(0.01).optional(),
   memoryMb: z.number().int().min(1).optional(),
   requestsPerSecond: z.number().min(0.01).optional(),
+  /** Of the tenant's blobs. */
+  storageBytes: z.number().int().min(1).optional(),
 })
 
 export const keyRequestSchema = z.strictObject({

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { executionIdSchema } from './ids.ts'
+import { blobHashSchema } from './snapshot-manifest.ts'
 import { labelsSchema, modeSchema } from './spec.ts'
 
 export const executionStatusSchema = z.enum(['succeeded', 'failed', 'timeout', 'cancelled', 'oom', 'error'])
@@ -7,9 +8,10 @@ export const executionStatusSchema = z.enum(['succeeded', 'failed', 'timeout', '
 /** How bytes are written in JSON: UTF-8 text where they are valid UTF-8, else base64. */
 export const encodingSchema = z.enum(['utf8', 'base64'])
 
-/** A declared output: its bytes with their digest, or why there are none. */
+/** A declared output: its bytes with their digest, or the blob that holds them (`outputBlobs`), or why there are none. */
 export const outputFileSchema = z.union([
   z.object({ encoding: encodingSchema, content: z.string(), sizeBytes: z.number().int(), sha256: z.string() }),
+  z.object({ blob: blobHashSchema, sizeBytes: z.number().int(), sha256: z.string() }),
   z.object({
     error: z.enum(['not_found', 'not_a_file', 'too_large', 'unreadable']),
     sizeBytes: z.number().int().optional(),

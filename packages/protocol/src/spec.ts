@@ -124,7 +124,12 @@ export const executionSpecSchema = z
     volumes: z.array(volumeMountSchema).max(LIMITS.maxVolumes.value).optional(),
     caches: z.array(cacheNameSchema).max(8).optional(),
     outputs: z.array(pathSchema).max(LIMITS.maxOutputs.value).optional(),
-    cacheTtlMs: z.number().int().min(0).optional(),
+    /** In mode `cached`: how old a result may be that answers, and how long this one is kept. 0: neither. */
+    cacheTtlMs: z.number().int().min(0).max(LIMITS.maxCacheTtlMs.value).optional(),
+    /** In mode `cached`: results of commands that exit with another code than 0 are kept too. */
+    cacheFailures: z.boolean().optional(),
+    /** Outputs that are too large for the answer come as blobs. Default: in mode `cached`. */
+    outputBlobs: z.boolean().optional(),
     ttlMs: z.number().int().min(1).optional(),
     idleTtlMs: z.number().int().min(1).optional(),
     labels: labelsSchema.optional(),
