@@ -167,6 +167,8 @@ export const quotaSchema = z.strictObject({
   concurrentSandboxes: z.number().int().min(1).optional(),
   cpus: z.number().min(0.01).optional(),
   memoryMb: z.number().int().min(1).optional(),
+  /** What its snapshots may take in the store, after compression. */
+  storageMb: z.number().int().min(1).optional(),
   requestsPerSecond: z.number().min(0.01).optional(),
   /** Of the tenant's blobs. */
   storageBytes: z.number().int().min(1).optional(),

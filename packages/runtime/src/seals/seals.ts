@@ -20,6 +20,8 @@ import type { Abortable } from '../runtime.ts'
  * `snapshot_incompatible` (the reason), `unsupported`, `store_full`.
  */
 export interface SealStore {
+  /** What a memory image that is made here requires; there where `capabilities.checkpoint` says so. */
+  readonly offers?: MemoryRequirements
   list(): Promise<SealInfo[]>
   /** One that is not there is removed already. Sandboxes that continued from it are not touched. */
   remove(name: string): Promise<void>
