@@ -58,6 +58,7 @@ export const LIMITS = {
   maxBranches: { value: 100, why: 'branches that one request may make' },
   maxMergeBranches: { value: 32, why: 'states that one merge may fold together' },
   maxMergeTextBytes: { value: 4 * 1024 * 1024, why: 'a file that is merged by lines is held in memory' },
+  maxMergeTextLines: { value: 500_000, why: 'a merge by lines takes memory and time for each; a longer text is as a binary' },
   maxConflicts: { value: 1000, why: 'conflicts of a merge are one JSON document' },
   maxDiffEntries: { value: 10_000, why: 'a diff is one JSON document' },
   maxCachedResultBytes: { value: 16 * 1024 * 1024, why: 'a larger result is not cached' },

@@ -39,7 +39,7 @@ const attributes = {
   /** Extended attributes (xattr(7)): name to base64; of the `user.` and `security.capability` kinds only. */
   xattrs: z.record(z.string().max(255), z.base64().max(90_000)).optional(),
 }
-/** Relative to the root, without `.` and `..`; `base64` where it is no UTF-8. */
+/** Relative to the root, without `.` and `..`. `base64` where it, or the entry's target, is no UTF-8: then both are in base64. */
 const path = { path: z.string().min(1).max(8192), encoding: z.literal('base64').optional() }
 
 /**

@@ -34,9 +34,14 @@ export interface ImageFile {
   readonly uid: number
   readonly gid: number
   readonly modifiedNs: string
+  /** As in a `TreeEntry`; absent: nobody knows, and no attribute is taken for one that it had. */
+  readonly xattrs?: Readonly<Record<string, string>>
   /** Of a regular file of at most `maxMergeTextBytes`. */
   read(): Promise<Uint8Array>
-  readonly target?: string
+  /** What is in a directory, in any order. Needed where one branch removed a directory of the image and another kept it. */
+  names(): Promise<readonly Buffer[]>
+  /** Of a symlink. */
+  readonly target?: Buffer
   readonly sizeBytes: number
 }
 
