@@ -8,11 +8,16 @@ import { ExecutionBuilder } from './execution-builder.ts'
 import type { ExecutionStream } from './execution-stream.ts'
 import { type Executions, executions } from './executions.ts'
 import { type Images, images } from './images.ts'
+import { ownInstance } from './instances/instance.ts'
 import { type Instances, instances } from './instances/instances.ts'
 import { type Keys, keys } from './keys.ts'
 import { SDK_LIMITS } from './limits.ts'
 import { type MapOptions, map, type RaceResult, type Runnable, race, specOf } from './many.ts'
 import { health, type PrewarmInput, pools, prewarm, type UsageQuery, usage } from './operations.ts'
+import { type Branches, branches } from './snapshots/branches.ts'
+import { type Merge, mergeOf } from './snapshots/merge.ts'
+import { type Snapshots, snapshots } from './snapshots/snapshots.ts'
+import { refOf, type StateRef } from './snapshots/state-ref.ts'
 import type { WebSocketClass } from './socket/open-socket.ts'
 import type { SocketOpener } from './socket/socket.ts'
 import { type SshKeys, sshKeys } from './ssh-keys.ts'
@@ -52,10 +57,13 @@ export type RunOptions = Omit<ExecutionSpecInput, 'command'> & Resources & Execu
  */
 export class Bramble {
   readonly url: string
+  readonly branches: Branches
   readonly executions: Executions
   readonly images: Images
   readonly instances: Instances
   readonly keys: Keys
+  readonly merge: Merge
+  readonly snapshots: Snapshots
   readonly sshKeys: SshKeys
   readonly volumes: Volumes
   readonly #transport: Transport
@@ -80,8 +88,12 @@ export class Bramble {
     this.#executor = { transport: this.#transport, timeoutMs: options.timeoutMs }
     this.executions = executions(this.#transport)
     this.images = images(this.#transport)
-    this.instances = instances({ transport: this.#transport, retry })
+    const context = { transport: this.#transport, retry }
+    this.branches = branches(this.#transport, ownInstance(context))
+    this.instances = instances(context)
     this.keys = keys(this.#transport)
+    this.merge = mergeOf(this.#transport) as Merge
+    this.snapshots = snapshots(this.#transport, ownInstance(context))
     this.sshKeys = sshKeys(this.#transport)
     this.volumes = volumes(this.#transport)
   }
@@ -107,6 +119,14 @@ export class Bramble {
   ): ExecutionBuilder | Promise<ExecutionResult> {
     if (typeof what === 'string' || Array.isArray(what)) return new ExecutionBuilder(this.#executor, { command: what })
     return send(this.#executor, what, options)
+  }
+
+  /**
+   * A command in a branch of an instance, a snapshot, or what an execution left, which goes on undisturbed:
+   * `fork(box).run('./v1')`, or described further as `execute` is.
+   */
+  fork(parent: StateRef): ExecutionBuilder {
+    return new ExecutionBuilder(this.#executor, { command: '', mode: 'branched', parent: refOf(parent) })
   }
 
   /** Runs it and gives its events as they happen, with `result` at the end. */

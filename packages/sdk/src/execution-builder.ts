@@ -3,6 +3,7 @@ import { toBase64 } from './bytes.ts'
 import type { ExecuteOptions } from './call.ts'
 import { type Executor, send, streamOf } from './execute.ts'
 import type { ExecutionStream } from './execution-stream.ts'
+import { refOf, type StateRef } from './snapshots/state-ref.ts'
 
 type ResourcesInput = NonNullable<ExecutionSpecInput['resources']>
 type NetworkInput = NonNullable<ExecutionSpecInput['network']>
@@ -43,8 +44,23 @@ export class ExecutionBuilder {
     return this.#with({ image })
   }
 
+  /** What to run, instead of what was given before. */
+  command(command: string | string[]): ExecutionBuilder {
+    return this.#with({ command })
+  }
+
   mode(mode: ExecutionMode): ExecutionBuilder {
     return this.#with({ mode })
+  }
+
+  /** Begins in the state of a snapshot, instead of a fresh one. */
+  from(snapshot: StateRef): ExecutionBuilder {
+    return this.#with({ checkpoint: refOf(snapshot) })
+  }
+
+  /** The kept result of an equal execution, where there is one; a new one is kept for `ttlMs`, or until it is forgotten. */
+  cached({ ttlMs }: { readonly ttlMs?: number | undefined } = {}): ExecutionBuilder {
+    return this.#with({ mode: 'cached', ...(ttlMs !== undefined && { cacheTtlMs: ttlMs }) })
   }
 
   runtime(runtime: RuntimeChoice): ExecutionBuilder {
@@ -145,6 +161,11 @@ export class ExecutionBuilder {
   /** Runs it; resolves with the result. Options given here win over those of the builder; of two signals either cancels. */
   send(options: ExecuteOptions = {}): Promise<ExecutionResult> {
     return send(this.#executor, this.spec, this.#merged(options))
+  }
+
+  /** Runs this command with all the rest of the description. */
+  run(command: string | string[], options: ExecuteOptions = {}): Promise<ExecutionResult> {
+    return this.command(command).send(options)
   }
 
   /** Runs it; gives its events as they happen, and `result` at the end. */

@@ -1,7 +1,9 @@
 export type {
   ApiKey,
   BatchResponse,
+  Branch,
   CacheName,
+  DiffEntry,
   ErrorCode,
   ExecutionRecord,
   ExecutionResult,
@@ -12,11 +14,17 @@ export type {
   InstanceSpecInput,
   InstanceStats,
   InstanceStatus,
+  MergeConflict,
+  MergeResponse,
+  MergeStrategy,
   NewApiKey,
   OutputFile,
   Pool,
   Quota,
   Scope,
+  Snapshot,
+  SnapshotChange,
+  SnapshotDiff,
   SshKey,
   UsageRow,
   Volume,
@@ -58,6 +66,24 @@ export type { MapOptions, RaceResult, Runnable } from './many.ts'
 export type { Health, PrewarmInput, UsageQuery, UsageReport } from './operations.ts'
 export { Output } from './output.ts'
 export type { ListQuery, Page, PagedList } from './page.ts'
+export type {
+  Branches,
+  BranchesQuery,
+  BranchOptions,
+  BranchWish,
+  MadeBranch,
+  MadeBranches,
+} from './snapshots/branches.ts'
+export { type Merge, MergeConflictError, type Merged, type MergeInput } from './snapshots/merge.ts'
+export type {
+  ExportOptions,
+  ImportOptions,
+  RestoreOptions,
+  Snapshots,
+  SnapshotsQuery,
+} from './snapshots/snapshots.ts'
+export type { StateRef } from './snapshots/state-ref.ts'
+export type { SnapshotOptions } from './snapshots/take.ts'
 export type { WebSocketClass } from './socket/open-socket.ts'
 export type { SshKeyInput, SshKeys } from './ssh-keys.ts'
 export type { VolumeInput, Volumes } from './volumes.ts'

@@ -16,6 +16,8 @@ export const SDK_LIMITS = {
   requestTimeoutMs: 30_000,
   /** What an execution's request may wait beyond the command's own `timeoutMs`: the queue, and making a sandbox. */
   executionGraceMs: 120_000,
+  /** How long the request for a snapshot, a restore, branches or a merge may wait: they may read and write much. */
+  snapshotTimeoutMs: 900_000,
   /**
    * Executions that may run longer than this are asked for as a stream, whose heartbeats keep the connection alive:
    * HTTP clients give up on an answer whose head takes too long (300 s for the `fetch` of Node), and so do proxies.

@@ -16,7 +16,7 @@ export type Content = Blob | Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array
 
 /** One request to the node. */
 export interface Request {
-  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE'
+  readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   /** From `/`, below the URL of the node. */
   readonly path: string
   readonly query?: Record<string, string | number | boolean | Uint8Array | undefined>

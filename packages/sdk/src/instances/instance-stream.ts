@@ -28,6 +28,12 @@ export interface ProcessOptions extends Omit<ExecMessage, 'type' | 'command'> {
   readonly signal?: AbortSignal | undefined
 }
 
+export interface CheckpointOptions {
+  readonly name?: string | undefined
+  /** True: with its processes, or not at all. False: the files alone. Default: with them where that works. */
+  readonly memory?: boolean | undefined
+}
+
 export interface WatchOptions {
   /** Default true. */
   readonly recursive?: boolean | undefined
@@ -68,6 +74,8 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
   readonly #processes = new Map<string, StreamProcess>()
   /** Commands that the node has not confirmed yet, by id. */
   readonly #unconfirmed = new Map<string, { message: ExecMessage; begun: PromiseWithResolvers<void> }>()
+  /** Asked for on the present connection, and not answered yet. */
+  readonly #checkpoints = new Map<string, PromiseWithResolvers<string>>()
   readonly #readers = new Set<Feed<InstanceEvent>>()
   readonly #watching = new Map<string, Watching[]>()
   #watchTurn: Promise<void> = Promise.resolve()
@@ -203,6 +211,20 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
     return state
   }
 
+  /** Takes a snapshot of the instance, and resolves with its id. One at a time. */
+  async checkpoint({ name, memory }: CheckpointOptions = {}): Promise<string> {
+    const id = newId('request')
+    const taken = Promise.withResolvers<string>()
+    taken.promise.catch(() => undefined)
+    this.#checkpoints.set(id, taken)
+    try {
+      await this.#send({ type: 'checkpoint', id, name, memory })
+      return await taken.promise
+    } finally {
+      this.#checkpoints.delete(id)
+    }
+  }
+
   /** Stops the instance, and resolves when the stream has ended. */
   async stop(): Promise<void> {
     await this.#send({ type: 'stop' })
@@ -274,9 +296,15 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
           this.#lastError = error
           for (const ready of this.#unready.values()) ready.reject(error)
           this.#unready.clear()
-        } else this.#unconfirmed.get(event.id)?.begun.reject(error)
+        } else {
+          this.#unconfirmed.get(event.id)?.begun.reject(error)
+          this.#checkpoints.get(event.id)?.reject(error)
+        }
         return undefined
       }
+      case 'checkpoint':
+        if (event.id !== undefined) this.#checkpoints.get(event.id)?.resolve(event.snapshotId)
+        return undefined
       case 'file_event': {
         let wait: Promise<void> | undefined
         for (const watch of [...this.#watching.values()].flat())
@@ -308,6 +336,8 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
   /** A new connection: what this one asked for is asked for again. */
   #again(): void {
     this.#resendAt = Number.POSITIVE_INFINITY
+    const detail = 'the connection broke before the answer; `snapshots.list` tells whether it was taken'
+    for (const taken of this.#checkpoints.values()) taken.reject(new BrambleError('connection_failed', { detail }))
     for (const [path, [first]] of this.#watching)
       this.#send({ type: 'watch', path, recursive: first?.recursive })?.catch(() => undefined)
   }
@@ -362,6 +392,7 @@ export class InstanceStream implements AsyncIterable<InstanceEvent>, AsyncDispos
       (status === 'stopped' || status === 'deleted' ? new BrambleError('instance_stopped', { detail }) : undefined)
     for (const process of this.#processes.values()) process.tell.lost(why)
     for (const { begun } of this.#unconfirmed.values()) begun.reject(why ?? cancelled(undefined))
+    for (const taken of this.#checkpoints.values()) taken.reject(why ?? cancelled(undefined))
     for (const reader of this.#readers) reader.end(error)
     for (const reader of this.#stateReaders) reader.reject(why ?? cancelled(undefined))
     for (const { changes } of [...this.#watching.values()].flat()) changes.end(error)

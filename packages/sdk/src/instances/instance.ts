@@ -4,11 +4,14 @@ import {
   instanceSchema,
   instanceStatsSchema,
   type Instance as Record,
+  type Snapshot,
 } from '@bramble/protocol'
 import type { RetryPolicy } from '../backoff.ts'
 import type { CallOptions } from '../call.ts'
 import { escapeText } from '../escape.ts'
 import { SDK_LIMITS } from '../limits.ts'
+import { type BranchOptions, makeBranches } from '../snapshots/branches.ts'
+import { type SnapshotOptions, takeSnapshot } from '../snapshots/take.ts'
 import type { Transport } from '../transport.ts'
 import { type ExecOptions, InstanceExec } from './exec.ts'
 import { type Files, filesOf } from './files.ts'
@@ -44,6 +47,12 @@ export const changeInstance = (
     },
     instanceSchema,
   )
+
+/** One that the caller asked to be made: it is theirs to delete. */
+export const ownInstance =
+  (context: InstanceContext) =>
+  (record: Record): Instance =>
+    new Instance(context, record, { deletes: true })
 
 /**
  * A sandbox that outlives one command. `await using` deletes one that `instances.start` made, unless it is kept (`keep`);
@@ -102,9 +111,12 @@ export class Instance implements AsyncDisposable {
     return this.#change('stop', undefined, options)
   }
 
-  /** Freezes its processes: they use no processor until it is resumed. */
-  pause(options?: CallOptions): Promise<this> {
-    return this.#change('pause', undefined, options)
+  /**
+   * Freezes its processes: they use no processor until it is resumed. With `snapshot` its state is saved, too, so that it
+   * outlives the host, and `info.snapshotId` names it.
+   */
+  pause({ snapshot, ...options }: CallOptions & { readonly snapshot?: boolean | undefined } = {}): Promise<this> {
+    return this.#change('pause', snapshot === undefined ? undefined : { snapshot }, options)
   }
 
   resume(options?: CallOptions): Promise<this> {
@@ -121,6 +133,21 @@ export class Instance implements AsyncDisposable {
     this.#deletes = false
     const request = { method: 'DELETE', path: this.#path, requestTimeoutMs: SDK_LIMITS.executionGraceMs } as const
     await this.#context.transport.none({ ...request, ...options })
+  }
+
+  /** Its state, kept: the files, and the processes with their memory where that works. It goes on after a moment. */
+  snapshot(options?: SnapshotOptions): Promise<Snapshot> {
+    return takeSnapshot(this.#context.transport, this.#path, options)
+  }
+
+  /**
+   * Instances that continue from its present state, each on its own; this one goes on undisturbed. `await using` deletes
+   * a branch, unless it is kept. `bramble.branches.create` also runs a command in each.
+   */
+  async branch(count = 1, options: BranchOptions = {}): Promise<Instance[]> {
+    const place = { path: `${this.#path}/branch`, toInstance: ownInstance(this.#context) }
+    const { items } = await makeBranches(this.#context.transport, place, { ...options, count })
+    return items.map(({ instance }) => instance)
   }
 
   /** A command: await it for its result, or `.stream()` it. A string goes to `sh -c`, an array is an argv. */

@@ -3,7 +3,7 @@ import type { CallOptions } from '../call.ts'
 import { escapeText } from '../escape.ts'
 import { SDK_LIMITS } from '../limits.ts'
 import { type ListQuery, type PagedList, pagedList } from '../page.ts'
-import { changeInstance, INSTANCES_PATH, Instance, type InstanceContext } from './instance.ts'
+import { changeInstance, INSTANCES_PATH, Instance, type InstanceContext, ownInstance } from './instance.ts'
 
 type Resources = NonNullable<InstanceSpecInput['resources']>
 
@@ -21,7 +21,8 @@ export interface InstanceManager {
   /** Makes an instance by its spec, and resolves when it runs; or starts one again that was stopped, by its id or name. */
   start(what?: StartOptions | string, options?: CallOptions): Promise<Instance>
   stop(ref: string, options?: CallOptions): Promise<Instance>
-  pause(ref: string, options?: CallOptions): Promise<Instance>
+  /** With `snapshot` its state is saved, too, so that it outlives the host. */
+  pause(ref: string, options?: CallOptions & { readonly snapshot?: boolean | undefined }): Promise<Instance>
   resume(ref: string, options?: CallOptions): Promise<Instance>
 }
 
@@ -48,7 +49,7 @@ export const instances = (context: InstanceContext): Instances => {
       { ...request, body: specOf(options), requestTimeoutMs, ...call },
       instanceSchema,
     )
-    return new Instance(context, record, { deletes: true })
+    return ownInstance(context)(record)
   }
   return {
     start: async (what = {}, options = {}) =>
@@ -56,7 +57,8 @@ export const instances = (context: InstanceContext): Instances => {
         ? kept(await changeInstance(context, what, 'start', undefined, options))
         : create(what, options),
     stop: async (ref, options) => kept(await changeInstance(context, ref, 'stop', undefined, options)),
-    pause: async (ref, options) => kept(await changeInstance(context, ref, 'pause', undefined, options)),
+    pause: async (ref, { snapshot, ...options } = {}) =>
+      kept(await changeInstance(context, ref, 'pause', snapshot === undefined ? undefined : { snapshot }, options)),
     resume: async (ref, options) => kept(await changeInstance(context, ref, 'resume', undefined, options)),
     extend: async (ref, ttlMs, options) => kept(await changeInstance(context, ref, 'extend', { ttlMs }, options)),
     get: async (ref, options = {}) =>
