@@ -19,7 +19,7 @@ static int overlay_attribute(int fd, const char *name, struct attributes *found,
 		found->whiteout = true;
 	/* The bytes, or the name, are elsewhere: the layer does not tell by itself what is there. */
 	else if (strcmp(word, "metacopy") == 0 || strcmp(word, "redirect") == 0)
-		return errno = 0, fail("%s is only half in the layer (overlayfs %s)", path, word);
+		return refuse("%s is only half in the layer (overlayfs %s)", path, word);
 	return 0;
 }
 
@@ -29,7 +29,7 @@ static int keep(int fd, const char *name, struct attributes *found, const char *
 	char *at = found->data + found->bytes;
 	size_t room = sizeof found->data - found->bytes;
 	if (room < sizeof header + header.name_bytes + MAX_ATTRIBUTE_BYTES)
-		return errno = 0, fail("%s has too many bytes of attributes", path);
+		return refuse("%s has too many bytes of attributes", path);
 	ssize_t bytes = fgetxattr(fd, name, at + sizeof header + header.name_bytes, MAX_ATTRIBUTE_BYTES);
 	if (bytes < 0)
 		return errno == ENODATA ? 0 : fail("an attribute of %s", path);

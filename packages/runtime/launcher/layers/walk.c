@@ -287,7 +287,7 @@ static int list(struct frame *frame)
 			continue;
 		uint8_t type = type_of(frame->fd, entry);
 		if (++listed > max_listed)
-			result = (errno = 0, fail("there are more than %llu files", (unsigned long long)max_listed));
+			result = refuse("there are more than %llu files", (unsigned long long)max_listed);
 		else if (add_name(frame, entry->d_name, type, false) != 0 || (type == DT_DIR && add_name(frame, entry->d_name, type, true) != 0))
 			result = -1;
 	}
@@ -351,7 +351,7 @@ static int step(void)
 	const char *text = frame->bytes + name.at;
 	size_t length = frame->path_bytes + name.bytes;
 	if (length + 1 > MAX_PATH_BYTES)
-		return errno = 0, fail("a path is longer than %d bytes", MAX_PATH_BYTES);
+		return refuse("a path is longer than %d bytes", MAX_PATH_BYTES);
 	memcpy(path + frame->path_bytes, text, name.bytes);
 	if (!name.below)
 		return put_entry(frame->fd, &name, text, length);
@@ -372,7 +372,7 @@ int walk(const char *directory, uint64_t max_entries, bool is_plain)
 	}
 	while (result == 0 && depth > 0)
 		result = step();
-	struct header last = { .type = result == 0 ? '.' : '!', .size = result == 0 ? entries : 0 };
+	struct header last = { .type = result == 0 ? '.' : '!', .size = result == 0 ? entries : 0, .flags = fault == REFUSED };
 	size_t text = result == 0 ? 0 : strlen(failure);
 	last.path_bytes = (uint32_t)text;
 	last.bytes = (uint32_t)(sizeof last + text);
