@@ -1,6 +1,7 @@
 import type { BlobStore } from '@bramble/blobs'
 import type { ExecutionStatus, Timings } from '@bramble/protocol'
 import type { ImageStore, Runtime } from '@bramble/runtime'
+import type { CacheSource } from './cache/result-cache.ts'
 import type { EngineLimits } from './engine.ts'
 
 export interface OpenEngineOptions {
@@ -63,7 +64,15 @@ export type EngineNotice =
   | { readonly type: 'sandboxNotDestroyed'; readonly runtime: string }
   | { readonly type: 'historyFlushed'; readonly records: number; readonly durationMs: number }
   | { readonly type: 'historyNotFlushed' }
+  /** A request of mode `cached` was answered. */
+  | { readonly type: 'cache'; readonly source: CacheSource }
+  | { readonly type: 'cacheRemoved'; readonly reason: CacheRemoval; readonly count: number }
+  /** A tier of the cache does not answer. */
+  | { readonly type: 'cacheTier'; readonly tier: 'redis' | 'store' }
   | { readonly type: 'instance'; readonly change: InstanceChangeKind; readonly runtime: string }
+
+/** `damaged`: it was not what it said it was. */
+export type CacheRemoval = 'evicted' | 'expired' | 'invalidated' | 'damaged'
 
 /** `ended`: its sandbox ended by itself. */
 export type InstanceChangeKind = 'started' | 'stopped' | 'paused' | 'resumed' | 'ended' | 'deleted' | 'attached'

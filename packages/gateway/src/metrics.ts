@@ -1,4 +1,4 @@
-import type { Engine, EngineNotice } from '@bramble/engine'
+import type { CacheSource, Engine, EngineNotice } from '@bramble/engine'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { LiveRegistry } from './live/live-registry.ts'
 
@@ -86,6 +86,9 @@ const noticeCounter = (registers: Registry[]): ((notice: EngineNotice) => void) 
   const failures = count('sandbox_failures_total', 'Sandboxes that could not be made or destroyed', 'what', 'runtime')
   const changes = count('instance_changes_total', 'What happened to instances', 'change', 'runtime')
   const flushFailures = count('history_flush_failures_total', 'Writes of the history that failed')
+  const cached = count('bramble_cache_requests_total', 'Executions of mode `cached`, by where the result was', 'outcome')
+  const removed = count('bramble_cache_removed_total', 'Cached results that were removed', 'reason')
+  const tiers = count('bramble_cache_tier_failures_total', 'Failures of what is below the cache in memory', 'tier')
   const queued = time('execution_queued_seconds', 'Waiting for a place on the node')
   const starts = time('execution_start_seconds', 'Getting a sandbox for an execution, from the pool or made')
   const runs = time('execution_run_seconds', 'Running the command')
@@ -119,6 +122,12 @@ const noticeCounter = (registers: Registry[]): ((notice: EngineNotice) => void) 
         return failures.inc({ what: 'destroy', runtime: notice.runtime })
       case 'historyNotFlushed':
         return flushFailures.inc()
+      case 'cache':
+        return cached.inc({ outcome: CACHE_OUTCOMES[notice.source] })
+      case 'cacheRemoved':
+        return removed.inc({ reason: notice.reason }, notice.count)
+      case 'cacheTier':
+        return tiers.inc({ tier: notice.tier })
       case 'instance':
         return changes.inc({ change: notice.change, runtime: notice.runtime })
       default:
@@ -126,6 +135,14 @@ const noticeCounter = (registers: Registry[]): ((notice: EngineNotice) => void) 
     }
   }
 }
+
+const CACHE_OUTCOMES = {
+  memory: 'hit_memory',
+  store: 'hit_store',
+  shared: 'hit_shared',
+  joined: 'joined',
+  executed: 'miss',
+} as const satisfies Record<CacheSource, string>
 
 /** Set when someone asks, so that they cost nothing in between. */
 const stateGauges = (registers: Registry[]): ((engine: Engine, live: Pick<LiveRegistry, 'open'>) => void) => {
