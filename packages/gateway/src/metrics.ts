@@ -86,7 +86,11 @@ const noticeCounter = (registers: Registry[]): ((notice: EngineNotice) => void) 
   const failures = count('sandbox_failures_total', 'Sandboxes that could not be made or destroyed', 'what', 'runtime')
   const changes = count('instance_changes_total', 'What happened to instances', 'change', 'runtime')
   const flushFailures = count('history_flush_failures_total', 'Writes of the history that failed')
-  const cached = count('bramble_cache_requests_total', 'Executions of mode `cached`, by where the result was', 'outcome')
+  const cached = count(
+    'bramble_cache_requests_total',
+    'Executions of mode `cached`, by where the result was',
+    'outcome',
+  )
   const removed = count('bramble_cache_removed_total', 'Cached results that were removed', 'reason')
   const tiers = count('bramble_cache_tier_failures_total', 'Failures of what is below the cache in memory', 'tier')
   const queued = time('execution_queued_seconds', 'Waiting for a place on the node')

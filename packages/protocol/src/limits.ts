@@ -47,7 +47,7 @@ export const LIMITS = {
   maxBlobBytes: { value: 64 * 1024 * 1024 * 1024, why: 'one blob that a client puts, or one content of a snapshot' },
   maxBlobTtlMs: { value: 366 * 24 * 3_600_000, why: 'a year; putting the blob again begins it anew' },
   maxTenantBlobs: { value: 100_000, why: 'each has a row in the database of the node' },
-  maxTenantBlobBytes: { value: 256 * 1024 * 1024 * 1024, why: 'where the key has no `storageBytes`' },
+  maxTenantBlobBytes: { value: 256 * 1024 * 1024 * 1024, why: 'where the key has no `storageMb`' },
   maxNameValueBytes: { value: 1024 * 1024, why: 'the value of a name is held in memory' },
   maxSnapshotEntries: {
     value: 2_000_000,
@@ -58,7 +58,10 @@ export const LIMITS = {
   maxBranches: { value: 100, why: 'branches that one request may make' },
   maxMergeBranches: { value: 32, why: 'states that one merge may fold together' },
   maxMergeTextBytes: { value: 4 * 1024 * 1024, why: 'a file that is merged by lines is held in memory' },
-  maxMergeTextLines: { value: 500_000, why: 'a merge by lines takes memory and time for each; a longer text is as a binary' },
+  maxMergeTextLines: {
+    value: 500_000,
+    why: 'a merge by lines takes memory and time for each; a longer text is as a binary',
+  },
   maxConflicts: { value: 1000, why: 'conflicts of a merge are one JSON document' },
   maxDiffEntries: { value: 10_000, why: 'a diff is one JSON document' },
   maxCachedResultBytes: { value: 16 * 1024 * 1024, why: 'a larger result is not cached' },

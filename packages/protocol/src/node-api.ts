@@ -170,8 +170,6 @@ export const quotaSchema = z.strictObject({
   /** What its snapshots may take in the store, after compression. */
   storageMb: z.number().int().min(1).optional(),
   requestsPerSecond: z.number().min(0.01).optional(),
-  /** Of the tenant's blobs. */
-  storageBytes: z.number().int().min(1).optional(),
 })
 
 export const keyRequestSchema = z.strictObject({

@@ -15,11 +15,7 @@ export const invalidationSchema = z.strictObject({
   version: z.literal(1),
   tenant: z.string().max(256),
   id: z.string().regex(/^[0-9a-f]{16}$/),
-  stamp: z
-    .number()
-    .int()
-    .min(1)
-    .max(9_999_999_999_999_999 / 2),
+  stamp: z.number().int().min(1).max(1e15),
   key: z.string().max(64).optional(),
   images: z.array(z.string().max(512)).max(2).optional(),
   label: z.string().max(1024).optional(),
