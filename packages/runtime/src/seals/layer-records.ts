@@ -193,7 +193,8 @@ const EMPTY = Buffer.alloc(0)
 /** Strings of bytes only: others would be written as other bytes. */
 const bytesOf = (path: BytePath, text: string, maxBytes: number): Buffer => {
   const bytes = Buffer.from(text, 'latin1')
-  if (text.length > maxBytes || bytes.toString('latin1') !== text) throw refused(path, 'it has a name that there is not')
+  if (text.length > maxBytes || bytes.toString('latin1') !== text)
+    throw refused(path, 'it has a name that there is not')
   return bytes
 }
 
