@@ -144,6 +144,13 @@ export const HOST_PARTS: readonly HostPart[] = [
     found: command('python3'),
     packages: same('python3'),
   },
+  {
+    name: 'python3-venv',
+    use: 'keeps the S3 server of the tests apart',
+    test: true,
+    found: file('/usr/lib/python3*/ensurepip/__init__.py', '/usr/lib64/python3*/ensurepip/__init__.py'),
+    packages: { apt: ['python3-venv'], dnf: ['python3'], apk: ['python3'] },
+  },
   { name: 'git', use: 'lists the files of the checkout', test: true, found: command('git'), packages: same('git') },
 ]
 
