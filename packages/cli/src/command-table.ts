@@ -36,6 +36,27 @@ export const COMMANDS = {
     load: () => import('./commands/pause.ts'),
   },
   resume: { summary: 'Let paused instances go on', load: () => import('./commands/resume.ts') },
+  snapshot: {
+    summary: 'Take a snapshot of an instance; diff, restore, export, import and remove them',
+    load: () => import('./commands/snapshot.ts'),
+  },
+  snapshots: {
+    summary: 'List snapshots; the same commands as `snapshot`',
+    load: () => import('./commands/snapshots.ts'),
+  },
+  branch: {
+    summary: 'Make branches: instances that continue from another, from a snapshot, or from what an execution left',
+    load: () => import('./commands/branch.ts'),
+  },
+  branches: {
+    summary: 'Show what came from what: instances, their snapshots and branches, as a tree',
+    load: () => import('./commands/branches.ts'),
+  },
+  fork: {
+    summary: 'Run a command in a branch of an instance, a snapshot or an execution, which is gone afterwards',
+    load: () => import('./commands/fork.ts'),
+  },
+  merge: { summary: 'Fold the files of branches into one snapshot', load: () => import('./commands/merge.ts') },
   stop: {
     summary: 'Stop instances: their processes end, their files are kept',
     load: () => import('./commands/stop.ts'),
@@ -46,6 +67,10 @@ export const COMMANDS = {
   'ssh-keys': {
     summary: 'List, add and remove the keys that open instances over SSH',
     load: () => import('./commands/ssh-keys.ts'),
+  },
+  store: {
+    summary: 'Show what the store of blobs holds, and remove what nothing needs',
+    load: () => import('./commands/store.ts'),
   },
   images: { summary: 'List, import, build and remove images', load: () => import('./commands/images.ts') },
   keys: { summary: 'List, add and remove API keys', load: () => import('./commands/keys.ts') },

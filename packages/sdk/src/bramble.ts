@@ -21,6 +21,7 @@ import { refOf, type StateRef } from './snapshots/state-ref.ts'
 import type { WebSocketClass } from './socket/open-socket.ts'
 import type { SocketOpener } from './socket/socket.ts'
 import { type SshKeys, sshKeys } from './ssh-keys.ts'
+import { type Store, store } from './store.ts'
 import { type Transport, transport } from './transport.ts'
 import { type Volumes, volumes } from './volumes.ts'
 
@@ -65,6 +66,7 @@ export class Bramble {
   readonly merge: Merge
   readonly snapshots: Snapshots
   readonly sshKeys: SshKeys
+  readonly store: Store
   readonly volumes: Volumes
   readonly #transport: Transport
   readonly #executor: Executor
@@ -95,6 +97,7 @@ export class Bramble {
     this.merge = mergeOf(this.#transport) as Merge
     this.snapshots = snapshots(this.#transport, ownInstance(context))
     this.sshKeys = sshKeys(this.#transport)
+    this.store = store(this.#transport)
     this.volumes = volumes(this.#transport)
   }
 

@@ -26,6 +26,8 @@ export type {
   SnapshotChange,
   SnapshotDiff,
   SshKey,
+  StoreCollection,
+  StoreStats,
   UsageRow,
   Volume,
 } from '@bramble/protocol'
@@ -86,4 +88,5 @@ export type { StateRef } from './snapshots/state-ref.ts'
 export type { SnapshotOptions } from './snapshots/take.ts'
 export type { WebSocketClass } from './socket/open-socket.ts'
 export type { SshKeyInput, SshKeys } from './ssh-keys.ts'
+export type { Store } from './store.ts'
 export type { VolumeInput, Volumes } from './volumes.ts'

@@ -1,11 +1,9 @@
-import type { ExecutionResult } from '@bramble/protocol'
 import type { CliCommand } from '../command.ts'
 import { addConnectionOptions, type ConnectionOptions, clientOf, findNode } from '../connection.ts'
 import { EXIT, ExitError } from '../exit.ts'
-import { Interrupted, interrupt } from '../node/interrupt.ts'
-import { exitCodeOf } from '../run/exit-code.ts'
+import { interrupt } from '../node/interrupt.ts'
 import type { LiveRun } from '../run/live-run.ts'
-import { processOutput } from '../run/output.ts'
+import { runLive } from '../run/run-live.ts'
 import { addSpecOptions, type SpecOptions, specOf } from '../run/run-options.ts'
 
 interface RunOptions extends SpecOptions, ConnectionOptions {
@@ -13,10 +11,6 @@ interface RunOptions extends SpecOptions, ConnectionOptions {
   readonly isolation: boolean
   readonly logLevel?: string
 }
-
-/** 128 + SIGPIPE: what a program gets that writes where nobody reads any more. */
-const NOBODY_READS = 141
-const DEFAULT_TIMEOUT_MS = 60_000
 
 export default {
   name: 'run',
@@ -31,7 +25,7 @@ export default {
       .passThroughOptions()
       .addHelpText(
         'after',
-        '\nThe exit code is the command\'s. 124: it ran too long. 125: bramble failed. 130: Ctrl-C.\n\nExamples:\n  bramble run -- echo hello\n  bramble run --image python -- python3 -c "print(6*7)"\n  bramble run "ls /etc | wc -l"',
+        '\nThe exit code is the command\'s. 124: it ran too long. 125: bramble failed. 130: Ctrl-C.\n\nExamples:\n  bramble run -- echo hello\n  bramble run --image python -- python3 -c "print(6*7)"\n  bramble run "ls /etc | wc -l"\n  bramble run --mode cached -- ./slow-but-always-the-same',
       )
       .action(run)
   },
@@ -41,22 +35,7 @@ const run = async (words: string[], options: RunOptions): Promise<void> => {
   using interrupted = interrupt()
   const spec = await specOf(words, options)
   const start = await placeOf(options)
-  const output = processOutput()
-  const signal = AbortSignal.any([interrupted.signal, output.readerGone])
-  let result: ExecutionResult | undefined
-  for await (const event of start(spec, signal)) {
-    if (event.type === 'result') result = event.result
-    else if (options.json !== true) {
-      const wait = output.write(event.type, event.data)
-      if (wait !== undefined) await wait
-    }
-  }
-  if (result === undefined) throw new ExitError(EXIT.failure, 'the command ended without a result')
-  if (options.json === true) await output.write('stdout', `${JSON.stringify(result, null, 2)}\n`)
-  const { reason } = interrupted.signal
-  const cancelledCode =
-    reason instanceof Interrupted ? reason.exitCode : output.readerGone.aborted ? NOBODY_READS : undefined
-  process.exitCode = exitCodeOf(result, { timeoutMs: options.timeout ?? DEFAULT_TIMEOUT_MS, cancelledCode })
+  await runLive(start, spec, { json: options.json === true, timeoutMs: options.timeout }, interrupted.signal)
 }
 
 /** On the node that is named or runs here; else on one that lives for this command. */

@@ -23,12 +23,15 @@ export interface SpecOptions {
   readonly user?: string
   readonly label?: Record<string, string>
   readonly mode?: string
+  readonly from?: string
+  readonly cacheTtl?: number
   readonly runtime?: string
   readonly network?: string
 }
 
-export const addSpecOptions = (command: Command): Command =>
-  addSandboxOptions(command)
+/** What a command runs with, whatever it runs in. */
+export const addCommandOptions = (command: Command): Command =>
+  command
     .option('-e, --env <name=value>', 'an environment variable; may be given many times', collectPairs)
     .option('--timeout <time>', 'how long it may run: 500ms, 30s, 5m, 2h (default: 1m)', parseDuration)
     .option('-i, --stdin', 'read standard input to its end and give it to the command')
@@ -37,7 +40,12 @@ export const addSpecOptions = (command: Command): Command =>
     .option('-u, --user <user>', 'user, uid, user:group or uid:gid')
     .option('-l, --label <name=value>', 'a label to find it by; may be given many times', collectLabels)
     .option('--network <kind>', 'none or egress (default: none)')
-    .option('--mode <mode>', 'ephemeral (default), or another that the node has')
+
+export const addSpecOptions = (command: Command): Command =>
+  addCommandOptions(addSandboxOptions(command))
+    .option('--mode <mode>', 'ephemeral (default), cached, checkpointed, branched, persistent')
+    .option('--from <snapshot>', 'begin in the state of a snapshot: id, beginning of one, or name')
+    .option('--cache-ttl <time>', 'in mode cached: how long the result is kept, and how old one may be', parseDuration)
     .option('--runtime <name>', 'auto (default), oci, docker')
 
 /** The execution that the words and options ask for; reads the files they name, and standard input if asked to. */
@@ -53,6 +61,7 @@ export const specOf = async (words: readonly string[], options: SpecOptions): Pr
   const spec = {
     command: commandOf(words),
     ...defined({ image, env, workdir, user, labels: label, mode, runtime, network }),
+    ...defined({ checkpoint: options.from, cacheTtlMs: options.cacheTtl }),
     resources: defined(resources),
     ...(options.file !== undefined && { files: await filesOf(options.file) }),
     ...(options.stdin === true && { stdin: contentOf(await readAll(process.stdin)) }),

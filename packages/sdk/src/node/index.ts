@@ -1,4 +1,5 @@
 export { type Downloaded, type DownloadOptions, downloadDirectory } from './download-directory.ts'
 export { type Forwarding, forwardPort } from './forward-port.ts'
+export { exportSnapshot, importSnapshot } from './snapshot-files.ts'
 export { tunnelDuplex } from './tunnel-duplex.ts'
 export { type UploadOptions, uploadDirectory } from './upload-directory.ts'

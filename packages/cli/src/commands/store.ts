@@ -1,0 +1,63 @@
+import type { Command } from 'commander'
+import type { CliCommand } from '../command.ts'
+import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
+import { formatBytes } from '../format.ts'
+import { interrupt } from '../node/interrupt.ts'
+import { waitingLine } from '../snapshots/waiting-line.ts'
+import { hasColor, paint, safeLine } from '../terminal.ts'
+
+interface StoreOptions extends ConnectionOptions {
+  readonly json?: boolean
+}
+
+const status = async (options: StoreOptions): Promise<void> => {
+  const stats = await (await connect(options)).store.status()
+  const { stdout } = process
+  if (options.json === true || !stdout.isTTY) {
+    console.log(JSON.stringify(stats, null, 2))
+    return
+  }
+  const color = hasColor(stdout)
+  const { blobs, sizeBytes, storedBytes, maxBytes, pendingUploads, pendingBytes, lowerTier } = stats
+  const whole = sizeBytes === undefined ? '' : ` of ${formatBytes(sizeBytes)}, compressed`
+  const room = maxBytes === null ? '' : `; ${formatBytes(Math.max(0, maxBytes - storedBytes))} left`
+  console.log(`blobs      ${blobs}`)
+  console.log(`stored     ${formatBytes(storedBytes)}${whole}${room}`)
+  if (lowerTier === undefined) {
+    console.log('lower tier none')
+    return
+  }
+  const { url, available, reason } = lowerTier
+  const state = available ? paint('green', 'answers', color) : paint('red', `does not answer: ${reason ?? ''}`, color)
+  console.log(`lower tier ${safeLine(url)}, ${state}`)
+  console.log(
+    `waiting    ${pendingUploads === 0 ? 'nothing' : `${pendingUploads} blobs, ${formatBytes(pendingBytes)}`}`,
+  )
+}
+
+const collect = async (options: StoreOptions): Promise<void> => {
+  using interrupted = interrupt()
+  const bramble = await connect(options)
+  using line = waitingLine('collect')
+  const removed = await bramble.store.collect({ signal: interrupted.signal })
+  line[Symbol.dispose]()
+  if (options.json === true || !process.stdout.isTTY) console.log(JSON.stringify(removed, null, 2))
+  else
+    console.log(
+      `removed ${removed.blobs} blobs, ${formatBytes(removed.storedBytes)}, and ${removed.seals} states of sandboxes`,
+    )
+}
+
+const common = (command: Command): Command =>
+  addConnectionOptions(command.option('--json', 'JSON, which is also what a pipe gets'))
+
+export default {
+  name: 'store',
+  summary: 'Show what the store of blobs holds, and remove what nothing needs',
+  configure(command) {
+    common(
+      command.command('status', { isDefault: true }).description('what it holds, and what waits to be uploaded'),
+    ).action(status)
+    common(command.command('collect').description('remove what nothing needs any more, now')).action(collect)
+  },
+} satisfies CliCommand
