@@ -121,7 +121,7 @@ test('a diff has a sign, a path and sizes on each line, and the totals', () => {
     '+ /app/new             2.0 KiB',
     '~ /etc/a        10 B → 1.5 KiB',
     '~ /etc/b            attributes',
-    '- /a\ufffd                 100 B',
+    '- /a\ufffd                    100 B',
     '+ /bad·[2Jname         symlink',
     '  … and more than these 6',
     '',
