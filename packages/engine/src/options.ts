@@ -1,5 +1,5 @@
 import type { BlobStore } from '@bramble/blobs'
-import type { ExecutionStatus, Timings } from '@bramble/protocol'
+import type { ExecutionStatus, SnapshotOrigin, Timings } from '@bramble/protocol'
 import type { ImageStore, Runtime } from '@bramble/runtime'
 import type { CacheSource } from './cache/result-cache.ts'
 import type { EngineLimits } from './engine.ts'
@@ -64,6 +64,10 @@ export type EngineNotice =
   | { readonly type: 'sandboxNotDestroyed'; readonly runtime: string }
   | { readonly type: 'historyFlushed'; readonly records: number; readonly durationMs: number }
   | { readonly type: 'historyNotFlushed' }
+  /** A snapshot is whole. `frozenMs`: how long its sandbox stood still; not there where none did (a merge, an import). */
+  | { readonly type: 'snapshot'; readonly origin: SnapshotOrigin; readonly frozenMs?: number }
+  /** A branch runs; `durationMs` from the request for it. */
+  | { readonly type: 'branch'; readonly durationMs: number }
   /** A request of mode `cached` was answered. */
   | { readonly type: 'cache'; readonly source: CacheSource }
   | { readonly type: 'cacheRemoved'; readonly reason: CacheRemoval; readonly count: number }

@@ -55,6 +55,7 @@ export const createMetrics = (options: { version: string }): Metrics => {
   })
   const notice = noticeCounter(registers)
   const state = stateGauges(registers)
+  const store = storeGauges(registers)
   processMetrics()
 
   return {
@@ -67,6 +68,7 @@ export const createMetrics = (options: { version: string }): Metrics => {
     liveBytes: (bytes) => liveBytes.inc(bytes),
     text: async (engine, live) => {
       state(engine, live)
+      await store(engine)
       return `${await registry.metrics()}${await processMetrics().metrics()}`
     },
   }
@@ -93,6 +95,10 @@ const noticeCounter = (registers: Registry[]): ((notice: EngineNotice) => void) 
   )
   const removed = count('bramble_cache_removed_total', 'Cached results that were removed', 'reason')
   const tiers = count('bramble_cache_tier_failures_total', 'Failures of what is below the cache in memory', 'tier')
+  const snapshots = count('bramble_snapshots_total', 'Snapshots that were taken, by what of', 'origin')
+  const plainTime = (name: string, help: string) => new Histogram({ name, help, buckets: PHASE_SECONDS, registers })
+  const frozen = plainTime('bramble_snapshot_frozen_seconds', 'How long a sandbox stood still for its snapshot')
+  const branched = plainTime('bramble_branch_seconds', 'Making a branch, until its agent answers')
   const queued = time('execution_queued_seconds', 'Waiting for a place on the node')
   const starts = time('execution_start_seconds', 'Getting a sandbox for an execution, from the pool or made')
   const runs = time('execution_run_seconds', 'Running the command')
@@ -126,6 +132,12 @@ const noticeCounter = (registers: Registry[]): ((notice: EngineNotice) => void) 
         return failures.inc({ what: 'destroy', runtime: notice.runtime })
       case 'historyNotFlushed':
         return flushFailures.inc()
+      case 'snapshot':
+        snapshots.inc({ origin: notice.origin })
+        if (notice.frozenMs !== undefined) frozen.observe(notice.frozenMs / 1000)
+        return
+      case 'branch':
+        return branched.observe(notice.durationMs / 1000)
       case 'cache':
         return cached.inc({ outcome: CACHE_OUTCOMES[notice.source] })
       case 'cacheRemoved':
@@ -184,5 +196,25 @@ const stateGauges = (registers: Registry[]): ((engine: Engine, live: Pick<LiveRe
       starting.inc(labels, pool.starting)
       target.inc(labels, pool.target)
     }
+  }
+}
+
+/** Only of a store that counts as it goes: nobody lists one for a scrape. */
+const storeGauges = (registers: Registry[]): ((engine: Engine) => Promise<void>) => {
+  const gauge = (name: string, help: string) => new Gauge({ name, help, registers })
+  const blobs = gauge('bramble_store_blobs', 'Blobs in the store of this node')
+  const stored = gauge('bramble_store_bytes', 'What they take, after compression')
+  const uploads = gauge('bramble_store_pending_uploads', 'Blobs that wait to go to the lower tier')
+  const uploadBytes = gauge('bramble_store_pending_bytes', 'What those take')
+  const available = gauge('bramble_store_lower_tier_available', 'Whether the lower tier answers')
+  return async (engine) => {
+    // A store that does not answer leaves the last that was known.
+    const stats = await engine.blobs.stats?.().catch(() => undefined)
+    if (stats === undefined) return
+    blobs.set(stats.blobs)
+    stored.set(stats.storedBytes)
+    uploads.set(stats.pendingUploads)
+    uploadBytes.set(stats.pendingBytes)
+    if (stats.lowerTier) available.set(stats.lowerTier.available ? 1 : 0)
   }
 }

@@ -38,6 +38,7 @@ export type SnapshotRequest = z.output<typeof instanceSnapshotRequestSchema>
 export type SnapshotRequestInput = z.input<typeof instanceSnapshotRequestSchema>
 
 export const snapshotOriginSchema = z.enum(['instance', 'execution', 'merge', 'import'])
+export type SnapshotOrigin = z.infer<typeof snapshotOriginSchema>
 
 export const snapshotSchema = z.object({
   /** The hash of its manifest. */
