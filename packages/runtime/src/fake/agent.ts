@@ -2,19 +2,19 @@ import { constants } from 'node:os'
 import { posix } from 'node:path'
 import { BrambleError } from '@bramble/protocol'
 import type { Agent, AgentLog, AgentProcess, ExecRequest, FailedStep, ProcessEvent, Rusage } from '../agent/agent.ts'
+import { type CommandState, newCommand, STDIN_WINDOW_BYTES } from './command.ts'
 import { SystemError } from './file-system.ts'
-import { OutputQueue } from './output-queue.ts'
-import { emptySource, Pipe, type Sink } from './pipe.ts'
+import { nameOf } from './names.ts'
+import { emptySource } from './pipe.ts'
 import { FakeProcess, loadProgram, type Machine, type Status } from './process.ts'
 import { findUser } from './users.ts'
 
 const LINGER_MS = 100
-const STDIN_WINDOW_BYTES = 65_536
 const NO_RUSAGE: Rusage = { userMicros: 0, systemMicros: 0, peakResidentBytes: 0 }
 
 export interface FakeAgent extends Agent {
-  /** Ends the connection and every command on it; what runs rejects with `error`. */
-  end(error: BrambleError | undefined): void
+  /** Ends the connection and every command on it; what runs rejects with `error`. `goesOn`: the other processes do not end. */
+  end(error: BrambleError | undefined, goesOn?: boolean): void
 }
 
 const died = (detail: string) => new BrambleError('sandbox_died', { detail })
@@ -26,10 +26,10 @@ type Before = (request: ExecRequest) => Promise<void>
 export const unconnected = (
   machine: () => Machine,
   before: Before,
-): { exec(request: ExecRequest): AgentProcess; fail(error: Error): void } => {
+): { run(command: CommandState): AgentProcess; fail(error: Error): void } => {
   const running = new Set<(error: Error) => void>()
   return {
-    exec: (request) => startCommand(machine(), request, before, running, undefined),
+    run: (command) => runCommand(machine(), command, before, running, undefined),
     fail: (error) => {
       for (const fail of running) fail(error)
     },
@@ -41,16 +41,16 @@ export const fakeAgent = (machine: Machine, before: Before, log: AgentLog, keep:
   const running = new Set<(error: Error) => void>()
   const over = Promise.withResolvers<Error | undefined>()
   let ended: BrambleError | undefined
-  const end = (error: BrambleError | undefined) => {
+  const end = (error: BrambleError | undefined, goesOn = keep) => {
     if (ended) return
     ended = error ?? died('the connection to the agent was closed')
     for (const fail of running) fail(ended)
-    if (!keep) for (const process of machine.processes.values()) process.kill(9)
+    if (!goesOn) for (const process of machine.processes.values()) process.kill(9)
     over.resolve(error)
   }
   const close = async () => end(undefined)
   return {
-    exec: (request) => startCommand(machine, request, before, running, ended),
+    exec: (request) => runCommand(machine, newCommand(request), before, running, ended),
     ping: async (options) => {
       options?.signal?.throwIfAborted()
       if (ended) throw ended
@@ -65,43 +65,47 @@ export const fakeAgent = (machine: Machine, before: Before, log: AgentLog, keep:
   }
 }
 
-const startCommand = (
+/** Runs a command to its end: from its start, or from where the copy of one is. */
+const runCommand = (
   machine: Machine,
-  request: ExecRequest,
+  command: CommandState,
   before: Before,
   running: Set<(error: Error) => void>,
   ended: BrambleError | undefined,
 ): AgentProcess => {
-  const queue = new OutputQueue<ProcessEvent>()
-  const stdin = new Pipe(STDIN_WINDOW_BYTES)
+  const { request, events, stdin } = command
   const detached = new AbortController()
-  const live: { process?: FakeProcess; killed?: number } = {}
+  let killed: number | undefined
   const kill = (signal = 15) => {
-    if (!live.process) live.killed ??= signal
+    if (!command.process) killed ??= signal
     else
       for (const process of [...machine.processes.values()])
-        if (process.group === live.process.group) process.kill(signal)
+        if (process.group === command.process.group) process.kill(signal)
   }
   const fail = (error: Error) => {
     running.delete(fail)
     kill(9)
     stdin.break()
     detached.abort(error)
-    queue.fail(error)
+    events.fail(error)
   }
   const main = async () => {
-    await before(request)
-    const started = start(machine, request, queue, stdin)
-    if (started.failed) return queue.finish(started.failed)
-    live.process = started.process
-    queue.push({ type: 'started', pid: started.process.pid }, 0)
-    const running = started.run()
-    if (live.killed !== undefined) kill(live.killed)
-    const status = await running
+    let { process } = command
+    if (!process) {
+      await before(request)
+      const started = start(machine, command)
+      if (started.failed) return events.finish(started.failed)
+      process = started.process
+      command.process = process
+      events.push({ type: 'started', pid: process.pid }, 0)
+      void process.run(started.program)
+      if (killed !== undefined) kill(killed)
+    }
+    const status = await process.exited
     stdin.break()
-    await streamsClosed(machine, started.sinks, request.linger === true, detached.signal)
-    started.close()
-    queue.finish(exitEvent(status))
+    await streamsClosed(machine, command, detached.signal)
+    for (const sink of [command.stdout, command.stderr]) sink.close()
+    events.finish(exitEvent(status))
   }
   if (ended) fail(ended)
   else {
@@ -119,8 +123,8 @@ const startCommand = (
     end: () => stdin.end(),
     kill,
     resize: () => {},
-    discard: (stream) => queue.discard(stream),
-    [Symbol.asyncIterator]: () => queue.iterate(() => kill(9)),
+    discard: (stream) => events.discard(stream),
+    [Symbol.asyncIterator]: () => events.iterate(() => kill(9)),
   }
 }
 
@@ -129,7 +133,7 @@ const exitEvent = (status: Status): ProcessEvent =>
     ? { type: 'exit', kind: 'exited', code: status.code, rusage: NO_RUSAGE }
     : { type: 'exit', kind: 'signalled', signal: status.signal, rusage: NO_RUSAGE }
 
-const start = (machine: Machine, request: ExecRequest, queue: OutputQueue<ProcessEvent>, stdin: Pipe) => {
+const start = (machine: Machine, { request, stdin, stdout, stderr }: CommandState) => {
   let step: FailedStep = 'user'
   try {
     const user = findUser(machine.files, request.user ?? 'root')
@@ -138,21 +142,11 @@ const start = (machine: Machine, request: ExecRequest, queue: OutputQueue<Proces
     machine.files.directory(workdir, user)
     step = 'exec'
     const env = new Map(Object.entries(request.env ?? {}))
-    const { program, argv } = loadProgram(machine, request.argv.map(String), { env, workdir, user })
-    let open = true
-    const sink = (type: 'stdout' | 'stderr'): Sink => ({
-      write: async (data, writer) => {
-        if (open && data.length > 0) await queue.pushOutput({ type, data }, data.length, writer)
-      },
-    })
-    const sinks = { stdout: sink('stdout'), stderr: sink('stderr') }
+    const words = request.argv.map((word) => (typeof word === 'string' ? word : nameOf(word)))
+    const { program, argv } = loadProgram(machine, words, { env, workdir, user })
     const input = request.stdin === 'pipe' ? stdin : emptySource
     if (request.stdin !== 'pipe') stdin.break()
-    const process = new FakeProcess({ machine, argv, env, workdir, user, stdin: input, ...sinks })
-    const close = () => {
-      open = false
-    }
-    return { process, run: () => process.run(program), sinks, close }
+    return { process: new FakeProcess({ machine, argv, env, workdir, user, stdin: input, stdout, stderr }), program }
   } catch (error) {
     if (!(error instanceof SystemError)) throw error
     const failed = {
@@ -167,20 +161,17 @@ const start = (machine: Machine, request: ExecRequest, queue: OutputQueue<Proces
 }
 
 /** Waits for the processes that hold the command's streams: without `linger`, only so long. */
-const streamsClosed = async (
-  machine: Machine,
-  sinks: { stdout: Sink; stderr: Sink },
-  linger: boolean,
-  signal: AbortSignal,
-) => {
+const streamsClosed = async (machine: Machine, command: CommandState, signal: AbortSignal) => {
   const holders = () =>
-    [...machine.processes.values()].filter(({ stdout, stderr }) => stdout === sinks.stdout || stderr === sinks.stderr)
+    [...machine.processes.values()].filter(
+      ({ stdout, stderr }) => stdout === command.stdout || stderr === command.stderr,
+    )
   if (holders().length === 0) return
   const patience = new AbortController()
   const late = machine.clock.sleep(LINGER_MS, { signal: patience.signal }).catch(() => undefined)
   const gone = async () => {
-    while (holders().length > 0 && !signal.aborted) await Promise.all(holders().map((process) => process.ended))
+    while (holders().length > 0 && !signal.aborted) await Promise.all(holders().map((process) => process.exited))
   }
-  await (linger ? gone() : Promise.race([gone(), late]))
+  await (command.request.linger === true ? gone() : Promise.race([gone(), late]))
   patience.abort()
 }

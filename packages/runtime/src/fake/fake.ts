@@ -2,15 +2,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
 import type { ExecRequest } from '../agent/agent.ts'
 import { layerInUse } from '../layer-in-use.ts'
-import type { Capabilities, Layers, Probe, Runtime, Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
-import { withoutPause } from '../without.ts'
-import { type FakeAgent, fakeAgent, unconnected } from './agent.ts'
+import type { Capabilities, Layers, Probe, Runtime, Sandbox, SandboxConfig } from '../runtime.ts'
+import type { SealStore } from '../seals/seals.ts'
+import { type FakeBox, type FakeContext, makeFakeBox } from './box.ts'
 import type { FakeFileSystem } from './file-system.ts'
-import { withFreshDevices } from './layer.ts'
-import { makeFakeLog } from './log.ts'
-import { imageFiles, makeMachine, nowNsOf } from './machine.ts'
-import type { FakeClock, Machine } from './process.ts'
-import { checkNewSeal, type FakeSeal, sealNamed, sealStoreOf } from './seals.ts'
+import type { FakeClock } from './process.ts'
+import { type FakeMemories, type FakeSeal, sealStoreOf } from './seals.ts'
 
 export type { FakeClock } from './process.ts'
 
@@ -32,14 +29,7 @@ export interface FakeHost {
   readonly sandboxes: Map<SandboxId, FakeBox>
   readonly layers: Map<string, FakeFileSystem>
   readonly seals: Map<string, FakeSeal>
-}
-
-/** A sandbox as its host knows it. */
-interface FakeBox {
-  readonly config: SandboxConfig
-  end(how: SandboxEnd): void
-  /** Connects to its agent; whoever was connected before is cut off. */
-  open(context: Context): Sandbox
+  readonly memories: FakeMemories
 }
 
 export interface FakeDeps {
@@ -47,7 +37,13 @@ export interface FakeDeps {
   readonly clock?: FakeClock
 }
 
-export const makeFakeHost = (): FakeHost => ({ sandboxes: new Map(), layers: new Map(), seals: new Map() })
+/** With `like`: of the same kind, so that a seal with memory that was read there can be written here. */
+export const makeFakeHost = (like?: FakeHost): FakeHost => ({
+  sandboxes: new Map(),
+  layers: new Map(),
+  seals: new Map(),
+  memories: like?.memories ?? new Map(),
+})
 
 const CAPABILITIES: Capabilities = {
   isolation: 'none',
@@ -56,23 +52,14 @@ const CAPABILITIES: Capabilities = {
   seccomp: false,
   pause: false,
   seals: true,
-  checkpoint: false,
+  checkpoint: true,
   keep: true,
   volumes: false,
   network: ['none'],
 }
-const DEFAULT_HOSTNAME = 'sandbox'
 const REAL_CLOCK: FakeClock = {
   sleep: (ms, options) => sleep(ms, undefined, options),
   nowNs: () => BigInt(Date.now()) * 1_000_000n,
-}
-
-interface Context {
-  readonly options: FakeOptions
-  readonly capabilities: Capabilities
-  readonly host: FakeHost
-  readonly clock: FakeClock
-  readonly own: Map<SandboxId, Sandbox>
 }
 
 /**
@@ -83,7 +70,7 @@ export const fake =
   (options: FakeOptions = {}) =>
   async (deps: FakeDeps = {}): Promise<Probe<Runtime>> => {
     const capabilities = { ...CAPABILITIES, ...options.capabilities }
-    const context: Context = {
+    const context: FakeContext = {
       options,
       capabilities,
       host: deps.host ?? makeFakeHost(),
@@ -111,7 +98,7 @@ export const fake =
         return attach(context, config)
       },
       layers: layersOf(context.host),
-      ...(capabilities.seals && { seals: sealStoreOf(context.host.seals, context.clock) }),
+      ...(capabilities.seals && { seals: sealsOf(context) }),
       forget: async () => undefined,
       close,
       [Symbol.asyncDispose]: close,
@@ -119,13 +106,13 @@ export const fake =
     return { available: true, runtime }
   }
 
-const reap = ({ host, own }: Context, keep: ReadonlySet<SandboxId> = new Set()): number => {
+const reap = ({ host, own }: FakeContext, keep: ReadonlySet<SandboxId> = new Set()): number => {
   const left = [...host.sandboxes].filter(([id, { config }]) => !own.has(id) && !(config.keep && keep.has(id)))
   for (const [, box] of left) box.end({ by: 'destroy' })
   return left.length
 }
 
-const attach = (context: Context, { id }: SandboxConfig): Sandbox => {
+const attach = (context: FakeContext, { id }: SandboxConfig): Sandbox => {
   const box = context.host.sandboxes.get(id)
   if (!box?.config.keep) throw new BrambleError('not_found', { detail: `no kept sandbox ${id} runs here` })
   if (context.own.has(id)) throw new BrambleError('conflict', { detail: `the sandbox ${id} is attached to already` })
@@ -144,7 +131,10 @@ const layersOf = (host: FakeHost): Layers => ({
   },
 })
 
-const create = async (context: Context, config: SandboxConfig, signal?: AbortSignal): Promise<Sandbox> => {
+const sealsOf = ({ host, clock, capabilities }: FakeContext): SealStore =>
+  sealStoreOf(host.seals, host.memories, clock, capabilities.checkpoint)
+
+const create = async (context: FakeContext, config: SandboxConfig, signal?: AbortSignal): Promise<Sandbox> => {
   const { options, host, clock } = context
   signal?.throwIfAborted()
   const failure = options.createFails?.(config)
@@ -163,105 +153,7 @@ const create = async (context: Context, config: SandboxConfig, signal?: AbortSig
   if (keep && runsOn(host, keep.layer)) throw layerInUse(keep.layer)
   if (keep && config.from && host.layers.has(keep.layer))
     throw new BrambleError('conflict', { detail: `there is a layer ${keep.layer} already` })
-  const box = makeBox(context, config)
+  const box = makeFakeBox(context, config)
   host.sandboxes.set(config.id, box)
   return box.open(context)
-}
-
-const filesFrom = ({ seals }: FakeHost, clock: FakeClock, { from, image }: SandboxConfig): FakeFileSystem => {
-  const seal = sealNamed(seals, from?.seal ?? '')
-  if (seal.imageDigest !== undefined && seal.imageDigest !== image.digest)
-    throw new BrambleError('snapshot_incompatible', {
-      detail: `the seal ${from?.seal} is of the image ${seal.imageDigest}, not ${image.digest}`,
-    })
-  if (from?.memory) throw new BrambleError('snapshot_incompatible', { detail: `the seal ${from.seal} has no memory` })
-  return withFreshDevices(seal.files.copy(), imageFiles(0, nowNsOf(clock)))
-}
-
-/** The machine of a sandbox, and what outlives a connection to it. */
-const makeBox = ({ options, host, clock, capabilities }: Context, config: SandboxConfig): FakeBox => {
-  const { id, keep } = config
-  const before = async (request: ExecRequest) => {
-    if (options.startMs) await clock.sleep(options.startMs, { signal: new AbortController().signal })
-    if (options.dies?.(request, config)) machine.die('the agent died')
-  }
-  const commands = unconnected(() => machine, before)
-  const log = makeFakeLog(commands.exec)
-  const machine: Machine = makeMachine({
-    hostname: config.hostname ?? DEFAULT_HOSTNAME,
-    maxDiskBytes: config.resources.diskMb * 1024 * 1024,
-    files: config.from ? filesFrom(host, clock, config) : keep && host.layers.get(keep.layer),
-    clock,
-    die: (detail) => end({ by: 'itself', detail, oomKills: machine.oomKills }),
-    emit: log.emit,
-  })
-  if (keep) host.layers.set(keep.layer, machine.files)
-  let connected: { agent: FakeAgent; ended(how: SandboxEnd): void; forget(): void } | undefined
-  let peakDiskBytes = 0
-
-  const end = (how: SandboxEnd) => {
-    if (!host.sandboxes.delete(id)) return
-    const detail = how.by === 'destroy' ? 'it was destroyed' : how.detail
-    const error = new BrambleError('sandbox_died', { detail: `sandbox ${id}: ${detail}` })
-    connected?.agent.end(error)
-    log.end(error)
-    commands.fail(error)
-    for (const process of machine.processes.values()) process.kill(9)
-    connected?.forget()
-    connected?.ended(how)
-  }
-  const open = ({ own }: Context): Sandbox => {
-    connected?.agent.end(undefined)
-    const ended = Promise.withResolvers<SandboxEnd>()
-    const agent = fakeAgent(machine, before, log.connect(), keep !== undefined)
-    const current = { agent, ended: ended.resolve, forget: () => void own.delete(id) }
-    connected = current
-    // One that lost its connection may be attached to again.
-    void agent.closed.then(() => {
-      if (keep && own.get(id) === sandbox) own.delete(id)
-    })
-    const destroy = async () => {
-      // Whoever let go of it, or lost it to another, ends nothing.
-      if (connected === current && (!keep || own.get(id) === sandbox)) end({ by: 'destroy' })
-    }
-    const sandbox: Sandbox = {
-      id,
-      runtime: 'fake',
-      config,
-      agent,
-      ended: ended.promise,
-      ...withoutPause,
-      stats: async () => {
-        const { usedBytes } = machine.files
-        peakDiskBytes = Math.max(peakDiskBytes, usedBytes)
-        return {
-          cpuMs: 0,
-          // Its files are all the memory it has.
-          memoryBytes: usedBytes,
-          peakMemoryBytes: peakDiskBytes,
-          oomKills: machine.oomKills,
-          diskBytes: usedBytes,
-          egressBytes: 0,
-          ingressBytes: 0,
-          // The agent is one.
-          processes: machine.processes.size + 1,
-        }
-      },
-      ...(capabilities.seals && {
-        seal: async ({ name, memory, signal }) => {
-          signal?.throwIfAborted()
-          if (!host.sandboxes.has(id)) throw new BrambleError('sandbox_died', { detail: `sandbox ${id} is gone` })
-          if (memory) throw new BrambleError('unsupported', { detail: 'this runtime does not save memory' })
-          checkNewSeal(host.seals, name)
-          host.seals.set(name, { imageDigest: config.image.digest, files: machine.files.copy() })
-          return { name, memory, frozenMs: 0 }
-        },
-      }),
-      destroy,
-      [Symbol.asyncDispose]: destroy,
-    }
-    own.set(id, sandbox)
-    return sandbox
-  }
-  return { config, end, open }
 }

@@ -1,5 +1,5 @@
 import { FakeFileSystem } from './file-system.ts'
-import type { FakeClock, Machine } from './process.ts'
+import { type FakeClock, type Machine, nowNsOf } from './process.ts'
 import { PROGRAMS } from './programs.ts'
 import { applet } from './transfer.ts'
 
@@ -25,14 +25,11 @@ export interface MachineOptions {
   readonly emit: (data: Buffer) => Promise<void>
 }
 
-/** The time that files are written at. */
-export const nowNsOf = (clock: FakeClock) => (): bigint => clock.nowNs?.() ?? 0n
-
 /** Those of the test image, whatever the image says: the fake reads nothing of its host. */
-export const imageFiles = (maxBytes: number, nowNs: () => bigint): FakeFileSystem => {
+export const imageFiles = (maxBytes: number, clock: FakeClock): FakeFileSystem => {
   let made = false
   // Files of an image have the same times everywhere.
-  const files = new FakeFileSystem(maxBytes, () => (made ? nowNs() : 0n))
+  const files = new FakeFileSystem(maxBytes, () => (made ? nowNsOf(clock) : 0n))
   const root = { uid: 0, gid: 0 }
   for (const path of DIRECTORIES) files.makeDirectories(path)
   for (const path of ['/tmp', '/var/tmp']) files.get(path).mode = 0o1777
@@ -53,7 +50,7 @@ export const imageFiles = (maxBytes: number, nowNs: () => bigint): FakeFileSyste
 }
 
 export const makeMachine = (options: MachineOptions): Machine => {
-  const files = options.files ?? imageFiles(options.maxDiskBytes, nowNsOf(options.clock))
+  const files = options.files ?? imageFiles(options.maxDiskBytes, options.clock)
   files.maxBytes = options.maxDiskBytes
   return {
     files,

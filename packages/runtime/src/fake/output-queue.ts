@@ -19,6 +19,17 @@ export class OutputQueue<E extends { type: string }> {
   #reader: (() => void) | undefined
   readonly #writers = new Set<() => void>()
 
+  /** What is in it, for another reader. */
+  copy(): OutputQueue<E> {
+    const copy = new OutputQueue<E>()
+    copy.#events.push(...this.#events)
+    for (const stream of this.#discarded) copy.#discarded.add(stream)
+    copy.#queuedBytes = this.#queuedBytes
+    copy.#finished = this.#finished
+    copy.#error = this.#error
+    return copy
+  }
+
   push(event: E, bytes: number): void {
     if (this.#finished) return
     this.#events.push({ event, bytes })

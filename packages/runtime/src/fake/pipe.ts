@@ -1,10 +1,15 @@
+import type { World } from './world.ts'
+
 /** What the commands of a fake sandbox read from. `undefined` is the end of file. */
 export interface Source {
+  /** The one that stands for it in a copy of the sandbox. */
+  copy(world: World): Source
   read(signal: AbortSignal): Promise<Buffer | undefined>
 }
 
 /** What they write to. Resolves when there is room for more; throws `BrokenPipe` when nobody reads any more. */
 export interface Sink {
+  copy(world: World): Sink
   write(data: Buffer, signal: AbortSignal): Promise<void>
 }
 
@@ -64,6 +69,17 @@ export class Pipe implements Source, Sink {
     this.#wake()
   }
 
+  copy(world: World): Pipe {
+    return world.once(this, () => {
+      const copy = new Pipe(this.#capacityBytes)
+      copy.#chunks.push(...this.#chunks)
+      copy.#queuedBytes = this.#queuedBytes
+      copy.#ended = this.#ended
+      copy.#broken = this.#broken
+      return copy
+    })
+  }
+
   /** Nobody will read: writers get `BrokenPipe`. */
   break(): void {
     this.#broken = true
@@ -101,5 +117,5 @@ export class Pipe implements Source, Sink {
   }
 }
 
-export const emptySource: Source = { read: async () => undefined }
-export const nullSink: Sink = { write: async () => undefined }
+export const emptySource: Source = { read: async () => undefined, copy: () => emptySource }
+export const nullSink: Sink = { write: async () => undefined, copy: () => nullSink }

@@ -1,7 +1,8 @@
 import { posix } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { type Credentials, type FakeFileSystem, type FileNode, SystemError } from './file-system.ts'
-import { BrokenPipe, type Sink, type Source } from './pipe.ts'
+import { BrokenPipe, type Pipe, type Sink, type Source } from './pipe.ts'
+import type { Continuation, World } from './world.ts'
 
 /** Time of a fake sandbox: a test may pass one that it moves by hand. */
 export interface FakeClock {
@@ -9,6 +10,8 @@ export interface FakeClock {
   /** Nanoseconds since 1970. Absent: time stands still for who asks. */
   nowNs?(): bigint
 }
+
+export const nowNsOf = (clock: FakeClock): bigint => clock.nowNs?.() ?? 0n
 
 /** One fake sandbox as its commands see it. */
 export interface Machine {
@@ -19,6 +22,8 @@ export interface Machine {
   readonly processes: Map<number, FakeProcess>
   nextPid: number
   oomKills: number
+  /** While its processes are to stand still: resolves when they may go on. */
+  frozen?: Promise<void> | undefined
   /** Ends the whole sandbox, as the death of its agent would. */
   die(detail: string): void
   /** Takes an event of a program, when there is room for it. */
@@ -78,6 +83,15 @@ export interface ProcessStart {
   readonly stdin: Source
   readonly stdout: Sink
   readonly stderr: Sink
+  /** Ends of pipes that are closed with it. */
+  readonly closes?: readonly PipeEnd[]
+  /** Of a copy: the one that it had. */
+  readonly pid?: number
+}
+
+export interface PipeEnd {
+  readonly pipe: Pipe
+  readonly end: 'read' | 'write'
 }
 
 const WRITES_BETWEEN_YIELDS = 64
@@ -93,8 +107,11 @@ export class FakeProcess {
   readonly ignored: Set<number>
   readonly traps = new Map<number, string>()
   readonly pending: number[] = []
+  readonly closes: readonly PipeEnd[]
   readonly #kill = new AbortController()
-  readonly #ended = Promise.withResolvers<void>()
+  readonly #exited = Promise.withResolvers<Status>()
+  #status: Status | undefined
+  #continuation: Continuation | undefined
   workdir: string
   stdin: Source
   stdout: Sink
@@ -110,19 +127,64 @@ export class FakeProcess {
     this.stdin = start.stdin
     this.stdout = start.stdout
     this.stderr = start.stderr
-    this.pid = start.machine.nextPid++
+    this.closes = start.closes ?? []
+    this.pid = start.pid ?? start.machine.nextPid++
     this.group = start.group ?? this.pid
     this.ignored = new Set(start.ignored)
     this.machine.processes.set(this.pid, this)
+  }
+
+  /** How a copy of it would go on; undefined where no copy can be made of it now. */
+  get continuation(): Continuation | undefined {
+    return this.#continuation
+  }
+
+  /** While `wait` goes on, a copy of this process goes on with `continuation`. */
+  async parked<T>(continuation: Continuation, wait: () => Promise<T>): Promise<T> {
+    const before = this.#continuation
+    this.#continuation = continuation
+    try {
+      return await wait()
+    } finally {
+      this.#continuation = before
+    }
+  }
+
+  /** The process that stands for it in a copy of the sandbox; it does not run yet. */
+  copy(world: World): FakeProcess {
+    const { machine } = world
+    const { argv, workdir, user, group, ignored, pid } = this
+    const copy = new FakeProcess({
+      ...{ machine, argv, env: new Map(this.env), workdir, user, group, ignored, pid },
+      stdin: this.stdin.copy(world),
+      stdout: this.stdout.copy(world),
+      stderr: this.stderr.copy(world),
+      closes: this.closes.map(({ pipe, end }) => ({ pipe: pipe.copy(world), end })),
+    })
+    for (const [signal, script] of this.traps) copy.traps.set(signal, script)
+    copy.pending.push(...this.pending)
+    if (this.#status) copy.#over(this.#status)
+    return copy
+  }
+
+  /** To be called once all that it is connected to has its copy. */
+  continueAs(original: FakeProcess, world: World): void {
+    this.#continuation = original.#continuation?.copy(world)
   }
 
   get signal(): AbortSignal {
     return this.#kill.signal
   }
 
-  /** Resolves when the process is over. */
-  get ended(): Promise<void> {
-    return this.#ended.promise
+  /** How it ended, once it is over. */
+  get exited(): Promise<Status> {
+    return this.#exited.promise
+  }
+
+  #over(status: Status): void {
+    this.#status = status
+    this.machine.processes.delete(this.pid)
+    this.#exited.resolve(status)
   }
 
   kill(signal: number): void {
@@ -133,6 +195,17 @@ export class FakeProcess {
 
   /** Runs `program` as this process; never rejects for what the program did. */
   async run(program: Program): Promise<Status> {
+    let status: Status = { signal: 9 }
+    try {
+      status = await this.#statusOf(program)
+      return status
+    } finally {
+      for (const { pipe, end } of this.closes) end === 'write' ? pipe.end() : pipe.break()
+      this.#over(status)
+    }
+  }
+
+  async #statusOf(program: Program): Promise<Status> {
     try {
       return { code: await program(this) }
     } catch (error) {
@@ -142,9 +215,6 @@ export class FakeProcess {
       if (!(error instanceof SystemError)) throw error
       await this.print('stderr', `${this.argv[0]}: ${error.message}\n`).catch(() => undefined)
       return { code: 1 }
-    } finally {
-      this.machine.processes.delete(this.pid)
-      this.#ended.resolve()
     }
   }
 
@@ -164,6 +234,7 @@ export class FakeProcess {
   /** Lets the rest of the program run: an endless loop of the sandbox must not be one of the host. */
   async yield(): Promise<void> {
     await setImmediate()
+    while (this.machine.frozen) await this.machine.frozen
     this.signal.throwIfAborted()
   }
 

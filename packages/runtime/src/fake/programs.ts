@@ -1,19 +1,36 @@
 import { createHash } from 'node:crypto'
 import { posix } from 'node:path'
 import { type Credentials, type FileNode, type Node, SystemError } from './file-system.ts'
-import { type FakeProcess, loadProgram, type Program, SIGNALS } from './process.ts'
+import { type FakeProcess, loadProgram, nowNsOf, type Program, SIGNALS } from './process.ts'
 import { shell } from './shell.ts'
 import { cat, dd, echo, hasFlag, head, inputs, operands, printf, tail, wc, yes } from './text-programs.ts'
+import type { Continuation } from './world.ts'
 
 const sleep: Program = async (process) => {
   const [, digits = '', unit = ''] = /^(\d*\.?\d+)([smh]?)$/.exec(process.argv[1] ?? '') ?? []
   if (digits === '') throw new SystemError('EINVAL')
-  const ms = Number(digits) * 1000 * ({ s: 1, m: 60, h: 3600 }[unit] ?? 1)
-  await process.machine.clock.sleep(ms, { signal: process.signal }).catch((error) => {
-    process.signal.throwIfAborted()
-    throw error
-  })
-  return 0
+  return sleeping(Number(digits) * 1000 * ({ s: 1, m: 60, h: 3600 }[unit] ?? 1)).run(process)
+}
+
+/** A copy sleeps for what is left of it. */
+const sleeping = (ms: number): Continuation => {
+  let leftMs = () => ms
+  const continuation: Continuation = {
+    copy: () => sleeping(leftMs()),
+    run: async (process) => {
+      const { clock } = process.machine
+      const begunNs = nowNsOf(clock)
+      leftMs = () => Math.max(0, ms - Number(nowNsOf(clock) - begunNs) / 1e6)
+      await process
+        .parked(continuation, () => clock.sleep(ms, { signal: process.signal }))
+        .catch((error) => {
+          process.signal.throwIfAborted()
+          throw error
+        })
+      return 0
+    },
+  }
+  return continuation
 }
 
 const env: Program = async (process) => {

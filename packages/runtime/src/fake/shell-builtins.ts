@@ -1,5 +1,5 @@
-import { Exit, Killed, loadProgram, SIGNALS } from './process.ts'
-import { finish, LoopJump, type Shell, type Streams, startChild, waitFor } from './shell-state.ts'
+import { Exit, SIGNALS } from './process.ts'
+import { finish, LoopJump, type Shell, type Streams, waitFor } from './shell-state.ts'
 
 /** What the shell does itself, since it changes the shell: resolves with the exit code. */
 type BuiltIn = (shell: Shell, argv: readonly string[], streams: Streams, redirected: boolean) => Promise<number>
@@ -73,28 +73,18 @@ export const BUILT_IN: ReadonlyMap<string, BuiltIn> = new Map<string, BuiltIn>([
       let status = 0
       for (const pid of pids) {
         const job = shell.jobs.get(pid)
-        status = job ? finish(shell, await waitFor(shell, job)) : 127
+        status = job ? finish(shell, await waitFor(shell, job.exited)) : 127
         shell.jobs.delete(pid)
       }
       return argv.length > 1 ? status : 0
     },
   ],
   [
+    // With a command, `runSimple` replaces the shell.
     'exec',
-    async (shell, argv, streams, redirected) => {
-      if (argv.length < 2) {
-        if (redirected) Object.assign(shell.process, streams)
-        return 0
-      }
-      const { process } = shell
-      const found = loadProgram(process.machine, argv.slice(1), {
-        env: shell.variables,
-        workdir: process.workdir,
-        user: process.user,
-      })
-      const status = await waitFor(shell, startChild(shell, found.argv, streams, found.program).done)
-      if ('signal' in status) throw new Killed(status.signal)
-      throw new Exit(status.code)
+    async (shell, _argv, streams, redirected) => {
+      if (redirected) Object.assign(shell.process, streams)
+      return 0
     },
   ],
   [

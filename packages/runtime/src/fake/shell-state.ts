@@ -1,5 +1,7 @@
 import type { Sink, Source } from './pipe.ts'
-import { FakeProcess, type Program, type Status } from './process.ts'
+import { FakeProcess, type PipeEnd, type Program, type Status } from './process.ts'
+import type { Command } from './shell-syntax.ts'
+import type { World } from './world.ts'
 
 export interface Streams {
   stdin: Source
@@ -16,8 +18,58 @@ export interface Shell {
   status: number
   errexit: boolean
   lastBackground: number
-  readonly jobs: Map<number, Promise<Status>>
+  readonly jobs: Map<number, FakeProcess>
+  /** The commands it is in, the outermost first: where a copy of it goes on. */
+  readonly frames: Frame[]
+  /** Of a copy that begins: the frames that its next commands go on in. */
+  readonly resuming: Frame[]
 }
+
+/** How far a command has come. */
+export interface Frame {
+  readonly command: Command
+  readonly streams: Streams
+  /** With its own redirections, once they are made. */
+  inner?: Streams
+  /** Which of its parts runs; of a loop: 0 between turns, 1 the condition, 2 the body. */
+  at: number
+  /** Of the last turn of a loop. */
+  status: number
+  /** What is left of the words of `for`. */
+  values?: string[]
+  /** The words of a simple command, once they are expanded. */
+  argv?: string[]
+  /** What it started and waits for. */
+  children?: FakeProcess[]
+}
+
+const copyStreams = (streams: Streams, world: World): Streams =>
+  streams instanceof FakeProcess
+    ? world.process(streams)
+    : {
+        stdin: streams.stdin.copy(world),
+        stdout: streams.stdout.copy(world),
+        stderr: streams.stderr.copy(world),
+      }
+
+const copyFrame = (frame: Frame, world: World): Frame => ({
+  ...frame,
+  streams: copyStreams(frame.streams, world),
+  ...(frame.inner && { inner: copyStreams(frame.inner, world) }),
+  ...(frame.values && { values: [...frame.values] }),
+  ...(frame.children && { children: frame.children.map((child) => world.process(child)) }),
+})
+
+export const copyShell = (shell: Shell, world: World): Shell => ({
+  ...shell,
+  process: world.process(shell.process),
+  variables: new Map(shell.variables),
+  exported: new Set(shell.exported),
+  positional: [...shell.positional],
+  jobs: new Map([...shell.jobs].map(([pid, job]) => [pid, world.process(job)])),
+  frames: shell.frames.map((frame) => copyFrame(frame, world)),
+  resuming: [],
+})
 
 /** `break` and `continue` travel as exceptions, `levels` loops outwards. */
 export class LoopJump extends Error {
@@ -52,20 +104,25 @@ export const startChild = (
   argv: readonly string[],
   streams: Streams,
   program: Program,
-  env = environment(shell),
-) => {
+  options: { env?: Map<string, string>; closes?: readonly PipeEnd[] } = {},
+): FakeProcess => {
   const { process } = shell
   const child = new FakeProcess({
     machine: process.machine,
     argv,
-    env,
+    env: options.env ?? environment(shell),
+    closes: options.closes ?? [],
     workdir: process.workdir,
     user: process.user,
     group: process.group,
     ignored: process.ignored,
-    ...streams,
+    stdin: streams.stdin,
+    stdout: streams.stdout,
+    stderr: streams.stderr,
   })
-  return { child, done: child.run(program) }
+  // What rejects here is no failure of the program: nobody is to miss it.
+  void child.run(program)
+  return child
 }
 
 export const environment = (shell: Shell): Map<string, string> =>

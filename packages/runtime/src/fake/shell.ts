@@ -1,10 +1,21 @@
 import { fileSink, fileSource } from './devices.ts'
 import { type Errno, SystemError } from './file-system.ts'
 import { emptySource, nullSink, Pipe, type Sink } from './pipe.ts'
-import { Exit, type FakeProcess, loadProgram, type Program } from './process.ts'
+import { Exit, type FakeProcess, Killed, loadProgram, type PipeEnd, type Program, type Status } from './process.ts'
 import { BUILT_IN } from './shell-builtins.ts'
-import { environment, finish, LoopJump, type Shell, type Streams, startChild, waitFor } from './shell-state.ts'
+import {
+  copyShell,
+  environment,
+  type Frame,
+  finish,
+  LoopJump,
+  type Shell,
+  type Streams,
+  startChild,
+  waitFor,
+} from './shell-state.ts'
 import { type Command, parseShell, type Redirect, ShellSyntaxError, type Word } from './shell-syntax.ts'
+import type { Continuation } from './world.ts'
 
 /** `sh`: `-c SCRIPT [NAME ARGS…]`, `FILE [ARGS…]`, or a script on standard input. */
 export const shell: Program = async (process) => {
@@ -30,6 +41,8 @@ export const shell: Program = async (process) => {
     errexit: flags.includes('e'),
     lastBackground: 0,
     jobs: new Map(),
+    frames: [],
+    resuming: [],
   }
   try {
     await run(state, parseShell(script), process)
@@ -41,6 +54,25 @@ export const shell: Program = async (process) => {
   }
 }
 
+const continuationOf = (shell: Shell): Continuation => ({
+  copy: (world) => continuationOf(copyShell(shell, world)),
+  run: async (process) => {
+    shell.resuming.push(...shell.frames.splice(0))
+    const outermost = shell.resuming[0]
+    if (outermost) await run(shell, outermost.command, process)
+    return shell.status
+  },
+})
+
+/** Waits for what a copy of the shell would wait for again. */
+const parked = <T>(shell: Shell, wait: () => Promise<T>): Promise<T> =>
+  shell.process.parked(continuationOf(shell), wait)
+
+const ends = async (shell: Shell, children: readonly FakeProcess[]): Promise<Status> => {
+  const statuses = await parked(shell, () => waitFor(shell, Promise.all(children.map(({ exited }) => exited))))
+  return statuses.at(-1) ?? { code: 0 }
+}
+
 const readAll = async (process: FakeProcess): Promise<Buffer> => {
   const chunks: Buffer[] = []
   for (let chunk = await process.read(); chunk; chunk = await process.read()) chunks.push(chunk)
@@ -48,115 +80,147 @@ const readAll = async (process: FakeProcess): Promise<Buffer> => {
 }
 
 const run = async (shell: Shell, command: Command, streams: Streams): Promise<number> => {
+  const frame = shell.resuming.shift() ?? { command, streams, at: 0, status: 0 }
+  const depth = shell.frames.push(frame)
+  try {
+    return await step(shell, frame)
+  } finally {
+    shell.frames.length = depth - 1
+  }
+}
+
+/** Goes on with a command where its frame says, to its end. */
+const step = async (shell: Shell, frame: Frame): Promise<number> => {
+  const { command, streams } = frame
   shell.process.signal.throwIfAborted()
   switch (command.type) {
     case 'list':
-      for (const { command: item, background } of command.items) {
-        if (background) startJob(shell, item, streams)
-        else await run(shell, item, streams)
+      for (let item = command.items[frame.at]; item; item = command.items[++frame.at]) {
+        if (item.background) startJob(shell, item.command, streams)
+        else await run(shell, item.command, streams)
         await runTraps(shell, streams)
-        if (shell.errexit && shell.status !== 0 && item.type === 'simple') throw new Exit(shell.status)
+        if (shell.errexit && shell.status !== 0 && item.command.type === 'simple') throw new Exit(shell.status)
       }
       return shell.status
     case 'and':
-    case 'or': {
-      const left = await run(shell, command.left, streams)
-      return (left === 0) === (command.type === 'and') ? run(shell, command.right, streams) : left
+    case 'or':
+      if (frame.at === 0) {
+        const left = await run(shell, command.left, streams)
+        if ((left === 0) !== (command.type === 'and')) return left
+        frame.at = 1
+      }
+      return run(shell, command.right, streams)
+    case 'pipeline': {
+      frame.children ??= startStages(shell, command.stages, streams)
+      const status = finish(shell, await ends(shell, frame.children))
+      if (command.negated) shell.status = status === 0 ? 1 : 0
+      return shell.status
     }
-    case 'pipeline':
-      return runPipeline(shell, command, streams)
     case 'group': {
-      const inner = await redirect(shell, command.redirects, streams)
-      if (!command.subshell) return run(shell, command.body, inner)
-      return finish(shell, await waitFor(shell, fork(shell, command.body, inner).done))
+      frame.inner ??= await redirect(shell, command.redirects, streams)
+      if (!command.subshell) return run(shell, command.body, frame.inner)
+      frame.children ??= [fork(shell, command.body, frame.inner)]
+      return finish(shell, await ends(shell, frame.children))
     }
     case 'if': {
-      const inner = await redirect(shell, command.redirects, streams)
-      if ((await run(shell, command.condition, inner)) === 0) return run(shell, command.then, inner)
+      frame.inner ??= await redirect(shell, command.redirects, streams)
+      if (frame.at === 0) frame.at = (await run(shell, command.condition, frame.inner)) === 0 ? 1 : 2
+      if (frame.at === 1) return run(shell, command.then, frame.inner)
       shell.status = 0
-      return command.otherwise ? run(shell, command.otherwise, inner) : 0
+      return command.otherwise ? run(shell, command.otherwise, frame.inner) : 0
     }
-    case 'loop': {
-      const inner = await redirect(shell, command.redirects, streams)
-      return loop(shell, async () => {
-        if (((await run(shell, command.condition, inner)) === 0) === command.until) return false
-        await run(shell, command.body, inner)
-        return true
+    case 'loop':
+      return loop(shell, frame, command, async (inner) => {
+        return ((await run(shell, command.condition, inner)) === 0) !== command.until
       })
-    }
     case 'for': {
-      const inner = await redirect(shell, command.redirects, streams)
-      const values = await expandAll(shell, command.words, streams)
-      return loop(shell, async () => {
+      frame.values ??= await expandAll(shell, command.words, streams)
+      const { values } = frame
+      return loop(shell, frame, command, async () => {
         const value = values.shift()
-        if (value === undefined) return false
-        shell.variables.set(command.name, value)
-        await run(shell, command.body, inner)
-        return true
+        if (value !== undefined) shell.variables.set(command.name, value)
+        return value !== undefined
       })
     }
     case 'simple':
-      return runSimple(shell, command, streams)
+      return runSimple(shell, frame, command)
     default:
       return command satisfies never
   }
 }
 
-const loop = async (shell: Shell, turn: () => Promise<boolean>): Promise<number> => {
-  shell.status = 0
-  let status = 0
+/** Turns of `command`'s body, each after `more` said that there is one. */
+const loop = async (
+  shell: Shell,
+  frame: Frame,
+  command: Extract<Command, { type: 'loop' | 'for' }>,
+  more: (inner: Streams) => Promise<boolean>,
+): Promise<number> => {
+  if (!frame.inner) {
+    frame.inner = await redirect(shell, command.redirects, frame.streams)
+    shell.status = 0
+  }
   for (;;) {
-    await shell.process.yield()
     try {
-      if (!(await turn())) break
-      status = shell.status
+      if (frame.at === 0) {
+        await parked(shell, () => shell.process.yield())
+        frame.at = 1
+      }
+      if (frame.at === 1) {
+        if (!(await more(frame.inner))) break
+        frame.at = 2
+      }
+      await run(shell, command.body, frame.inner)
+      frame.status = shell.status
     } catch (error) {
       if (!(error instanceof LoopJump)) throw error
       error.levels--
       if (error.levels > 0) throw error
       if (!error.again) break
     }
+    frame.at = 0
   }
-  shell.status = status
-  return status
+  shell.status = frame.status
+  return frame.status
 }
 
 /** A copy of the shell as a process of its own. */
-const fork = (shell: Shell, command: Command, streams: Streams) =>
-  startChild(shell, shell.process.argv, streams, async (process) => {
+const fork = (shell: Shell, command: Command, streams: Streams, closes: readonly PipeEnd[] = []): FakeProcess => {
+  const program: Program = async (process) => {
     const copy: Shell = {
       ...shell,
       process,
       variables: new Map(shell.variables),
       exported: new Set(shell.exported),
       jobs: new Map(),
+      frames: [],
+      resuming: [],
     }
     await run(copy, command, process)
     return copy.status
-  })
+  }
+  return startChild(shell, shell.process.argv, streams, program, { closes })
+}
 
 const startJob = (shell: Shell, command: Command, streams: Streams): void => {
-  const { child, done } = fork(shell, command, { ...streams, stdin: emptySource })
+  const child = fork(shell, command, { ...streams, stdin: emptySource })
   shell.lastBackground = child.pid
-  shell.jobs.set(child.pid, done)
+  shell.jobs.set(child.pid, child)
   shell.status = 0
 }
 
-const runPipeline = async (shell: Shell, command: Extract<Command, { type: 'pipeline' }>, streams: Streams) => {
-  let { stdin } = streams
-  const stages = command.stages.map((stage, index) => {
-    const input = stdin
-    const output = index === command.stages.length - 1 ? undefined : new Pipe()
-    if (output) stdin = output
-    return fork(shell, stage, { ...streams, stdin: input, stdout: output ?? streams.stdout }).done.finally(() => {
-      output?.end()
-      if (input instanceof Pipe && index > 0) input.break()
-    })
+const startStages = (shell: Shell, stages: readonly Command[], streams: Streams): FakeProcess[] => {
+  let input: Pipe | undefined
+  return stages.map((stage, index) => {
+    const output = index === stages.length - 1 ? undefined : new Pipe()
+    const closes: PipeEnd[] = []
+    if (output) closes.push({ pipe: output, end: 'write' })
+    if (input) closes.push({ pipe: input, end: 'read' })
+    const { stdin, stdout, stderr } = streams
+    const child = fork(shell, stage, { stdin: input ?? stdin, stdout: output ?? stdout, stderr }, closes)
+    input = output
+    return child
   })
-  const statuses = await waitFor(shell, Promise.all(stages))
-  const status = finish(shell, statuses[statuses.length - 1] ?? { code: 0 })
-  if (command.negated) shell.status = status === 0 ? 1 : 0
-  return shell.status
 }
 
 const runTraps = async (shell: Shell, streams: Streams): Promise<void> => {
@@ -166,39 +230,63 @@ const runTraps = async (shell: Shell, streams: Streams): Promise<void> => {
   }
 }
 
-const runSimple = async (shell: Shell, command: Extract<Command, { type: 'simple' }>, streams: Streams) => {
-  const assigned: [string, string][] = []
-  for (const { name, value } of command.assignments) assigned.push([name, await expandOne(shell, value, streams)])
-  const argv = await expandAll(shell, command.words, streams)
-  const [name] = argv
+/** Those that wait; where one of them is interrupted, a copy of the shell runs it again. */
+const WAITING: ReadonlySet<string> = new Set(['read', 'wait'])
+
+const runSimple = async (shell: Shell, frame: Frame, command: Extract<Command, { type: 'simple' }>) => {
+  const { streams } = frame
   try {
-    const inner = await redirect(shell, command.redirects, streams)
-    if (name === undefined) {
-      for (const [variable, value] of assigned) shell.variables.set(variable, value)
-      if (assigned.length > 0 && !command.assignments.some(({ value }) => value.some((part) => part.type === 'output')))
-        shell.status = 0
-      return shell.status
+    if (!frame.children) {
+      const status = await beginSimple(shell, frame, command)
+      if (status !== undefined) return status
     }
-    const builtIn = BUILT_IN.get(name)
-    if (builtIn) {
-      shell.status = await builtIn(shell, argv, inner, command.redirects.length > 0)
-      return shell.status
-    }
-    const env = new Map([...environment(shell), ...assigned])
-    const { process } = shell
-    const found = loadProgram(process.machine, argv, {
-      env: shell.variables,
-      workdir: process.workdir,
-      user: process.user,
-    })
-    return finish(shell, await waitFor(shell, startChild(shell, found.argv, inner, found.program, env).done))
+    const status = await ends(shell, frame.children ?? [])
+    if (frame.argv?.[0] !== 'exec') return finish(shell, status)
+    throw 'signal' in status ? new Killed(status.signal) : new Exit(status.code)
   } catch (error) {
     if (!(error instanceof SystemError)) throw error
+    const name = frame.argv?.[0]
     const text = error.errno === 'ENOENT' && name !== undefined ? 'not found' : error.message
     await streams.stderr.write(Buffer.from(`${shell.name}: ${name ?? ''}: ${text}\n`), shell.process.signal)
     shell.status = NOT_RUN[error.errno] ?? 126
     return shell.status
   }
+}
+
+/** Up to its end where the shell does it itself, with the status; else up to the start of a child. */
+const beginSimple = async (shell: Shell, frame: Frame, command: Extract<Command, { type: 'simple' }>) => {
+  const { streams } = frame
+  const assigned: [string, string][] = []
+  if (!frame.argv) {
+    for (const { name, value } of command.assignments) assigned.push([name, await expandOne(shell, value, streams)])
+    frame.argv = await expandAll(shell, command.words, streams)
+  }
+  const { argv } = frame
+  const [name] = argv
+  frame.inner ??= await redirect(shell, command.redirects, streams)
+  const { inner } = frame
+  if (name === undefined) {
+    for (const [variable, value] of assigned) shell.variables.set(variable, value)
+    if (assigned.length > 0 && !command.assignments.some(({ value }) => value.some((part) => part.type === 'output')))
+      shell.status = 0
+    return shell.status
+  }
+  const builtIn = BUILT_IN.get(name)
+  const replaces = name === 'exec' && argv.length > 1
+  if (builtIn && !replaces) {
+    const act = () => builtIn(shell, argv, inner, command.redirects.length > 0)
+    shell.status = await (WAITING.has(name) ? parked(shell, act) : act())
+    return shell.status
+  }
+  const { process } = shell
+  const found = loadProgram(process.machine, replaces ? argv.slice(1) : argv, {
+    env: shell.variables,
+    workdir: process.workdir,
+    user: process.user,
+  })
+  const env = new Map([...environment(shell), ...assigned])
+  frame.children = [startChild(shell, found.argv, inner, found.program, { env })]
+  return undefined
 }
 
 const NOT_RUN: Partial<Record<Errno, number>> = { ENOENT: 127 }
@@ -282,14 +370,13 @@ const valueFor = async (shell: Shell, part: Extract<Word[number], { type: 'varia
 
 const outputOf = async (shell: Shell, command: Command, streams: Streams): Promise<string> => {
   const pipe = new Pipe()
-  const { done } = fork(shell, command, { ...streams, stdout: pipe })
-  done.finally(() => pipe.end())
+  const child = fork(shell, command, { ...streams, stdout: pipe }, [{ pipe, end: 'write' }])
   const chunks: Buffer[] = []
   for (;;) {
     const chunk = await pipe.read(shell.process.signal)
     if (!chunk) break
     chunks.push(chunk)
   }
-  finish(shell, await waitFor(shell, done))
+  finish(shell, await waitFor(shell, child.exited))
   return Buffer.concat(chunks).toString().replace(/\n+$/, '')
 }

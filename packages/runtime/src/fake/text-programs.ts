@@ -2,6 +2,7 @@ import { fileSink, fileSource } from './devices.ts'
 import { SystemError } from './file-system.ts'
 import type { Source } from './pipe.ts'
 import type { FakeProcess, Program } from './process.ts'
+import { again, type Continuation } from './world.ts'
 
 /** Options of the short kind, and the words that follow them. */
 export const operands = (process: FakeProcess): string[] =>
@@ -61,7 +62,7 @@ export const printf: Program = async (process) => {
       else out.push(unescaped(piece))
     }
   } while (values.length > 0 && /%[sdxob]/.test(format))
-  await process.write('stdout', Buffer.concat(out))
+  await process.parked(again(printf), () => process.write('stdout', Buffer.concat(out)))
   return 0
 }
 
@@ -70,13 +71,32 @@ export const echo: Program = async (process) => {
   const bare = words[0] === '-n' || words[0] === '-ne'
   const escaped = words[0] === '-e' || words[0] === '-ne'
   const text = `${(bare || escaped ? words.slice(1) : words).join(' ')}${bare ? '' : '\n'}`
-  await process.write('stdout', escaped ? unescaped(text) : Buffer.from(text))
+  await process.parked(again(echo), () => process.write('stdout', escaped ? unescaped(text) : Buffer.from(text)))
   return 0
 }
 
 export const cat: Program = async (process) => {
+  if (operands(process).length === 0) return passing().run(process)
   for await (const chunk of inputs(process, operands(process))) await process.write('stdout', chunk)
   return 0
+}
+
+/** From standard input to standard output; `read` was read already. */
+const passing = (read?: Buffer): Continuation => {
+  let chunk = read
+  const pass = async (process: FakeProcess): Promise<number> => {
+    for (;;) {
+      chunk ??= await process.read()
+      if (!chunk) return 0
+      await process.write('stdout', chunk)
+      chunk = undefined
+    }
+  }
+  const continuation: Continuation = {
+    copy: () => passing(chunk),
+    run: (process) => process.parked(continuation, () => pass(process)),
+  }
+  return continuation
 }
 
 export const head: Program = async (process) => {
@@ -112,7 +132,9 @@ export const tail: Program = async (process) => {
 export const yes: Program = async (process) => {
   const line = Buffer.from(`${process.argv.slice(1).join(' ') || 'y'}\n`)
   const block = Buffer.alloc(Math.ceil(65_536 / line.length) * line.length, line)
-  for (;;) await process.write('stdout', block)
+  return process.parked(again(yes), async () => {
+    for (;;) await process.write('stdout', block)
+  })
 }
 
 export const wc: Program = async (process) => {
