@@ -1,0 +1,106 @@
+import { mkdir } from 'node:fs/promises'
+import { BrambleError } from '@bramble/protocol'
+import type { BlobStore } from '../blob-store.ts'
+import { gate } from '../gate.ts'
+import { keyedLock } from '../keyed-lock.ts'
+import { leaseTable } from '../lease-table.ts'
+import { openDisk, type Step } from './disk.ts'
+import { freshBlobs } from './fresh.ts'
+import { type FsContext, fsPaths, listBlobs, makeShards, removeBlob, touchBlob } from './fs-blobs.ts'
+import { isErrno, onDisk } from './fs-error.ts'
+import { fsLeaseKeeper, readLeases } from './fs-leases.ts'
+import { fsNames } from './fs-names.ts'
+import { getBlob, statBlob } from './get-blob.ts'
+import { putBlob } from './put-blob.ts'
+import { type Evictable, fsRoom } from './room.ts'
+
+/** For small blobs, each open for less than a millisecond; streams have files of their own. */
+const openFilesMax = 64
+
+export interface FsStoreOptions {
+  /** Made where it is missing. One process at a time may have a store there. */
+  readonly directory: string
+  /** What blobs may take. When it is reached, the least recently used that `evictable` gives free are removed; then `store_full`. */
+  readonly maxBytes?: number | undefined
+  /** Whether another store has it, on stable storage. Missing: nothing is evicted. */
+  readonly evictable?: Evictable | undefined
+  /** For the expiry of leases: milliseconds since 1970. */
+  readonly now?: () => number
+  readonly step?: Step
+}
+
+/**
+ * Blobs as files: `docs/storage.md` has the layout, and what is done in which order. Opening removes what a killed process
+ * left; on a disk that cannot be written everything can be read.
+ */
+export const fsStore = async (options: FsStoreOptions): Promise<BlobStore> => {
+  const { directory, now = Date.now, step = () => undefined } = options
+  const paths = fsPaths(directory)
+  const disk = await onDisk(async () => {
+    for (const path of [directory, paths.blobs, paths.names, paths.leases, paths.quarantine])
+      await mkdir(path, { recursive: true, mode: 0o700 }).catch((cause) => {
+        // It may be there, on a disk that is read-only now.
+        if (!isErrno(cause, 'EROFS')) throw cause
+      })
+    const opened = await openDisk(paths.tmp, step)
+    await makeShards(paths, opened, directory)
+    return opened
+  })
+  const keeper = fsLeaseKeeper(paths.leases, disk)
+  const inherited = await onDisk(() => readLeases(paths.leases, now()))
+  const lock = keyedLock()
+  const fresh = freshBlobs()
+  const leases = leaseTable({
+    store: 'fs',
+    now,
+    keeper,
+    inherited,
+    touch: (hash) => lock(hash, () => onDisk(() => touchBlob(context, hash))),
+  })
+  const { maxBytes, evictable } = options
+  const room = await fsRoom({ maxBytes, evictable, paths, context: () => context })
+  const context: FsContext = { paths, disk, lock, fresh, leases, room, opening: gate(openFilesMax) }
+  const names = fsNames(paths.names, paths.quarantine, disk, lock)
+
+  const running = new Set<Promise<unknown>>()
+  let closing: Promise<void> | undefined
+  /** Whatever changes the disk is waited for by `close`, and refused after it. */
+  const changing = async <T>(run: () => Promise<T>): Promise<T> => {
+    if (closing) throw new BrambleError('shutting_down', { detail: `the store in ${directory} is closed` })
+    const change = run()
+    running.add(change)
+    try {
+      return await change
+    } finally {
+      running.delete(change)
+    }
+  }
+  const close = (): Promise<void> => {
+    closing ??= (async () => {
+      leases.close()
+      await Promise.allSettled(running)
+      await keeper.close()
+      await disk.close()
+    })()
+    return closing
+  }
+
+  return {
+    name: 'fs',
+    put: (source, putOptions = {}) => changing(() => putBlob(context, source, putOptions)),
+    get: (hash, getOptions = {}) => getBlob(context, hash, getOptions),
+    stat: (hash) => statBlob(context, hash),
+    list: (listOptions = {}) => listBlobs(context, listOptions),
+    remove: (hash, { idleSinceMs } = {}) =>
+      changing(() => lock(hash, () => onDisk(() => removeBlob(context, hash, idleSinceMs)))),
+    names: {
+      ...names,
+      set: (name, value, setOptions) => changing(() => names.set(name, value, setOptions)),
+      remove: (name, removeOptions) => changing(() => names.remove(name, removeOptions)),
+    },
+    leases,
+    settled: async () => undefined,
+    close,
+    [Symbol.asyncDispose]: close,
+  }
+}
