@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 enum frame_type {
-  EXEC = 0x01, STDIN, STDIN_EOF, CREDIT, SIGNAL, DISCARD, PING, CONNECT, RESIZE, ACK,
-  HELLO = 0x80, STARTED, STDOUT, STDERR, STDIN_CREDIT, EXIT, FAILED, PONG, REFUSED, CHANNEL, EVENT,
+  EXEC = 0x01, STDIN, STDIN_EOF, CREDIT, SIGNAL, DISCARD, PING, CONNECT, RESIZE, ACK, PARK, RESUME,
+  HELLO = 0x80, STARTED, STDOUT, STDERR, STDIN_CREDIT, EXIT, FAILED, PONG, REFUSED, CHANNEL, EVENT, PARKED, RESUMED,
 };
 enum refusal { UNKNOWN_TYPE = 1, BAD_LENGTH, BAD_FIELDS, CHANNEL_IN_USE, TOO_MANY_CHANNELS, CREDIT_OVERRUN };
 enum step { STEP_FORK = 1, STEP_USER, STEP_WORKDIR, STEP_PIPES, STEP_EXEC, STEP_CONNECT };
@@ -37,6 +37,7 @@ enum {
   KEEP_BYTES = 32 << 10,           /* of each buffer that stay resident when idle */
   LINGER_MS = 100, HOLD_MS = 1,    /* HOLD: that STARTED waits for company */
   PATH_BYTES_MAX = 4095, USER_BYTES_MAX = 255, GROUPS_MAX = 256, NAME_BYTES_MAX = 64, NAMED_MAX = 64, ADDRESS_BYTES_MAX = 45,
+  PARK_TOKEN_BYTES = 16, PARK_MS = 10000,
 };
 
 static inline uint32_t get32(const uint8_t *at) {
@@ -68,6 +69,10 @@ extern struct connection {
   bool readable, writable, over, urgent, starved, large;
   size_t rx_start, rx_end, tx_start, tx_end;
 } connection;
+/* Since PARK nothing moves: commands wait, output stays where it is, until the host comes back with the same token. */
+extern bool parked;
+void park_end(bool resumed);
+int64_t park_deadline(void);
 bool connection_open(int in, int out);
 void connection_close(void), connection_receive(void), connection_flush(void), connection_flush_large(void), connection_shrink(void);
 bool connection_fits(size_t bytes);

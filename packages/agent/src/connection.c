@@ -13,6 +13,7 @@ static const struct { uint32_t min, max; } lengths[] = {
   [EXEC] = { 0, PAYLOAD_BYTES_MAX }, [STDIN] = { 0, PAYLOAD_BYTES_MAX }, [STDIN_EOF] = { 0, 0 },
   [CREDIT] = { 5, 5 }, [SIGNAL] = { 1, 1 }, [DISCARD] = { 1, 1 }, [PING] = { 0, PING_BYTES_MAX },
   [CONNECT] = { 3, 2 + ADDRESS_BYTES_MAX }, [RESIZE] = { 4, 4 }, [ACK] = { 8, 8 },
+  [PARK] = { PARK_TOKEN_BYTES, PARK_TOKEN_BYTES }, [RESUME] = { PARK_TOKEN_BYTES, PARK_TOKEN_BYTES },
 };
 
 bool connection_open(int in, int out) {
@@ -25,9 +26,9 @@ bool connection_open(int in, int out) {
   return loop_again = true;
 }
 
-/* Kills what the connection asked for, but for named commands, then forgets it. */
+/* Kills what the connection asked for, but for named commands and unless it is parked, then forgets it. */
 void connection_close(void) {
-  channels_kill();
+  if (!parked) channels_kill();
   if (connection.in >= 0) close(connection.in);
   if (connection.out >= 0 && connection.out != connection.in) close(connection.out);
   connection = (struct connection){ .in = -1, .out = -1, .serial = connection.serial, .large = connection.large };
@@ -172,11 +173,39 @@ static bool request_parse(const uint8_t *payload, uint32_t length, struct exec_r
   return rest.length == 0 && request->argc > 0;
 }
 
+bool parked;
+static uint8_t park_token[PARK_TOKEN_BYTES];
+static int64_t parked_until_ms;
+
+int64_t park_deadline(void) { return parked ? parked_until_ms : -1; }
+
+/* Nobody else has a claim on what the connection that parked had asked for. */
+void park_end(bool resumed) {
+  if (parked && !resumed) channels_kill();
+  parked = false;
+  loop_again = true;
+}
+
+static void park(const uint8_t *token) {
+  memcpy(park_token, token, sizeof park_token);
+  parked_until_ms = now_ms() + PARK_MS;
+  parked = true;
+  connection_send(PARKED, 0, NULL, 0);
+}
+
+static void resume(const uint8_t *token) {
+  uint8_t resumed = parked && !memcmp(park_token, token, sizeof park_token);
+  park_end(resumed);
+  connection_send(RESUMED, 0, &resumed, 1);
+}
+
 static void dispatch(uint8_t type, uint32_t id, const uint8_t *payload, uint32_t length) {
   struct exec_request request;
   struct channel *channel = channel_find(id);
   if (length < lengths[type].min || length > lengths[type].max) connection_refuse(id, BAD_LENGTH);
-  else if ((type == PING || type == ACK) != (id == 0)) connection_refuse(id, BAD_FIELDS);
+  else if ((type == PING || type == ACK || type == PARK || type == RESUME) != (id == 0)) connection_refuse(id, BAD_FIELDS);
+  else if (type == PARK) park(payload);
+  else if (type == RESUME) resume(payload);
   else if (type == PING) connection_send(PONG, 0, payload, length);
   else if (type == ACK) log_acknowledge(get32(payload) | (uint64_t)get32(payload + 4) << 32);
   else if (type != EXEC && type != CONNECT && channel) channel_frame(channel, type, payload, length);
@@ -194,7 +223,8 @@ static bool next_frame(void) {
   size_t have = connection.rx_end - connection.rx_start;
   if (have < HEADER_BYTES || connection.over) return false;
   uint32_t length = get32(frame), type = get32(frame + 4);
-  if (type < EXEC || type > ACK) connection_refuse(0, UNKNOWN_TYPE);
+  if (parked && type != RESUME && have) park_end(false);
+  if (type < EXEC || type > RESUME) connection_refuse(0, UNKNOWN_TYPE);
   else if (length > PAYLOAD_BYTES_MAX) connection_refuse(0, BAD_LENGTH);
   if (connection.over || have < HEADER_BYTES + length) return false;
   connection.rx_start += HEADER_BYTES + length;

@@ -46,7 +46,8 @@ bool loop_watch(int fd, uint32_t events, enum source source, uint32_t slot, uint
 }
 
 static int wait_ms(int timeout_ms) {
-  int64_t wait = timeout_ms < 0 ? INT32_MAX : timeout_ms, left = channels_deadline < 0 ? wait : channels_deadline - now_ms();
+  int64_t wait = timeout_ms < 0 ? INT32_MAX : timeout_ms, deadline = parked ? park_deadline() : channels_deadline;
+  int64_t left = deadline < 0 ? wait : deadline - now_ms();
   if (loop_again) return 0;
   if (connection.tx_end > 0 && connection.writable && wait > HOLD_MS) wait = HOLD_MS;
   if (left < wait) wait = left;
@@ -54,8 +55,8 @@ static int wait_ms(int timeout_ms) {
 }
 
 void loop_turn(int timeout_ms) {
+  static bool signalled;
   struct epoll_event events[64];
-  bool signalled = false;
   int n = epoll_wait(poller, events, 64, wait_ms(timeout_ms));
   if (n <= 0) connection.urgent = true; /* nobody else came: what was held back goes alone */
   loop_again = n == 64;
@@ -70,11 +71,17 @@ void loop_turn(int timeout_ms) {
       if (events[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) connection.writable = true;
     }
   }
-  if (signalled) take_signals(); /* after the output: what a command wrote last is known to be there before its end is */
+  if (parked && now_ms() >= park_deadline()) park_end(false);
+  if (signalled && !parked) { /* after the output: what a command wrote last is known to be there before its end is */
+    signalled = false;
+    take_signals();
+  }
   if (connection.urgent) connection_flush();
   connection_receive();
-  channels_step();
-  log_step();
+  if (!parked) {
+    channels_step();
+    log_step();
+  }
   if (connection.urgent) connection_flush();
   if (connection.starved && connection.writable) loop_again = true; /* the answers have room now */
   if (connection.over) connection_close(), stop |= once;

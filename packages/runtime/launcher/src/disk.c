@@ -9,11 +9,13 @@
 #include <fcntl.h>
 #include <linux/btrfs.h>
 #include <linux/btrfs_tree.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -56,7 +58,7 @@ int disk_open(void)
 	if (layers < 0)
 		return fail("open %s", LAYERS);
 	find_qgroups(root);
-	if (volumes_open() != 0)
+	if (volumes_open() != 0 || seals_open() != 0)
 		return -1;
 	/* Of sandboxes that ended with an earlier launcher, and were not kept. */
 	return disk_list(remove_one);
@@ -66,6 +68,7 @@ int disk_open(void)
 void disk_close(void)
 {
 	volumes_close();
+	seals_close();
 	close(layers);
 	close(root);
 	umount2(DISK, 0);
@@ -115,10 +118,18 @@ static int make_layer(int layer)
 	return 0;
 }
 
-int disk_create(const char *id, const char *kept, uint64_t bytes)
+/* Overlayfs refuses an upper layer whose working folder says that a volatile overlay had it, which one that continues a seal's
+ * may say. */
+static int clear_work(int layer)
+{
+	return remove_tree_at(layer, "work");
+}
+
+/* `copied`: the layer is there, as a copy of a seal's. */
+int disk_create(const char *id, const char *kept, uint64_t bytes, bool copied)
 {
 	if (settings.disk_bytes > 0) {
-		if (make_subvolume(id, kept) != 0)
+		if (!copied && make_subvolume(id, kept) != 0)
 			return -1;
 	} else {
 		char path[PATH_MAX], options[96];
@@ -133,7 +144,7 @@ int disk_create(const char *id, const char *kept, uint64_t bytes)
 	int layer = open_layer(id, kept);
 	if (layer < 0)
 		return fail("open the layer of %s", id);
-	int result = make_layer(layer);
+	int result = !copied || clear_work(layer) == 0 ? make_layer(layer) : -1;
 	if (result == 0 && settings.disk_bytes > 0) {
 		struct btrfs_ioctl_qgroup_limit_args limit = { .qgroupid = 0 };
 		limit.lim.flags = BTRFS_QGROUP_LIMIT_MAX_RFER;
@@ -144,6 +155,25 @@ int disk_create(const char *id, const char *kept, uint64_t bytes)
 	close(layer);
 	return result;
 }
+
+bool disk_has_layer(const char *layer)
+{
+	return faccessat(layers, layer, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Each in a process of its own, whose pid is returned: they wait for the disk. It says by its exit code how that went. */
+static pid_t apart(const char *id, const char *layer, const char *seal, bool copy)
+{
+	const char *name;
+	int place = place_of(id, layer, &name);
+	pid_t launcher = getpid(), pid = fork();
+	if (pid == 0)
+		_exit(prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != launcher || (copy ? seal_copy(seal, place, name) : seal_files(seal, place, name)) == 0 ? 0 : 1);
+	return pid;
+}
+
+pid_t disk_copy_apart(const char *id, const char *layer, const char *seal) { return apart(id, layer, seal, true); }
+pid_t disk_seal_apart(const char *id, const char *layer, const char *seal) { return apart(id, layer, seal, false); }
 
 void disk_sync(void)
 {

@@ -128,3 +128,22 @@ int remove_tree(const char *path)
 {
 	return remove_below(AT_FDCWD, path, 0);
 }
+
+int remove_tree_at(int directory, const char *name)
+{
+	return remove_below(directory, name, 0);
+}
+
+/* Names of the regular files in a folder. */
+int files_list(const char *path, void (*each)(const char *name))
+{
+	DIR *directory = opendir(path);
+	if (directory == NULL)
+		return fail("open %s", path);
+	struct dirent *entry;
+	while ((entry = readdir(directory)) != NULL)
+		if (entry->d_type == DT_REG)
+			each(entry->d_name);
+	closedir(directory);
+	return 0;
+}

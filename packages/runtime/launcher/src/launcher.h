@@ -3,29 +3,33 @@
 #pragma once
 
 #include <limits.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-#define PROTOCOL_VERSION 1
+#define PROTOCOL_VERSION 2
 #define MAX_HIERARCHIES 32
 #define MAX_SANDBOXES 4096
 #define ID_BYTES 64
 #define MAX_LOWERS_BYTES 8192
 #define MAX_HELD 128
+#define MAX_IMAGES 16
 
 /* All of it in a tmpfs of our own namespace. */
 #define RUN "/run"
 #define DISK "/run/disk"
 /* No id begins with a dot. */
 #define LAYERS DISK "/.layers"
+#define SEALS DISK "/.seals"
 #define OCI_STATE "/run/.oci"
 
 /* What is fixed at start, from the command line; the OCI binary is the last node's. */
 struct settings {
 	const char *directory;   /* holds disk.img, the lock and the socket */
 	const char *oci_binary;  /* crun or runc */
+	const char *criu;        /* the command and its first arguments, one a line; empty: there is none */
 	const char *cgroup;      /* path of our cgroups below each hierarchy, "/bramble/<node>" */
 	const char *hierarchies[MAX_HIERARCHIES];
 	int hierarchy_count;
@@ -40,6 +44,8 @@ struct held { enum kind kind; char name[ID_BYTES]; };
 
 /* What `create` asks for. */
 struct wanted {
+	char *text;              /* of the request, which the rest points into */
+	char *config;            /* for the OCI runtime */
 	uid_t base;              /* first host id */
 	uint64_t disk_bytes;     /* the quota of the layer */
 	char layer[ID_BYTES];    /* of a kept sandbox; empty: the layer ends with the sandbox */
@@ -48,6 +54,11 @@ struct wanted {
 	int held_count;
 	const char *places[MAX_HELD]; /* where in the sandbox volumes and caches are mounted, in their order; the request's */
 	int place_count;
+	char from[ID_BYTES];     /* the seal it continues; empty: none */
+	bool memory;             /* with its processes */
+	bool keep_connections;   /* TCP connections within the sandbox go on */
+	const char *images[MAX_IMAGES]; /* of memory, that are other ones than the seal's: `NAME:HEX` */
+	int image_count;
 };
 
 /* Errors travel as text; the first one wins. Returns -1 so that callers can `return fail(...)`. */
@@ -61,7 +72,10 @@ extern char image_notice[PATH_MAX + 256]; /* what the node is to be told of it, 
 /* disk.c: where the writable layers live, each under a quota of its own. `layer` empty: the one that is `id`'s alone. */
 int disk_open(void);
 void disk_close(void);
-int disk_create(const char *id, const char *layer, uint64_t bytes);
+int disk_create(const char *id, const char *layer, uint64_t bytes, bool copied);
+pid_t disk_copy_apart(const char *id, const char *layer, const char *seal);
+pid_t disk_seal_apart(const char *id, const char *layer, const char *seal);
+bool disk_has_layer(const char *layer);
 int disk_remove(const char *id);
 int disk_remove_layer(const char *layer);
 void disk_path(char *path, size_t bytes, const char *id, const char *layer);
@@ -86,6 +100,32 @@ int volume_list(enum kind kind, void (*each)(const char *name));
 int volumes_mount(const char *id, const struct wanted *wanted);
 void volumes_unmount(const char *id);
 
+/* seals.c: states of sandboxes that stay. */
+int seals_open(void);
+void seals_close(void);
+bool seal_is_there(const char *seal);
+int seal_begin(const char *seal);
+int seal_files(const char *seal, int from, const char *name);
+int seal_copy(const char *seal, int to, const char *name);
+int seal_create(const char *seal, uint64_t bytes);
+int seal_finish(const char *seal);
+int seal_remove(const char *seal);
+uint64_t seal_used(const char *seal);
+int seal_list(void (*each)(const char *seal));
+
+/* sealing.c: seals that are being made of running sandboxes. */
+void sealing_begin(const char *tag, const char *id, const char *seal, bool memory, char *places);
+bool sealing_reaped(pid_t pid, int status);
+void sealing_sync(const char *tag);
+int sealing_patience_ms(void);
+void sealing_expire(void);
+
+/* criu.c: memory. */
+pid_t criu_dump(const char *id, pid_t init, const char *seal, char *places);
+pid_t criu_restore(const char *id, const struct wanted *wanted);
+int criu_hook(const char *action);
+void criu_words(const char *path);
+
 /* mounts.c */
 int mounts_open(void);
 int mounts_overlay(const char *id, const struct wanted *wanted);
@@ -103,7 +143,8 @@ int cgroups_end(const char *id);
 void cgroups_close(void);
 
 /* sandboxes.c */
-void sandbox_create(const char *tag, const char *id, const struct wanted *wanted, const char *config, size_t config_bytes);
+void sandbox_create(const char *tag, const char *id, struct wanted *wanted);
+void wanted_free(struct wanted *wanted);
 void sandbox_destroy(const char *tag, const char *id);
 void sandbox_ready(int index);
 void sandbox_reaped(pid_t pid, int status);
@@ -118,6 +159,7 @@ bool sandbox_runs(const char *id);
 const char *sandbox_layer_of(const char *id);
 bool sandbox_on_layer(const char *layer);
 bool sandbox_holds(enum kind kind, const char *name);
+pid_t sandbox_init(const char *id);
 void sandbox_list_kept(void (*each)(const char *id, uid_t base, const char *layer));
 extern bool sandbox_failed; /* one could not be made, since this was last cleared */
 
@@ -125,7 +167,7 @@ extern bool sandbox_failed; /* one could not be made, since this was last cleare
 int leftovers_remove(bool told);
 
 /* requests.c */
-void request_dispatch(char **field, size_t *bytes, int count);
+void request_dispatch(char **field, int count);
 
 /* peer.c: the node, one at a time, over the socket. A reply is a tag and fields, each ended by a NUL. */
 int peer_open(int directory);
@@ -138,5 +180,7 @@ int64_t now_ms(void);
 int write_file(const char *path, const char *data, size_t bytes);
 ssize_t read_file(const char *path, char *data, size_t bytes);
 int remove_tree(const char *path);
+int remove_tree_at(int directory, const char *name);
+int files_list(const char *path, void (*each)(const char *name));
 int make_directory(const char *path, mode_t mode);
 bool valid_id(const char *id);

@@ -99,6 +99,9 @@ static int lock(int directory)
 
 int main(int argc, char **argv)
 {
+	const char *action = getenv("CRTOOLS_SCRIPT_ACTION");
+	if (argc == 1 && action != NULL)
+		return criu_hook(action);
 	parse(argc, argv);
 	detach();
 	int signals = take_signals();

@@ -162,17 +162,17 @@ static void refuse(const char *tag, const char *why)
 	drop_peer();
 }
 
-/* tag, `hello`, version, OCI binary, cgroup, hierarchies (one a line), hidden mount */
+/* tag, `hello`, version, OCI binary, cgroup, hierarchies (one a line), hidden mount, CRIU's command (one word a line) */
 static void greet(char **field, int count)
 {
-	static char *oci_binary;
+	static char *oci_binary, *criu;
 	char text[sizeof image_notice + 128];
 	const char *tag = field[0], *why = NULL;
 	if (count < 3 || strlen(tag) >= 32 || strcmp(field[1], "hello") != 0) {
 		drop_peer();
 		return;
 	}
-	if (atoi(field[2]) != PROTOCOL_VERSION || count < 7)
+	if (atoi(field[2]) != PROTOCOL_VERSION || count < 8)
 		why = "it is of another version of Bramble";
 	else
 		why = disagreement(field[4], field[5], field[6]);
@@ -182,8 +182,10 @@ static void greet(char **field, int count)
 	}
 	/* The binary is needed to make sandboxes only, so another one serves as well. */
 	free(oci_binary);
+	free(criu);
 	settings.oci_binary = oci_binary = strdup(field[3]);
-	if (oci_binary == NULL)
+	settings.criu = criu = strdup(field[7]);
+	if (oci_binary == NULL || criu == NULL)
 		abort();
 	greeted = true;
 	patience_ms = 0;
@@ -204,17 +206,15 @@ static bool take_requests(void)
 		if (have - at - 4 < length)
 			break;
 		char *message = buffer + at + 4, *field[MAX_FIELDS];
-		size_t bytes[MAX_FIELDS];
 		int count = 0;
 		if (message[length - 1] != '\0')
 			return false;
 		for (size_t i = 0; i < length && count < MAX_FIELDS; count++) {
 			field[count] = message + i;
-			bytes[count] = strlen(message + i);
-			i += bytes[count] + 1;
+			i += strlen(field[count]) + 1;
 		}
 		if (greeted)
-			request_dispatch(field, bytes, count);
+			request_dispatch(field, count);
 		else
 			greet(field, count);
 		if (peer < 0)
@@ -245,12 +245,15 @@ static void take_signals(int signals)
 		if (info.ssi_signo == SIGTERM && !leaving)
 			leave();
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		sandbox_reaped(pid, status);
+		if (!sealing_reaped(pid, status))
+			sandbox_reaped(pid, status);
 }
 
 static int wait_ms(void)
 {
-	int sandboxes_ms = sandbox_patience_ms();
+	int sandboxes_ms = sandbox_patience_ms(), sealings_ms = sealing_patience_ms();
+	if (sealings_ms >= 0 && (sandboxes_ms < 0 || sealings_ms < sandboxes_ms))
+		sandboxes_ms = sealings_ms;
 	if (patience_ms == 0)
 		return sandboxes_ms;
 	int64_t left = patience_ms - now_ms();
@@ -292,6 +295,7 @@ void peer_loop(int signals)
 		}
 		int events = poll(polled, (nfds_t)count, wait_ms());
 		sandbox_expire();
+		sealing_expire();
 		if (patience_ms > 0 && now_ms() >= patience_ms) {
 			patience_ms = 0;
 			drop_peer();

@@ -48,7 +48,6 @@ static int parse_wanted(char *text, struct wanted *wanted)
 {
 	size_t lowers = 0;
 	errno = 0;
-	memset(wanted, 0, sizeof *wanted);
 	for (char *line; (line = strsep(&text, "\n")) != NULL;) {
 		char *value = strchr(line, '=');
 		if (*line == '\0')
@@ -71,6 +70,13 @@ static int parse_wanted(char *text, struct wanted *wanted)
 			;
 		else if (strcmp(line, "at") == 0 && value[0] == '/' && strlen(value) < PATH_MAX && wanted->place_count < MAX_HELD)
 			wanted->places[wanted->place_count++] = value;
+		else if (strcmp(line, "from") == 0 && valid_id(value))
+			strcpy(wanted->from, value);
+		else if (strcmp(line, "memory") == 0 && (strcmp(value, "close") == 0 || strcmp(value, "keep") == 0)) {
+			wanted->memory = true;
+			wanted->keep_connections = *value == 'k';
+		} else if (strcmp(line, "image") == 0 && wanted->image_count < MAX_IMAGES)
+			wanted->images[wanted->image_count++] = value;
 		else if (strcmp(line, "lower") == 0 && strlen(value) + 2 <= room)
 			lowers += (size_t)snprintf(wanted->lowers + lowers, room, "%s%s", lowers > 0 ? "\n" : "", value);
 		else
@@ -79,17 +85,30 @@ static int parse_wanted(char *text, struct wanted *wanted)
 	return wanted->base == 0 || lowers == 0 ? fail("a sandbox needs `uid` and `lower`") : 0;
 }
 
-static void create(const char *tag, const char *id, char *text, const char *config, size_t config_bytes)
+static void create(const char *tag, const char *id, const char *text, const char *config)
 {
-	static struct wanted wanted;
-	if (parse_wanted(text, &wanted) != 0)
+	struct wanted *wanted = calloc(1, sizeof *wanted);
+	if (wanted == NULL)
+		abort();
+	wanted->text = strdup(text);
+	wanted->config = strdup(config);
+	if (wanted->text == NULL || wanted->config == NULL)
+		abort();
+	if (parse_wanted(wanted->text, wanted) != 0)
 		reply(tag, "error", failure);
-	else if ((wanted.layer[0] != '\0' || wanted.held_count > 0) && settings.disk_bytes == 0)
-		reply(tag, "error", "there is no btrfs for a layer that stays, nor for volumes");
-	else if (wanted.layer[0] != '\0' && sandbox_on_layer(wanted.layer))
+	else if ((wanted->layer[0] != '\0' || wanted->held_count > 0 || wanted->from[0] != '\0') && settings.disk_bytes == 0)
+		reply(tag, "error", "there is no btrfs for a layer that stays, nor for volumes and seals");
+	else if (wanted->layer[0] != '\0' && sandbox_on_layer(wanted->layer))
 		reply(tag, "conflict", "a sandbox runs on the layer");
-	else
-		sandbox_create(tag, id, &wanted, config, config_bytes);
+	else if (wanted->from[0] != '\0' && !seal_is_there(wanted->from))
+		reply(tag, "missing", "there is no such seal");
+	else if (wanted->from[0] != '\0' && wanted->layer[0] != '\0' && disk_has_layer(wanted->layer))
+		reply(tag, "conflict", "the layer is there already");
+	else {
+		sandbox_create(tag, id, wanted);
+		return;
+	}
+	wanted_free(wanted);
 }
 
 static void remove_layer(const char *tag, const char *layer)
@@ -142,6 +161,29 @@ static bool dispatch_volumes(const char *tag, const char *operation, char **fiel
 	return true;
 }
 
+/* What concerns seals. False: it is not known. */
+static bool dispatch_seals(const char *tag, const char *operation, char **field, int count)
+{
+	char number[32];
+	const char *name = field[2];
+	if (settings.disk_bytes == 0)
+		return false;
+	if (strcmp(operation, "seal") == 0 && count == 6 && valid_id(field[3]))
+		sealing_begin(tag, name, field[3], strcmp(field[4], "memory") == 0, field[5]);
+	else if (strcmp(operation, "seal-create") == 0 && count == 4)
+		reply(tag, seal_create(name, strtoull(field[3], NULL, 10)) == 0 ? "ok" : "error", failure);
+	else if (strcmp(operation, "seal-finish") == 0)
+		reply(tag, seal_finish(name) == 0 ? "ok" : "error", failure);
+	else if (strcmp(operation, "seal-remove") == 0)
+		reply(tag, seal_remove(name) == 0 ? "ok" : "error", failure);
+	else if (strcmp(operation, "seal-used") == 0) {
+		snprintf(number, sizeof number, "%llu", (unsigned long long)seal_used(name));
+		reply(tag, "ok", number);
+	} else
+		return false;
+	return true;
+}
+
 /* One that asks about nothing in particular. False: it is not known. */
 static bool dispatch_general(const char *tag, const char *operation)
 {
@@ -158,6 +200,11 @@ static bool dispatch_general(const char *tag, const char *operation)
 	} else if (strcmp(operation, "layers") == 0) {
 		disk_list_layers(list_one);
 		reply(tag, "ok", listing);
+	} else if (strcmp(operation, "sync") == 0) {
+		sealing_sync(tag);
+	} else if (strcmp(operation, "seals") == 0) {
+		seal_list(list_one);
+		reply(tag, "ok", listing);
 	} else if (strcmp(operation, "volumes") == 0 || strcmp(operation, "caches") == 0 || strcmp(operation, "uppers") == 0) {
 		volume_list(operation[0] == 'v' ? VOLUMES : operation[0] == 'c' ? CACHES : UPPERS, list_one);
 		reply(tag, "ok", listing);
@@ -170,7 +217,7 @@ static bool dispatch_general(const char *tag, const char *operation)
 	return true;
 }
 
-void request_dispatch(char **field, size_t *bytes, int count)
+void request_dispatch(char **field, int count)
 {
 	const char *tag = field[0], *operation = count > 1 ? field[1] : "";
 	char number[32];
@@ -182,10 +229,10 @@ void request_dispatch(char **field, size_t *bytes, int count)
 		;
 	} else if (count < 3 || !valid_id(field[2])) {
 		reply(tag, "error", "the request has no valid id");
-	} else if (dispatch_volumes(tag, operation, field, count)) {
+	} else if (dispatch_volumes(tag, operation, field, count) || dispatch_seals(tag, operation, field, count)) {
 		;
 	} else if (strcmp(operation, "create") == 0 && count == 5) {
-		create(tag, field[2], field[3], field[4], bytes[4]);
+		create(tag, field[2], field[3], field[4]);
 	} else if (strcmp(operation, "destroy") == 0) {
 		sandbox_destroy(tag, field[2]);
 	} else if (strcmp(operation, "used") == 0) {

@@ -23,13 +23,16 @@ struct sandbox {
 	char id[ID_BYTES];
 	char create_tag[32];  /* who waits for the creation; empty when answered */
 	char destroy_tag[32]; /* who waits for the removal */
-	pid_t starter;        /* the OCI runtime while it runs */
+	struct wanted *wanted; /* until its processes are started */
+	pid_t copier;         /* makes its layer of a seal's */
+	pid_t starter;        /* the OCI runtime, or CRIU, while it runs */
 	pid_t init;           /* PID 1 of the sandbox as we see it; 0 before and after */
 	pid_t syncer;         /* writes out the layer that stays, when all else is released */
 	uid_t base;
 	char layer[ID_BYTES]; /* empty: it is not kept */
 	struct held *held;    /* volumes and generations of caches that it has mounted */
 	int held_count;
+	bool restoring;       /* the starter is CRIU */
 	int ready_fd;         /* the agent writes a byte when it listens; -1 when that is settled */
 	int64_t deadline_ms;  /* of the creation, or of its abort; 0 when it is over, or was missed */
 	bool destroying;
@@ -71,6 +74,20 @@ static void read_log(const char *id)
 		fail("%s", log);
 }
 
+void wanted_free(struct wanted *wanted)
+{
+	free(wanted->text);
+	free(wanted->config);
+	free(wanted);
+}
+
+static void forget_wanted(struct sandbox *box)
+{
+	if (box->wanted != NULL)
+		wanted_free(box->wanted);
+	box->wanted = NULL;
+}
+
 static void forget(struct sandbox *box)
 {
 	for (int i = 0; i < high_water; i++)
@@ -78,6 +95,7 @@ static void forget(struct sandbox *box)
 			sandboxes[i] = NULL;
 	while (high_water > 0 && sandboxes[high_water - 1] == NULL)
 		high_water--;
+	forget_wanted(box);
 	free(box->held);
 	free(box);
 }
@@ -150,7 +168,7 @@ static void end(struct sandbox *box)
 	keep_reason(box);
 	if (box->syncer > 0)
 		return;
-	if (box->starter > 0) {
+	if (box->starter > 0 || box->copier > 0) {
 		int64_t deadline_ms = now_ms() + ABORT_TIMEOUT_MS;
 		if (box->deadline_ms == 0 || box->deadline_ms > deadline_ms)
 			box->deadline_ms = deadline_ms;
@@ -197,25 +215,72 @@ static pid_t start(const char *id, int ready, const char *bundle)
 	return pid;
 }
 
-void sandbox_create(const char *tag, const char *id, const struct wanted *wanted, const char *config, size_t config_bytes)
+/* From its layer to its processes: a fresh agent by the OCI runtime, or those of a seal by CRIU. */
+static void begin(struct sandbox *box)
 {
+	const struct wanted *wanted = box->wanted;
+	const char *id = box->id;
 	char path[PATH_MAX], bundle[PATH_MAX];
-	int slot = 0, ready[2] = { -1, -1 };
+	int ready[2] = { -1, -1 };
+	run_path(bundle, sizeof bundle, id, "");
+	run_path(path, sizeof path, id, "/config.json");
+	if (mounts_run(id, wanted->base) != 0 || disk_create(id, wanted->layer, wanted->disk_bytes, wanted->from[0] != '\0') != 0 ||
+		mounts_overlay(id, wanted) != 0 || volumes_mount(id, wanted) != 0)
+		goto failed;
+	if (wanted->memory) {
+		box->restoring = true;
+		box->starter = criu_restore(id, wanted);
+	} else if (write_file(path, wanted->config, strlen(wanted->config)) != 0) {
+		goto failed;
+	} else if (pipe2(ready, O_CLOEXEC) != 0) {
+		fail("pipe");
+		goto failed;
+	} else {
+		box->ready_fd = ready[0];
+		box->starter = start(id, ready[1], bundle);
+		close(ready[1]);
+	}
+	if (box->starter > 0) {
+		forget_wanted(box);
+		return;
+	}
+	box->starter = 0;
+	fail("fork");
+failed:
+	finish(box);
+}
+
+/* The layer is a copy of the seal's, or could not be made. */
+static void copied(struct sandbox *box, int status)
+{
+	box->copier = 0;
+	errno = 0;
+	if (status != 0)
+		fail("the layer could not be made of the seal (status %d): is the disk full?", status);
+	if (status != 0 || box->destroying)
+		finish(box);
+	else
+		begin(box);
+}
+
+/* Takes `wanted`. */
+void sandbox_create(const char *tag, const char *id, struct wanted *wanted)
+{
+	char bundle[PATH_MAX];
+	int slot = 0;
 	while (slot < MAX_SANDBOXES && sandboxes[slot] != NULL)
 		slot++;
 	errno = 0;
-	if (slot == MAX_SANDBOXES || find(id) != NULL) {
-		reply(tag, "error", slot == MAX_SANDBOXES ? "too many sandboxes" : "the id is in use");
-		return;
-	}
-	struct sandbox *box = calloc(1, sizeof *box);
+	struct sandbox *box = slot == MAX_SANDBOXES || find(id) != NULL ? NULL : calloc(1, sizeof *box);
 	if (box == NULL) {
-		reply(tag, "error", "out of memory");
+		reply(tag, "error", slot == MAX_SANDBOXES ? "too many sandboxes" : find(id) != NULL ? "the id is in use" : "out of memory");
+		wanted_free(wanted);
 		return;
 	}
 	snprintf(box->id, sizeof box->id, "%s", id);
 	snprintf(box->create_tag, sizeof box->create_tag, "%s", tag);
 	snprintf(box->layer, sizeof box->layer, "%s", wanted->layer);
+	box->wanted = wanted;
 	box->base = wanted->base;
 	if (wanted->held_count > 0 && (box->held = calloc((size_t)wanted->held_count, sizeof *box->held)) != NULL) {
 		memcpy(box->held, wanted->held, (size_t)wanted->held_count * sizeof *box->held);
@@ -228,22 +293,12 @@ void sandbox_create(const char *tag, const char *id, const struct wanted *wanted
 
 	box->deadline_ms = now_ms() + START_TIMEOUT_MS;
 	run_path(bundle, sizeof bundle, id, "");
-	run_path(path, sizeof path, id, "/config.json");
-	if (make_directory(bundle, 0711) != 0 || write_file(path, config, config_bytes) != 0 || mounts_run(id, wanted->base) != 0 ||
-		disk_create(id, wanted->layer, wanted->disk_bytes) != 0 || mounts_overlay(id, wanted) != 0 || volumes_mount(id, wanted) != 0) {
+	if (make_directory(bundle, 0711) != 0) {
 		finish(box);
-		return;
-	}
-	if (pipe2(ready, O_CLOEXEC) != 0) {
-		fail("pipe");
-		finish(box);
-		return;
-	}
-	box->ready_fd = ready[0];
-	box->starter = start(id, ready[1], bundle);
-	close(ready[1]);
-	if (box->starter < 0) {
-		box->starter = 0;
+	} else if (wanted->from[0] == '\0') {
+		begin(box);
+	} else if ((box->copier = disk_copy_apart(id, wanted->layer, wanted->from)) < 0) {
+		box->copier = 0;
 		fail("fork");
 		finish(box);
 	}
@@ -296,6 +351,13 @@ static void late(const char *what)
 	fail("%s was not ready after %d ms", what, START_TIMEOUT_MS);
 }
 
+static void restore_log(const char *id)
+{
+	char path[PATH_MAX];
+	run_path(path, sizeof path, id, "/log");
+	criu_words(path);
+}
+
 static void started(struct sandbox *box, int status)
 {
 	char path[PATH_MAX], text[32];
@@ -307,18 +369,26 @@ static void started(struct sandbox *box, int status)
 	if (box->init > 0 && waitpid(box->init, NULL, WNOHANG) != 0)
 		box->init = 0;
 	mounts_release_root(box->id);
+	bool restored = box->ready_fd < 0 && box->restoring;
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-		if (box->deadline_ms == 0 && box->create_tag[0] != '\0')
+		if (restored)
+			restore_log(box->id);
+		else if (box->deadline_ms == 0 && box->create_tag[0] != '\0')
 			late(settings.oci_binary);
 		else
 			read_log(box->id);
 		errno = 0;
-		fail("%s ended with status %d", settings.oci_binary, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
+		fail("%s ended with status %d", restored ? "CRIU" : settings.oci_binary, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
 		end(box);
 		return;
 	}
 	if (box->init == 0 || box->destroying) {
 		end(box);
+	} else if (restored) {
+		/* CRIU ends when the processes go on; the agent listens since before they were saved. */
+		reply(box->create_tag, "ok", "");
+		box->create_tag[0] = '\0';
+		box->deadline_ms = 0;
 	} else if (box->create_tag[0] != '\0' && box->ready_fd < 0) {
 		errno = 0;
 		fail("the agent ended before it was ready");
@@ -334,6 +404,10 @@ void sandbox_reaped(pid_t pid, int status)
 			continue;
 		if (box->starter == pid) {
 			started(box, status);
+			return;
+		}
+		if (box->copier == pid) {
+			copied(box, status);
 			return;
 		}
 		if (box->init == pid) {
@@ -371,7 +445,9 @@ void sandbox_expire(void)
 		if (box == NULL || box->deadline_ms == 0 || box->deadline_ms > now)
 			continue;
 		box->deadline_ms = 0;
-		if (box->starter > 0) {
+		if (box->copier > 0) {
+			kill(box->copier, SIGKILL);
+		} else if (box->starter > 0) {
 			kill(-box->starter, SIGKILL);
 		} else if (!box->destroying) {
 			late("the agent");
@@ -409,6 +485,13 @@ int sandbox_leaving(void)
 	for (int i = 0; i < high_water; i++)
 		count += sandboxes[i] != NULL && !is_kept(sandboxes[i]);
 	return count;
+}
+
+/* PID 1 of a sandbox that runs, or 0. */
+pid_t sandbox_init(const char *id)
+{
+	const struct sandbox *box = find(id);
+	return box == NULL || box->destroying || box->create_tag[0] != '\0' ? 0 : box->init;
 }
 
 bool sandbox_runs(const char *id) { return find(id) != NULL; }

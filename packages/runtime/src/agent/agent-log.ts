@@ -22,6 +22,8 @@ const FLAG = { begun: 1, terminal: 2, stdinOpen: 4 } as const
 export interface LogSink {
   readonly api: AgentLog
   onHello(firstSeq: number, firstNewSeq: number): void
+  /** Of a connection that goes on with what the one before had: entries that came already are sent again, and left out. */
+  onHelloAgain(firstSeq: number, firstNewSeq: number): void
   /** A named command that ran before this connection. */
   onChannel(channel: number, payload: Buffer): void
   onEntry(type: number, payload: Buffer): void
@@ -61,6 +63,10 @@ export const createAgentLog = ({ send, nextChannel, failure }: LogDeps): LogSink
   let firstSeq = 1
   let firstNewSeq = 1
   let nextSeq = 1
+  /** Of the next entry to come; below `nextSeq` it has come before. */
+  let incomingSeq = 1
+  /** Whether a new connection has yet to say which commands run. */
+  let known = false
   let waiting: LogEntry[] = []
   let reader: ((entry: LogEntry) => void) | undefined
   /** Bytes that the agent holds for entries not acknowledged yet. */
@@ -121,6 +127,7 @@ export const createAgentLog = ({ send, nextChannel, failure }: LogDeps): LogSink
     if (payload.length < 1 + nameBytes || (nameBytes > 0 && !NAME.test(name)))
       throw new Error('an entry without its name')
     if ((type === FRAME.event) !== (nameBytes === 0)) throw new Error('an entry of nobody')
+    if (incomingSeq++ < nextSeq) return
     const seq = nextSeq++
     held.push({ seq, bytes: HEADER_BYTES + payload.length })
     heldBytes += payload.length + ENTRY_OVERHEAD_BYTES
@@ -178,10 +185,21 @@ export const createAgentLog = ({ send, nextChannel, failure }: LogDeps): LogSink
       firstSeq = first
       firstNewSeq = firstNew
       nextSeq = first
+      incomingSeq = first
+    },
+    onHelloAgain: (first, firstNew) => {
+      if (first > nextSeq || firstNew < nextSeq) throw new Error(`a log from ${first} to ${firstNew} after ${nextSeq}`)
+      incomingSeq = first
+      known = true
     },
     onChannel: (channel, payload) => {
       const flags = payload.readUInt8(0)
       const name = payload.toString('latin1', 9)
+      if (known) {
+        // What was sent on it was taken before the agent parked: nothing changed.
+        if (byName.get(name)?.channel !== channel) throw new Error(`a CHANNEL ${channel} that was not there`)
+        return
+      }
       const creditBytes = payload.readUInt32LE(5)
       const isTwice = byName.has(name) || byChannel.has(channel)
       if (!NAME.test(name) || isTwice || channel === 0 || byName.size >= NAMED_MAX || creditBytes > STDIN_WINDOW_BYTES)

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { isIP } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { BrambleError } from '@bramble/protocol'
@@ -6,9 +7,17 @@ import { createAgentLog } from './agent-log.ts'
 import { createAgentProcess, type ProcessSink, WINDOW_BYTES } from './agent-process.ts'
 import { createAgentSocket } from './agent-socket.ts'
 import { encodeExec } from './exec-frame.ts'
-import { createFrameReader, dataFrame, FRAME, PROTOCOL_VERSION, REFUSED_TOO_MANY_CHANNELS } from './frames.ts'
+import {
+  createFrameReader,
+  dataFrame,
+  FRAME,
+  PARK_TOKEN_BYTES,
+  PROTOCOL_VERSION,
+  REFUSED_TOO_MANY_CHANNELS,
+} from './frames.ts'
 
 const HELLO_TIMEOUT_MS = 10_000
+const PARK_TIMEOUT_MS = 5000
 const CHANNEL_MAX = 0xffff_ffff
 /** What waits for an agent that reads nothing (its sandbox is paused, say), before signals and sizes are no longer added. */
 const UNSENT_BYTES_MAX = 4 * 1024 * 1024
@@ -21,6 +30,27 @@ export interface ConnectOptions {
   signal?: AbortSignal | undefined
   /** How long the agent may take to say hello. */
   helloTimeoutMs?: number | undefined
+  /** The agent is a copy of one that was parked: what the connection of that one had asked for is ended here. */
+  copy?: boolean | undefined
+}
+
+/** An agent whose stream can be taken away for a while. */
+export interface ConnectedAgent extends Agent {
+  /**
+   * Resolves when the agent stands still and nothing of it leads outside. What runs goes on; what it says, and what is said to it,
+   * waits for `resume`. Rejects where it does not, and the connection is over.
+   */
+  park(): Promise<void>
+  /** Goes on over another stream, within 10 s. Rejects, and the connection is over, where the agent has nothing to go on with. */
+  resume(stream: Duplex | AgentStream): Promise<void>
+}
+
+interface Parking {
+  readonly token: Buffer
+  /** The agent stands still, and the stream is to end. */
+  closing: boolean
+  readonly parked: PromiseWithResolvers<void>
+  readonly resumed: PromiseWithResolvers<void>
 }
 
 type Ping = { resolve: () => void; reject: (error: Error) => void }
@@ -31,11 +61,12 @@ type Ping = { resolve: () => void; reject: (error: Error) => void }
  * Rejects with `sandbox_died` when the stream ends first, `agent_protocol` when what comes is not an agent's, and
  * `sandbox_failed` after `helloTimeoutMs`. The stream is destroyed in each of these cases.
  */
-export const connectAgent = async (stream: Duplex | AgentStream, options: ConnectOptions = {}): Promise<Agent> => {
-  const { signal, helloTimeoutMs = HELLO_TIMEOUT_MS } = options
-  const connection = openConnection(
-    'reads' in stream ? stream : { stream, reads: (take) => void stream.on('data', take) },
-  )
+export const connectAgent = async (
+  stream: Duplex | AgentStream,
+  options: ConnectOptions = {},
+): Promise<ConnectedAgent> => {
+  const { signal, helloTimeoutMs = HELLO_TIMEOUT_MS, copy = false } = options
+  const connection = openConnection(streamOf(stream), copy)
   const abort = (): void => connection.end(abortError(signal))
   const timer = setTimeout(
     () =>
@@ -75,13 +106,17 @@ export interface AgentStream {
   reads(take: (chunk: Buffer) => void): void
 }
 
+const streamOf = (stream: Duplex | AgentStream): AgentStream =>
+  'reads' in stream ? stream : { stream, reads: (take) => void stream.on('data', take) }
+
 interface Connection {
-  readonly agent: Agent
+  readonly agent: ConnectedAgent
   readonly hello: Promise<void>
   end(error: Error | undefined): void
 }
 
-const openConnection = ({ stream, reads }: AgentStream): Connection => {
+const openConnection = (first: AgentStream, copy: boolean): Connection => {
+  let stream = first.stream
   const channels = new Map<number, ProcessSink>()
   const pings: Ping[] = []
   const hello = Promise.withResolvers<void>()
@@ -92,6 +127,8 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
   let announced = 0
   let over: { error: Error } | undefined
   let lastChannel = 0
+  /** Set from `park` until `resume` has succeeded. */
+  let parking: Parking | undefined
 
   const end = (error: Error | undefined): void => {
     if (over !== undefined) return
@@ -103,6 +140,8 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
     for (const sink of [...channels.values()]) sink.fail(reason)
     log.fail(reason)
     for (const ping of pings.splice(0)) ping.reject(reason)
+    parking?.parked.reject(reason)
+    parking?.resumed.reject(reason)
     stream.destroy()
     closed.resolve(error)
   }
@@ -111,7 +150,7 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
   let waitingBytes = 0
   const flush = (): void => {
     const frames = waiting
-    if (frames.length === 0) return
+    if (frames.length === 0 || parking !== undefined) return
     const isMuch = waitingBytes > COPIED_BYTES_MAX
     waiting = []
     waitingBytes = 0
@@ -140,16 +179,37 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
     const [first, next] = [payload.readBigUInt64LE(8), payload.readBigUInt64LE(16)]
     if (first < 1n || next < first || next > BigInt(Number.MAX_SAFE_INTEGER))
       throw new Error(`a log from ${first} to ${next}`)
-    log.onHello(Number(first), Number(next))
+    if (parking === undefined) log.onHello(Number(first), Number(next))
+    else log.onHelloAgain(Number(first), Number(next))
     greeted = true
     announced = payload.readUInt32LE(24)
-    if (announced === 0) hello.resolve()
+    const token = parking?.token ?? (copy ? Buffer.alloc(PARK_TOKEN_BYTES) : undefined)
+    if (token !== undefined) stream.write(dataFrame(FRAME.resume, 0, token))
+    else if (announced === 0) hello.resolve()
+  }
+
+  const onParked = (): void => {
+    if (parking === undefined || parking.closing) throw new Error('a PARKED that nobody asked for')
+    parking.closing = true
+    stream.end()
+  }
+
+  const onResumed = (payload: Buffer): void => {
+    const resumed = payload.readUInt8(0) === 1
+    if (parking !== undefined) {
+      if (!resumed) throw new Error('that nothing of the connection before is left')
+      const { resumed: done } = parking
+      parking = undefined
+      done.resolve()
+      flush()
+    } else if (copy && !resumed) hello.resolve()
+    else throw new Error('a RESUMED that nobody asked for')
   }
 
   const onChannel = (channel: number, payload: Buffer): void => {
     if (announced === 0) throw new Error('a CHANNEL that was not announced')
     log.onChannel(channel, payload)
-    if (--announced === 0) hello.resolve()
+    if (--announced === 0 && !copy) hello.resolve()
   }
 
   const onRefused = (channel: number, payload: Buffer): void => {
@@ -177,23 +237,35 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
     else if (type === FRAME.refused) onRefused(channel, payload)
     else if (sink !== undefined) sink.onFrame(type, payload)
     else if (channel === 0 && type === FRAME.pong) onPong()
+    else if (channel === 0 && type === FRAME.parked) onParked()
+    else if (channel === 0 && type === FRAME.resumed) onResumed(payload)
     else throw new Error(`a frame of type 0x${type.toString(16)} for channel ${channel}, where no command is`)
   }
 
-  const read = createFrameReader(onFrame)
-  reads((chunk) => {
-    if (over !== undefined) return
-    try {
-      read(chunk)
-    } catch (cause) {
-      end(protocolError(cause instanceof Error ? cause.message : String(cause)))
+  const take = (from: AgentStream): void => {
+    const read = createFrameReader(onFrame)
+    const isPresent = (): boolean => stream === from.stream
+    stream = from.stream
+    from.reads((chunk) => {
+      if (over !== undefined || !isPresent()) return
+      try {
+        read(chunk)
+      } catch (cause) {
+        end(protocolError(cause instanceof Error ? cause.message : String(cause)))
+      }
+    })
+    const died = (cause?: Error): void => {
+      if (isPresent() && !parking?.closing)
+        end(new BrambleError('sandbox_died', { detail: 'the stream of the agent ended', cause }))
     }
-  })
-  const died = (cause?: Error): void =>
-    end(new BrambleError('sandbox_died', { detail: 'the stream of the agent ended', cause }))
-  stream.on('error', died)
-  stream.on('end', () => died())
-  stream.on('close', () => died())
+    from.stream.on('error', died)
+    from.stream.on('end', () => died())
+    from.stream.on('close', () => {
+      died()
+      if (isPresent() && parking?.closing) parking.parked.resolve()
+    })
+  }
+  take(first)
 
   const nextChannel = (): number => {
     do lastChannel = lastChannel === CHANNEL_MAX ? 1 : lastChannel + 1
@@ -229,12 +301,44 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
     }
   }
 
+  const park = (): Promise<void> => {
+    if (over !== undefined) return Promise.reject(over.error)
+    if (parking !== undefined)
+      return Promise.reject(new BrambleError('conflict', { detail: 'the agent is parked already' }))
+    flush()
+    const token = randomBytes(PARK_TOKEN_BYTES)
+    parking = { token, closing: false, parked: Promise.withResolvers(), resumed: Promise.withResolvers() }
+    parking.resumed.promise.catch(() => {})
+    const { promise } = parking.parked
+    const timer = setTimeout(() => {
+      end(new BrambleError('sandbox_failed', { detail: `the agent did not stand still within ${PARK_TIMEOUT_MS} ms` }))
+    }, PARK_TIMEOUT_MS)
+    stream.write(dataFrame(FRAME.park, 0, token))
+    return promise.finally(() => clearTimeout(timer))
+  }
+
+  const resume = async (next: Duplex | AgentStream): Promise<void> => {
+    const from = streamOf(next)
+    if (over !== undefined || !parking?.closing) {
+      from.stream.destroy()
+      throw over?.error ?? new BrambleError('conflict', { detail: 'the agent is not parked' })
+    }
+    parking.closing = false
+    greeted = false
+    const { promise } = parking.resumed
+    const timer = setTimeout(() => {
+      end(new BrambleError('sandbox_failed', { detail: `the agent did not go on within ${HELLO_TIMEOUT_MS} ms` }))
+    }, HELLO_TIMEOUT_MS)
+    take(from)
+    await promise.finally(() => clearTimeout(timer))
+  }
+
   const close = (): Promise<void> => {
     end(undefined)
     return Promise.resolve()
   }
 
-  const agent: Agent = {
+  const agent: ConnectedAgent = {
     exec: (request) => {
       const channel = nextChannel()
       const frame = encodeExec(channel, request, WINDOW_BYTES)
@@ -262,6 +366,8 @@ const openConnection = ({ stream, reads }: AgentStream): Connection => {
     },
     connect,
     log: log.api,
+    park,
+    resume,
     closed: closed.promise,
     close,
     [Symbol.asyncDispose]: close,

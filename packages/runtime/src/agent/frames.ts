@@ -9,6 +9,8 @@ export const FRAME = {
   connect: 0x08,
   resize: 0x09,
   ack: 0x0a,
+  park: 0x0b,
+  resume: 0x0c,
   discard: 0x06,
   ping: 0x07,
   hello: 0x80,
@@ -22,6 +24,8 @@ export const FRAME = {
   refused: 0x88,
   channel: 0x89,
   event: 0x8a,
+  parked: 0x8b,
+  resumed: 0x8c,
 } as const
 
 export const PROTOCOL_VERSION = 2
@@ -32,6 +36,7 @@ export const REFUSED_TOO_MANY_CHANNELS = 5
 const NAME_BYTES_MAX = 64
 const ENTRY_BYTES_MAX = 128 * 1024
 const FLAG_KEPT = 1
+export const PARK_TOKEN_BYTES = 16
 
 /** What a frame of the agent may be long. Output is handed on in pieces; everything else is small, and whole. */
 const PAYLOAD_BYTES: Readonly<Record<number, readonly [min: number, max: number]>> = {
@@ -45,6 +50,8 @@ const PAYLOAD_BYTES: Readonly<Record<number, readonly [min: number, max: number]
   [FRAME.pong]: [0, 64],
   [FRAME.refused]: [4, 4],
   [FRAME.channel]: [10, 9 + NAME_BYTES_MAX],
+  [FRAME.parked]: [0, 0],
+  [FRAME.resumed]: [1, 1],
 }
 /** Entries of the log: whole, with the name of whose they are before what they say. */
 const ENTRY_TYPES: readonly number[] = [

@@ -19,6 +19,8 @@ export interface LauncherOptions {
   hierarchies: readonly string[]
   /** A mount that the OCI runtime must not see. */
   hide?: string | undefined
+  /** CRIU's command and its first arguments; absent where there is none. */
+  criu?: readonly string[] | undefined
   /** Size of the sparse disk image when it is made; 0 puts writable layers on tmpfs. */
   diskBytes: number
 }

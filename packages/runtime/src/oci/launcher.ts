@@ -1,11 +1,11 @@
 import type { Socket } from 'node:net'
-import { BrambleError } from '@bramble/protocol'
+import { BrambleError, type ErrorCode } from '@bramble/protocol'
 import type { SandboxMount, VolumeKind } from '../runtime.ts'
 import { encodeMessage, readMessages } from './launcher-messages.ts'
 import { connectLauncher, type LauncherOptions, startLauncher } from './launcher-process.ts'
 
 /** Raised with each change of the requests (`launcher/src/launcher.h`): a kept sandbox may run under an older launcher. */
-const PROTOCOL_VERSION = 1
+const PROTOCOL_VERSION = 2
 /**
  * The launcher answers within its own limit for a start (30 s), or it hangs, and is killed. A sandbox whose end the kernel
  * draws out is no reason to end the others: that is an error of its own.
@@ -29,8 +29,12 @@ export interface CreateRequest {
   lowers: readonly string[]
   /** They are mounted at `v0`, `v1`, … of the bundle. */
   mounts?: readonly SandboxMount[] | undefined
-  /** The OCI configuration, as JSON. */
+  /** The OCI configuration, as JSON; of a sandbox whose processes are restored, empty. */
   config: string
+  /** The seal it continues. */
+  from?: string | undefined
+  /** Its processes, too; `images` are those that are other ones than the seal's. */
+  memory?: { readonly connections: 'keep' | 'close'; readonly images: ReadonlyMap<string, Uint8Array> } | undefined
 }
 
 export interface KeptSandbox {
@@ -70,6 +74,20 @@ export interface Launcher extends AsyncDisposable {
   layerUsed(layer: string): Promise<number>
   /** Rejects with `conflict` when a sandbox runs on it. */
   removeLayer(layer: string): Promise<void>
+  /**
+   * Makes a seal of a sandbox that is frozen; with `memory`, of its processes, too. `mounts`: where its volumes are. It is not
+   * there for others before `finishSeal`. Rejects with `checkpoint_refused` when the processes cannot be saved.
+   */
+  seal(id: string, name: string, memory: boolean, mounts: readonly string[]): Promise<void>
+  /** An empty seal, to be filled at `launcherSealPath` before `finishSeal`. */
+  createSeal(name: string, bytes: number): Promise<void>
+  finishSeal(name: string): Promise<void>
+  /** Whole or not. */
+  removeSeal(name: string): Promise<void>
+  seals(): Promise<string[]>
+  sealUsed(name: string): Promise<number>
+  /** Resolves when what was written to the disk before is on stable storage. */
+  sync(): Promise<void>
   createVolume(name: string, bytes: number): Promise<void>
   nextGeneration(name: string, before?: string): Promise<void>
   /** Rejects with `conflict` when a sandbox has it mounted. */
@@ -110,6 +128,10 @@ const KINDS: Readonly<Record<VolumeKind, { request: string; folder: string }>> =
 export const launcherVolumePath = (kind: VolumeKind, name: string): string =>
   `${LAUNCHER_RUN}/disk/${KINDS[kind].folder}/${name}`
 
+/** Where a seal lies in the launcher's mount namespace, before and after it is finished. */
+export const launcherSealPath = (name: string, finished = true): string =>
+  `${LAUNCHER_RUN}/disk/.seals/${finished ? '' : '.'}${name}`
+
 const mountSettings = (mount: SandboxMount): string[] => [
   ...(mount.kind === 'volume'
     ? [`volume=${mount.volume}`]
@@ -118,6 +140,13 @@ const mountSettings = (mount: SandboxMount): string[] => [
 ]
 
 const linesOf = (text: string): string[] => text.split('\n').filter((line) => line !== '')
+
+/** What a reply that is neither `ok` nor `error` means. */
+const CODES: Readonly<Record<string, ErrorCode>> = {
+  conflict: 'conflict',
+  missing: 'not_found',
+  refused: 'checkpoint_refused',
+}
 
 /** Speaks on a connection. Resolves to undefined when the launcher goes rather than serve. */
 const speak = async (
@@ -157,7 +186,7 @@ const speak = async (
   readMessages(
     socket,
     ([tag = '', kind, text = '', extra = '']) => {
-      if (kind === 'refused') refusal = text
+      if (pid === undefined && kind === 'refused') refusal = text
       if (tag === '' && kind === 'fatal') complaint = text
       else if (tag === '' && kind === 'ended') events.onEnded(text, Number(extra) || 0)
       else {
@@ -165,7 +194,7 @@ const speak = async (
         waiting.delete(tag)
         clearTimeout(waiter?.timer)
         if (kind === 'ok') waiter?.resolve(text)
-        else waiter?.reject(new BrambleError(kind === 'conflict' ? 'conflict' : 'sandbox_failed', { detail: text }))
+        else waiter?.reject(new BrambleError(CODES[kind ?? ''] ?? 'sandbox_failed', { detail: text }))
       }
     },
     kill,
@@ -179,7 +208,7 @@ const speak = async (
         const detail = `no answer to \`${operation}\` within ${ANSWER_TIMEOUT_MS} ms`
         waiting.delete(tag)
         answer.reject(new BrambleError('sandbox_failed', { detail }))
-        if (operation === 'destroy') return
+        if (operation === 'destroy' || operation === 'seal') return
         complaint ||= detail
         kill()
       }, ANSWER_TIMEOUT_MS)
@@ -189,8 +218,16 @@ const speak = async (
     return answer.promise
   }
 
-  const { ociBinary, cgroup, hierarchies, hide = '' } = options
-  const hello = request('hello', String(PROTOCOL_VERSION), ociBinary, cgroup, hierarchies.join('\n'), hide)
+  const { ociBinary, cgroup, hierarchies, hide = '', criu = [] } = options
+  const hello = request(
+    'hello',
+    String(PROTOCOL_VERSION),
+    ociBinary,
+    cgroup,
+    hierarchies.join('\n'),
+    hide,
+    criu.join('\n'),
+  )
   const greeting = await hello.then(parseGreeting, () => undefined)
   if (refusal !== undefined) {
     socket.destroy()
@@ -216,13 +253,16 @@ const speak = async (
         return { id, uidBase: Number(uidBase), layer }
       }),
     reap: async () => Number(await request('reap')),
-    create: async ({ id, uidBase, diskBytes, layer, lowers, mounts = [], config }) => {
+    create: async ({ id, uidBase, diskBytes, layer, lowers, mounts = [], config, from, memory }) => {
       const settings = [
         `uid=${uidBase}`,
         `disk=${diskBytes}`,
         ...(layer === undefined ? [] : [`layer=${layer}`]),
         ...lowers.map((path) => `lower=${path}`),
         ...mounts.flatMap(mountSettings),
+        ...(from === undefined ? [] : [`from=${from}`]),
+        ...(memory === undefined ? [] : [`memory=${memory.connections}`]),
+        ...[...(memory?.images ?? [])].map(([name, bytes]) => `image=${name}:${Buffer.from(bytes).toString('hex')}`),
       ]
       if (settings.some((setting) => setting.includes('\n')))
         throw new BrambleError('sandbox_failed', { detail: 'the path of a layer or a mount has a line break' })
@@ -238,6 +278,23 @@ const speak = async (
     removeLayer: async (layer) => {
       await request('layer-remove', layer)
     },
+    seal: async (id, name, memory, mounts) => {
+      await request('seal', id, name, memory ? 'memory' : 'files', mounts.join('\n'))
+    },
+    createSeal: async (name, bytes) => {
+      await request('seal-create', name, String(bytes))
+    },
+    finishSeal: async (name) => {
+      await request('seal-finish', name)
+    },
+    removeSeal: async (name) => {
+      await request('seal-remove', name)
+    },
+    seals: async () => linesOf(await request('seals')),
+    sync: async () => {
+      await request('sync')
+    },
+    sealUsed: async (name) => Number(await request('seal-used', name)),
     createVolume: async (name, bytes) => {
       await request('volume-create', name, String(bytes))
     },

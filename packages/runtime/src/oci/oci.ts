@@ -11,11 +11,13 @@ import { type NetworksOptions, openNetworks } from '../networks/open-networks.ts
 import type { Abortable, Capabilities, Probe, Runtime, SandboxConfig, SandboxEnd } from '../runtime.ts'
 import { makeAgentLayer } from './agent-layer.ts'
 import { type Cgroups, findCgroups, limitsSwap } from './cgroups.ts'
+import { type Criu, findCriu, requirementsOf } from './criu.ts'
 import { findFreezer } from './freezer.ts'
 import { raiseInotifyLimit } from './inotify-limit.ts'
 import { type Launcher, openLauncher } from './launcher.ts'
 import { makeNetworkLayer, removeNetworkLayers } from './network-layer.ts'
 import { attachSandbox, createSandbox, type OciContext, type OciSandbox } from './sandbox.ts'
+import { sealStore } from './seals.ts'
 import { tryOnce } from './try-once.ts'
 import { uidRanges } from './uid-ranges.ts'
 import { volumeStore } from './volumes.ts'
@@ -87,6 +89,7 @@ interface Host {
   readonly directory: string
   /** The agent's. */
   readonly layer: string
+  readonly criu: Criu | undefined
   readonly options: OciOptions
   readonly onNotice: (text: string) => void
 }
@@ -106,7 +109,7 @@ const tryNetwork = async (
 
 /** Rejects when the binary makes no sandboxes here. */
 const open = async (binary: string, host: Host): Promise<Runtime> => {
-  const { cgroups, directory, layer, options } = host
+  const { cgroups, criu, directory, layer, options } = host
   const diskBytes = (await hasBtrfs()) ? await diskBytesFor(directory, options.diskBytes) : 0
   const cgroup = `/bramble/${nodeNameOf(directory)}`
   const sandboxes = new Map<SandboxId, OciSandbox>()
@@ -115,6 +118,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
   const uids = uidRanges(Number.parseInt(nodeNameOf(directory).slice(0, 6), 16))
   let launcher: Promise<Launcher> | undefined
   let networks: Networks | undefined
+  let seals: ReturnType<typeof sealStore> | undefined
   let closed = false
 
   const forgetUnattached = (id: SandboxId): void => {
@@ -136,6 +140,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
         hierarchies: cgroups.hierarchies.filter((path) => path !== cgroups.unified),
         // crun before 1.9 refuses a cgroup2 mount beside version 1.
         hide: cgroups.unified,
+        criu: criu?.command,
         diskBytes,
       },
       {
@@ -172,6 +177,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     closed = true
     await (await running?.catch(() => undefined))?.close()
     await networks?.close()
+    await seals?.close()
   }
   const reap = async (keep: ReadonlySet<SandboxId> = new Set()): Promise<number> => {
     const opened = await getLauncher()
@@ -205,6 +211,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     swapAccounting: await limitsSwap(cgroups, cgroup),
     maxOpenFiles: await openFilesLimit(),
     freezer: findFreezer(cgroups),
+    criu,
   }
   const create = (config: SandboxConfig, { signal }: Abortable = {}) => createSandbox(context, config, signal)
   // The first start compiles the seccomp profile, those after it use what came of that: both are tried.
@@ -221,12 +228,13 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     userNamespace: true,
     seccomp: true,
     pause: context.freezer !== undefined,
-    seals: false,
-    checkpoint: false,
+    seals: keeps,
+    checkpoint: keeps && criu !== undefined && context.freezer !== undefined,
     keep: keeps,
     volumes: keeps,
     network: ['none', ...offers],
   }
+  seals = sealStore(getLauncher, capabilities.checkpoint && criu ? await requirementsOf(criu) : undefined)
   undo.move()
   return {
     name: 'oci',
@@ -241,7 +249,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
       usedBytes: async (name) => await (await getLauncher()).layerUsed(name),
       remove: async (name) => await (await getLauncher()).removeLayer(name),
     },
-    ...(keeps && { volumes: volumeStore(getLauncher) }),
+    ...(keeps && { volumes: volumeStore(getLauncher), seals }),
     forget: async () => {},
     close,
     [Symbol.asyncDispose]: close,
@@ -271,9 +279,14 @@ export const oci =
       const directory = await realpath(parent)
       const layer = await makeAgentLayer(directory, agentBinaryPath())
       const onNotice = deps.onNotice ?? ((text) => process.emitWarning(text))
+      const probed = await findCriu()
+      const criu = 'command' in probed ? probed : undefined
       for (const binary of found) {
         try {
-          return { available: true, runtime: await open(binary, { cgroups, directory, layer, options, onNotice }) }
+          return {
+            available: true,
+            runtime: await open(binary, { cgroups, directory, layer, criu, options, onNotice }),
+          }
         } catch (error) {
           reasons.push(`${binary}: ${reasonOf(error)}`)
         }

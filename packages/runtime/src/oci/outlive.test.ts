@@ -208,7 +208,7 @@ test('a node of another version ends nothing that is kept, and is told what to d
   const [tag, kind, reason] = (await say(directory, ['1', 'hello', '99'])) ?? []
   expect([tag, kind]).toEqual(['1', 'refused'])
   expect(reason).toContain(`1 kept sandboxes run with the launcher of process ${launcher}: it is of another version`)
-  const moved = await say(directory, ['1', 'hello', '1', 'crun', '/bramble/elsewhere', '', ''])
+  const moved = await say(directory, ['1', 'hello', '2', 'crun', '/bramble/elsewhere', '', '', ''])
   expect(moved?.[2]).toContain('the directory was moved')
   for (const garbage of [
     ['1', 'list'],

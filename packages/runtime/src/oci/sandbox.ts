@@ -1,14 +1,17 @@
 import { readFile } from 'node:fs/promises'
 import { BrambleError, type SandboxId } from '@bramble/protocol'
-import type { Agent } from '../agent/agent.ts'
-import { connectAgent } from '../agent/connect-agent.ts'
+import { type ConnectedAgent, connectAgent } from '../agent/connect-agent.ts'
 import type { Networks, SandboxNetwork } from '../networks/networks.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
 import { type Cgroups, readStats } from './cgroups.ts'
 import { DEFAULT_HOSTNAME, ociConfig } from './config.ts'
 import { connectAgentSocket } from './connect.ts'
+import type { Criu } from './criu.ts'
 import type { Freezer } from './freezer.ts'
 import { LAUNCHER_OCI_STATE, LAUNCHER_RUN, type Launcher } from './launcher.ts'
+import { restoredImages } from './restored-images.ts'
+import { makeCgroups } from './sandbox-cgroups.ts'
+import { sealSandbox } from './seal-sandbox.ts'
 import type { UidRanges } from './uid-ranges.ts'
 
 const MIB = 1024 * 1024
@@ -37,6 +40,8 @@ export interface OciContext {
   seccompBpf?: string
   /** Undefined where nothing can be paused. */
   freezer: Freezer | undefined
+  /** Undefined where no memory can be saved. */
+  criu: Criu | undefined
 }
 
 export interface OciSandbox extends Sandbox {
@@ -52,10 +57,10 @@ export interface OciSandbox extends Sandbox {
   letGo(): void
 }
 
-const openAgent = async (launcher: Launcher, id: SandboxId): Promise<Agent> => {
+const openSocket = async (launcher: Launcher, id: SandboxId): ReturnType<typeof connectAgentSocket> => {
   // Mounted in the launcher's namespace only.
   const path = `/proc/${launcher.pid}/root${LAUNCHER_RUN}/${id}/run/agent.sock`
-  const socket = await connectAgentSocket(path).catch((cause: unknown) => {
+  return await connectAgentSocket(path).catch((cause: unknown) => {
     if (cause instanceof BrambleError) throw cause
     // Root in the sandbox may have removed it.
     throw new BrambleError('sandbox_failed', {
@@ -63,8 +68,10 @@ const openAgent = async (launcher: Launcher, id: SandboxId): Promise<Agent> => {
       cause,
     })
   })
-  return await connectAgent(socket)
 }
+
+const openAgent = async (launcher: Launcher, id: SandboxId, copy = false): Promise<ConnectedAgent> =>
+  await connectAgent(await openSocket(launcher, id), { copy })
 
 /** What crun made of the profile for a sandbox: a program for seccomp(2), which it keeps in its state. */
 const readCompiledSeccomp = async (launcher: Launcher, id: SandboxId): Promise<string> => {
@@ -98,6 +105,7 @@ export const createSandbox = async (
   try {
     const hostname = config.hostname ?? DEFAULT_HOSTNAME
     const layers = network ? [await context.networkLayer(network.resolver, hostname)] : []
+    const restored = config.from?.memory ? await prepareRestore(context, launcher, config, uidBase) : undefined
     await launcher.create({
       id,
       uidBase,
@@ -105,22 +113,27 @@ export const createSandbox = async (
       layer: config.keep?.layer,
       lowers: [context.layer, ...layers, config.image.rootfs],
       mounts: config.mounts,
-      config: ociConfig(config, {
-        rootfs: `${LAUNCHER_RUN}/${id}/rootfs`,
-        run: `${LAUNCHER_RUN}/${id}/run`,
-        mounts: `${LAUNCHER_RUN}/${id}/v`,
-        cgroupPath,
-        uidBase,
-        network,
-        swapAccounting: context.swapAccounting,
-        maxOpenFiles: context.maxOpenFiles,
-        seccompBpf: context.seccompBpf ?? '',
-      }),
+      from: config.from?.seal,
+      memory: restored?.memory,
+      config: restored
+        ? ''
+        : ociConfig(config, {
+            rootfs: `${LAUNCHER_RUN}/${id}/rootfs`,
+            run: `${LAUNCHER_RUN}/${id}/run`,
+            mounts: `${LAUNCHER_RUN}/${id}/v`,
+            cgroupPath,
+            uidBase,
+            network,
+            swapAccounting: context.swapAccounting,
+            maxOpenFiles: context.maxOpenFiles,
+            seccompBpf: context.seccompBpf ?? '',
+          }),
     })
     created = true
-    context.seccompBpf ??= await readCompiledSeccomp(launcher, id)
+    if (restored) await restored.settle()
+    else context.seccompBpf ??= await readCompiledSeccomp(launcher, id)
     signal?.throwIfAborted()
-    const agent = await openAgent(launcher, id)
+    const agent = await openAgent(launcher, id, restored !== undefined)
     signal?.throwIfAborted()
     return track(context, { launcher, config, agent, uidBase, network, cgroupPath, paused: false })
   } catch (error) {
@@ -133,6 +146,23 @@ export const createSandbox = async (
   } finally {
     context.opening.delete(id)
     signal?.removeEventListener('abort', abort)
+  }
+}
+
+/** Makes ready what an OCI runtime would: the control groups; and the images of its processes that have another identity. */
+const prepareRestore = async (context: OciContext, launcher: Launcher, config: SandboxConfig, uidBase: number) => {
+  const { id, resources, from, hostname = DEFAULT_HOSTNAME, network = 'none' } = config
+  if (context.criu === undefined || from === undefined)
+    throw new BrambleError('unsupported', {
+      detail: 'this host cannot restore the memory of sandboxes (`bramble doctor`)',
+    })
+  const images = await restoredImages(launcher, from.seal, { uidBase, hostname })
+  const cgroups = await makeCgroups(context.cgroups, `${context.cgroup}/${id}`, context.swapAccounting)
+  await cgroups.allow(resources)
+  return {
+    // Without a network all connections are the sandbox's own, and both ends of them are there.
+    memory: { connections: network === 'none' ? ('keep' as const) : ('close' as const), images },
+    settle: () => cgroups.settle(resources),
   }
 }
 
@@ -181,7 +211,7 @@ export const attachSandbox = async (
   context.unattached.delete(id)
   const cgroupPath = `${context.cgroup}/${id}`
   context.opening.set(id, undefined)
-  let agent: Agent | undefined
+  let agent: ConnectedAgent | undefined
   try {
     const opened = await openFrozenAgent(context, launcher, id, cgroupPath)
     agent = opened.agent
@@ -207,7 +237,7 @@ export const attachSandbox = async (
 interface Running {
   readonly launcher: Launcher
   readonly config: SandboxConfig
-  readonly agent: Agent
+  readonly agent: ConnectedAgent
   readonly uidBase: number
   readonly network: SandboxNetwork | undefined
   readonly cgroupPath: string
@@ -221,7 +251,7 @@ const track = (context: OciContext, running: Running): OciSandbox => {
   let over = false
   let paused = running.paused
   let destroying: Promise<void> | undefined
-  let changing: Promise<void> = Promise.resolve()
+  let changing: Promise<unknown> = Promise.resolve()
   let lost = false
   void agent.closed.then(() => {
     lost = true
@@ -252,20 +282,25 @@ const track = (context: OciContext, running: Running): OciSandbox => {
     return destroying
   }
   // One after another: the last to be asked for is what holds.
-  const setPaused = (wanted: boolean): Promise<void> => {
-    changing = changing
+  const next = <T>(change: () => Promise<T>): Promise<T> => {
+    const done = changing
       .catch(() => {})
-      .then(async () => {
-        if (wanted === paused) return
+      .then(() => {
         if (over || destroying) throw new BrambleError('sandbox_died', { detail: 'the sandbox has ended' })
-        const { freezer } = context
-        if (freezer === undefined)
-          throw new BrambleError('unsupported', { detail: 'this host has no freezer of control groups' })
-        await (wanted ? freezer.freeze(cgroupPath) : freezer.thaw(cgroupPath))
-        paused = wanted
+        return change()
       })
-    return changing
+    changing = done
+    return done
   }
+  const setPaused = (wanted: boolean): Promise<void> =>
+    next(async () => {
+      if (wanted === paused) return
+      const { freezer } = context
+      if (freezer === undefined)
+        throw new BrambleError('unsupported', { detail: 'this host has no freezer of control groups' })
+      await (wanted ? freezer.freeze(cgroupPath) : freezer.thaw(cgroupPath))
+      paused = wanted
+    })
   const sandbox: OciSandbox = {
     id,
     runtime: context.name,
@@ -284,6 +319,23 @@ const track = (context: OciContext, running: Running): OciSandbox => {
     get paused() {
       return paused
     },
+    seal: (options) =>
+      next(() =>
+        sealSandbox(
+          {
+            launcher,
+            config,
+            agent,
+            freezer: context.freezer,
+            criu: context.criu,
+            cgroupPath,
+            processes: `${context.cgroups.controller('pids') ?? context.cgroups.controller('memory')}${cgroupPath}/cgroup.procs`,
+            paused,
+            connect: () => openSocket(launcher, id),
+          },
+          options,
+        ),
+      ),
     stats: async () => {
       const [stats, diskBytes, traffic] = await Promise.all([
         readStats(context.cgroups, cgroupPath),

@@ -1,0 +1,66 @@
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { release } from 'node:os'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import type { MemoryRequirements } from '@bramble/protocol'
+
+/** CRIU (criu(8)), which turns processes into files and back. */
+export interface Criu {
+  /** Its command and first arguments. */
+  readonly command: readonly string[]
+  readonly version: string
+}
+
+/** Older ones fail on kernels since 6.1 (the vdso). */
+const MIN_MAJOR = 4
+const TIMEOUT_MS = 20_000
+/** Where `bramble setup` unpacks one, with the libraries it needs, where the distribution has none that is new enough. */
+const PREFIX = fileURLToPath(new URL('../../../../.tools/criu/', import.meta.url))
+
+const candidates = (): string[][] => {
+  const libraries = `${PREFIX}usr/lib/x86_64-linux-gnu`
+  const loader = `${libraries}/ld-linux-x86-64.so.2`
+  const own = [loader, '--library-path', libraries, `${PREFIX}usr/sbin/criu`]
+  const system = ['/usr/sbin/criu', '/usr/local/sbin/criu', '/usr/bin/criu', '/usr/local/bin/criu']
+  return [own, ...system.map((path) => [path])].filter((words) =>
+    words.every((word) => word[0] !== '/' || existsSync(word)),
+  )
+}
+
+const run = async ([file = '', ...words]: readonly string[], ...args: string[]): Promise<string> => {
+  const { stdout, stderr } = await promisify(execFile)(file, [...words, ...args], { timeout: TIMEOUT_MS })
+  return stdout + stderr
+}
+
+/** The first CRIU of this host that is new enough and says that the kernel has what it needs; else why there is none. */
+export const findCriu = async (): Promise<Criu | { reason: string }> => {
+  const reasons: string[] = []
+  for (const command of candidates()) {
+    const name = command.at(-1)
+    try {
+      const version = /Version: (\S+)/.exec(await run(command, '--version'))?.[1] ?? ''
+      if (Number.parseInt(version, 10) < MIN_MAJOR) reasons.push(`${name} is version ${version}, and 4 is needed`)
+      else if (/Looks good/.test(await run(command, 'check'))) return { command, version }
+      else reasons.push(`${name} check finds something missing in the kernel`)
+    } catch (error) {
+      reasons.push(`${name}: ${error instanceof Error ? error.message.split('\n')[0] : String(error)}`)
+    }
+  }
+  return { reason: reasons.join('; ') || 'CRIU is not installed' }
+}
+
+const cpuFeatures = async (): Promise<string[]> => {
+  const text = await readFile('/proc/cpuinfo', 'utf8').catch(() => '')
+  return (/^(?:flags|Features)\s*:\s*(.*)$/m.exec(text)?.[1] ?? '').split(' ').filter(Boolean).sort()
+}
+
+/** What memory that is saved here needs of where it is restored. */
+export const requirementsOf = async (criu: Criu): Promise<MemoryRequirements> => ({
+  architecture: process.arch,
+  runtime: 'oci',
+  format: `criu ${criu.version.split('.')[0]}`,
+  kernel: release(),
+  cpuFeatures: await cpuFeatures(),
+})
