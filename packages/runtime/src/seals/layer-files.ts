@@ -188,8 +188,7 @@ async function* recordsOf(source: LayerSource): AsyncGenerator<Uint8Array, void,
   for await (const entry of source.entries) {
     entries++
     yield encodeRecord(entry)
-    if (entry.type === 'file' && entry.sizeBytes > 0)
-      yield* exactly(entry.path, entry.sizeBytes, source.read(entry.path))
+    if (entry.type === 'file') yield* exactly(entry.path, entry.sizeBytes, source.read(entry.path))
   }
   yield encodeEnd(entries)
 }
