@@ -335,3 +335,40 @@ int link_remove(const char *name)
 	errno = -error;
 	return error == 0 || error == -ENODEV ? 0 : fail("remove the link %s", name);
 }
+
+static int move_link(int from, int to)
+{
+	static struct message message;
+	if (setns(from, CLONE_NEWNET) != 0)
+		return fail("enter the network namespace of the link");
+	int fd = netlink_open(NETLINK_ROUTE), index = fd < 0 ? -1 : index_of(fd, INSIDE);
+	if (index <= 0)
+		return -1;
+	struct ifinfomsg link = { .ifi_index = index };
+	uint32_t sequence = netlink_sequence(1);
+	message_begin(&message, RTM_NEWLINK, NLM_F_ACK, sequence);
+	message_append(&message, &link, sizeof link);
+	attribute(&message, IFLA_NET_NS_FD, &to, sizeof to);
+	int result = ask(fd, &message, sequence, "move the link");
+	close(fd);
+	return result;
+}
+
+/* Moves the inner end of a link into the network namespace of a process that is being restored, and sets it up there. Sockets
+ * that are bound to an address which the sandbox that was saved had are bound to it again. */
+int link_adopt(const char *namespace, pid_t pid, const struct link_request *request)
+{
+	char path[64];
+	struct inside inside = { .fd = -1 };
+	snprintf(path, sizeof path, "/proc/%d/ns/net", pid);
+	int from = open(namespace, O_RDONLY | O_CLOEXEC), to = open(path, O_RDONLY | O_CLOEXEC);
+	if (from < 0 || to < 0)
+		return fail("open the network namespaces");
+	if (move_link(from, to) != 0)
+		return -1;
+	if (setns(to, CLONE_NEWNET) != 0)
+		return fail("enter the network namespace");
+	if (setting("ipv4/ip_nonlocal_bind", "1") != 0 || set_up_inside(request, &inside) != 0)
+		return -1;
+	return wait_until_active(&inside);
+}

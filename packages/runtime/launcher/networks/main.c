@@ -105,13 +105,26 @@ static void serve(char *line)
 	fflush(stdout);
 }
 
+/* networks adopt NAMESPACE PID ADDRESS HOST UID-BASE: what the launcher asks for while CRIU restores. */
+static int adopt(char **word)
+{
+	struct link_request request = { .name = "", .uid_base = (uint32_t)strtoul(word[4], NULL, 10) };
+	if (address(word[2], &request.sandbox) == 0 && address(word[3], &request.host) == 0 &&
+		link_adopt(word[0], (pid_t)atoi(word[1]), &request) == 0)
+		return 0;
+	fprintf(stderr, "%s\n", failure);
+	return 1;
+}
+
 /* Links and namespaces that nothing runs in end with us: only our descriptors hold them. */
-int main(void)
+int main(int argc, char **argv)
 {
 	struct rlimit files;
 	char *line = NULL;
 	size_t room = 0;
 	ssize_t length;
+	if (argc == 7 && strcmp(argv[1], "adopt") == 0)
+		return adopt(argv + 2);
 	/* Two descriptors a link. A terminal's Ctrl-C is for the node, which ends us by closing our standard input. */
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
 		files.rlim_cur = files.rlim_max;

@@ -51,6 +51,7 @@ struct link_request {
 int links_open(void);
 int link_make(const struct link_request *request, int *user, int *net);
 int link_remove(const char *name);
+int link_adopt(const char *namespace, pid_t pid, const struct link_request *request);
 
 /* sets.c: `items` are separated by `;`. */
 int sets_open(void);

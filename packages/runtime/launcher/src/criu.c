@@ -23,6 +23,8 @@
 #define MAX_TEXT 32768
 /* Files that were deleted while they are open go into the images up to this size each. */
 #define GHOST_BYTES "67108864"
+/* How our hook learns which network the sandbox is to have: `NAMESPACE ADDRESS HOST UID-BASE`, or nothing. */
+#define NETWORK_WISH "BRAMBLE_NETWORK"
 
 static struct {
 	char *argv[MAX_ARGUMENTS];
@@ -82,14 +84,15 @@ static int begin(const char *verb, const char *images, const char *work, const c
 
 /* Runs what `begin` and `add` have put together, in the cgroups of `cgroup` where there is one: what CRIU restores is born in
  * its own. */
-static pid_t spawn(const char *cgroup, const char *script)
+static pid_t spawn(const char *cgroup, const char *network)
 {
-	char *const plain[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL };
+	static char wish[256];
+	char *const environment[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", wish, NULL };
+	snprintf(wish, sizeof wish, NETWORK_WISH "=%s", network == NULL ? "" : network);
 	if (line.full) {
 		errno = 0;
 		return fail("too many arguments for CRIU");
 	}
-	(void)script;
 	pid_t launcher = getpid(), pid = fork();
 	if (pid != 0)
 		return pid < 0 ? fail("fork") : pid;
@@ -113,7 +116,7 @@ static pid_t spawn(const char *cgroup, const char *script)
 	/* The root of its view of the hierarchies is the sandbox's cgroup. */
 	if (cgroup != NULL && unshare(CLONE_NEWCGROUP) != 0)
 		_exit(126);
-	execvpe(line.argv[0], line.argv, plain);
+	execvpe(line.argv[0], line.argv, environment);
 	_exit(127);
 }
 
@@ -233,18 +236,39 @@ pid_t criu_restore(const char *id, const struct wanted *wanted)
 	add(wanted->keep_connections ? "--tcp-established" : "--tcp-close");
 	add("--action-script");
 	add("%s", launcher);
-	return spawn(id, NULL);
+	return spawn(id, wanted->network);
 }
 
-/* What CRIU calls us for while it restores (criu(8), `--action-script`): when the namespaces are there, the loopback device of the
- * sandbox's network is to be up, or nothing could listen on it again. */
+/* Hands over to the program beside us that knows networks. */
+static int adopt_network(char *wish, const char *init)
+{
+	char program[PATH_MAX], *word[4];
+	ssize_t length = readlink("/proc/self/exe", program, sizeof program - 16);
+	if (length < 0)
+		return 1;
+	program[length] = '\0';
+	strcpy(strrchr(program, '/'), "/networks");
+	for (int i = 0; i < 4; i++)
+		if ((word[i] = strsep(&wish, " ")) == NULL)
+			return 1;
+	execl(program, program, "adopt", word[0], init, word[1], word[2], word[3], NULL);
+	return 1;
+}
+
+/* What CRIU calls us for while it restores (criu(8), `--action-script`): when the namespaces are there, the network of the sandbox
+ * is set up, or its loopback device alone. Sockets are bound again after that. */
 int criu_hook(const char *action)
 {
 	char path[64];
 	const char *init = getenv("CRTOOLS_INIT_PID");
+	char *wish = getenv(NETWORK_WISH);
 	if (strcmp(action, "setup-namespaces") != 0)
 		return 0;
-	snprintf(path, sizeof path, "/proc/%d/ns/net", init == NULL ? 0 : atoi(init));
+	if (init == NULL)
+		return 1;
+	if (wish != NULL && *wish != '\0')
+		return adopt_network(wish, init);
+	snprintf(path, sizeof path, "/proc/%d/ns/net", atoi(init));
 	int namespace = open(path, O_RDONLY | O_CLOEXEC);
 	if (namespace < 0 || setns(namespace, CLONE_NEWNET) != 0)
 		return 1;

@@ -56,6 +56,7 @@ struct wanted {
 	int place_count;
 	char from[ID_BYTES];     /* the seal it continues; empty: none */
 	bool memory;             /* with its processes */
+	const char *network;     /* what the hook of `criu.c` is told; the request's, or NULL */
 	bool keep_connections;   /* TCP connections within the sandbox go on */
 	const char *images[MAX_IMAGES]; /* of memory, that are other ones than the seal's: `NAME:HEX` */
 	int image_count;

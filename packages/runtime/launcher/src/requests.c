@@ -75,7 +75,9 @@ static int parse_wanted(char *text, struct wanted *wanted)
 		else if (strcmp(line, "memory") == 0 && (strcmp(value, "close") == 0 || strcmp(value, "keep") == 0)) {
 			wanted->memory = true;
 			wanted->keep_connections = *value == 'k';
-		} else if (strcmp(line, "image") == 0 && wanted->image_count < MAX_IMAGES)
+		} else if (strcmp(line, "network") == 0)
+			wanted->network = value;
+		else if (strcmp(line, "image") == 0 && wanted->image_count < MAX_IMAGES)
 			wanted->images[wanted->image_count++] = value;
 		else if (strcmp(line, "lower") == 0 && strlen(value) + 2 <= room)
 			lowers += (size_t)snprintf(wanted->lowers + lowers, room, "%s%s", lowers > 0 ? "\n" : "", value);

@@ -34,7 +34,16 @@ export interface CreateRequest {
   /** The seal it continues. */
   from?: string | undefined
   /** Its processes, too; `images` are those that are other ones than the seal's. */
-  memory?: { readonly connections: 'keep' | 'close'; readonly images: ReadonlyMap<string, Uint8Array> } | undefined
+  memory?:
+    | {
+        readonly connections: 'keep' | 'close'
+        readonly images: ReadonlyMap<string, Uint8Array>
+        /** The network whose link it gets. */
+        readonly network?:
+          | { readonly namespacePath: string; readonly address: string; readonly host: string }
+          | undefined
+      }
+    | undefined
 }
 
 export interface KeptSandbox {
@@ -262,6 +271,9 @@ const speak = async (
         ...mounts.flatMap(mountSettings),
         ...(from === undefined ? [] : [`from=${from}`]),
         ...(memory === undefined ? [] : [`memory=${memory.connections}`]),
+        ...(memory?.network === undefined
+          ? []
+          : [`network=${memory.network.namespacePath} ${memory.network.address} ${memory.network.host} ${uidBase}`]),
         ...[...(memory?.images ?? [])].map(([name, bytes]) => `image=${name}:${Buffer.from(bytes).toString('hex')}`),
       ]
       if (settings.some((setting) => setting.includes('\n')))

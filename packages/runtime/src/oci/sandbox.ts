@@ -105,7 +105,7 @@ export const createSandbox = async (
   try {
     const hostname = config.hostname ?? DEFAULT_HOSTNAME
     const layers = network ? [await context.networkLayer(network.resolver, hostname)] : []
-    const restored = config.from?.memory ? await prepareRestore(context, launcher, config, uidBase) : undefined
+    const restored = config.from?.memory ? await prepareRestore(context, launcher, config, uidBase, network) : undefined
     await launcher.create({
       id,
       uidBase,
@@ -150,8 +150,14 @@ export const createSandbox = async (
 }
 
 /** Makes ready what an OCI runtime would: the control groups; and the images of its processes that have another identity. */
-const prepareRestore = async (context: OciContext, launcher: Launcher, config: SandboxConfig, uidBase: number) => {
-  const { id, resources, from, hostname = DEFAULT_HOSTNAME, network = 'none' } = config
+const prepareRestore = async (
+  context: OciContext,
+  launcher: Launcher,
+  config: SandboxConfig,
+  uidBase: number,
+  network: SandboxNetwork | undefined,
+) => {
+  const { id, resources, from, hostname = DEFAULT_HOSTNAME } = config
   if (context.criu === undefined || from === undefined)
     throw new BrambleError('unsupported', {
       detail: 'this host cannot restore the memory of sandboxes (`bramble doctor`)',
@@ -161,7 +167,15 @@ const prepareRestore = async (context: OciContext, launcher: Launcher, config: S
   await cgroups.allow(resources)
   return {
     // Without a network all connections are the sandbox's own, and both ends of them are there.
-    memory: { connections: network === 'none' ? ('keep' as const) : ('close' as const), images },
+    memory: {
+      connections: network === undefined ? ('keep' as const) : ('close' as const),
+      images,
+      network: network && {
+        namespacePath: network.networkNamespacePath,
+        address: network.address,
+        host: network.resolver,
+      },
+    },
     settle: () => cgroups.settle(resources),
   }
 }
