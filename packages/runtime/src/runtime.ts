@@ -167,9 +167,9 @@ export interface Sandbox extends AsyncDisposable {
    */
   resolve?(name: string): Promise<string[]>
   /**
-   * Keeps the present state as a seal; the sandbox goes on. With `memory` the agent's connection is made anew (`agent` of the
-   * sandbox changes, the log of named commands loses nothing; commands without a name end). Rejects with
-   * `checkpoint_refused`, and the sandbox goes on, where its memory cannot be saved; with `unsupported`.
+   * Keeps the present state as a seal; the sandbox goes on, and so does all that goes over the agent's connection, which stands
+   * still for as long as memory is saved. Rejects with `checkpoint_refused`, and the sandbox goes on, where its memory cannot be
+   * saved; with `unsupported`.
    */
   seal?(options: { name: string; memory: boolean; signal?: AbortSignal | undefined }): Promise<Sealed>
   /** The sandbox ends. The layer of a kept one stays. */

@@ -13,8 +13,10 @@ const LINGER_MS = 100
 const NO_RUSAGE: Rusage = { userMicros: 0, systemMicros: 0, peakResidentBytes: 0 }
 
 export interface FakeAgent extends Agent {
-  /** Ends the connection and every command on it; what runs rejects with `error`. `goesOn`: the other processes do not end. */
-  end(error: BrambleError | undefined, goesOn?: boolean): void
+  /** Ends the connection and every command on it; what runs rejects with `error`. */
+  end(error: BrambleError | undefined): void
+  /** The process groups of the commands on it, which end with it. */
+  groups(): ReadonlySet<number>
 }
 
 const died = (detail: string) => new BrambleError('sandbox_died', { detail })
@@ -41,16 +43,22 @@ export const fakeAgent = (machine: Machine, before: Before, log: AgentLog, keep:
   const running = new Set<(error: Error) => void>()
   const over = Promise.withResolvers<Error | undefined>()
   let ended: BrambleError | undefined
-  const end = (error: BrambleError | undefined, goesOn = keep) => {
+  const commands = new Set<CommandState>()
+  const end = (error: BrambleError | undefined) => {
     if (ended) return
     ended = error ?? died('the connection to the agent was closed')
     for (const fail of running) fail(ended)
-    if (!goesOn) for (const process of machine.processes.values()) process.kill(9)
+    if (!keep) for (const process of machine.processes.values()) process.kill(9)
     over.resolve(error)
   }
   const close = async () => end(undefined)
   return {
-    exec: (request) => runCommand(machine, newCommand(request), before, running, ended),
+    exec: (request) => {
+      const command = newCommand(request)
+      commands.add(command)
+      return runCommand(machine, command, before, running, ended, () => commands.delete(command))
+    },
+    groups: () => new Set([...commands].flatMap(({ process }) => process?.group ?? [])),
     ping: async (options) => {
       options?.signal?.throwIfAborted()
       if (ended) throw ended
@@ -72,6 +80,7 @@ const runCommand = (
   before: Before,
   running: Set<(error: Error) => void>,
   ended: BrambleError | undefined,
+  over: () => void = () => {},
 ): AgentProcess => {
   const { request, events, stdin } = command
   const detached = new AbortController()
@@ -82,8 +91,12 @@ const runCommand = (
       for (const process of [...machine.processes.values()])
         if (process.group === command.process.group) process.kill(signal)
   }
-  const fail = (error: Error) => {
+  const stop = () => {
     running.delete(fail)
+    over()
+  }
+  const fail = (error: Error) => {
+    stop()
     kill(9)
     stdin.break()
     detached.abort(error)
@@ -110,7 +123,7 @@ const runCommand = (
   if (ended) fail(ended)
   else {
     running.add(fail)
-    main().then(() => running.delete(fail), fail)
+    main().then(stop, fail)
   }
   return {
     write: async (data) => {

@@ -11,7 +11,7 @@ import { type LogState, makeFakeLog } from './log.ts'
 import { imageFiles, makeMachine } from './machine.ts'
 import { copyMemory, freeze, sealMemory, startProcesses } from './memory.ts'
 import { type FakeClock, type Machine, nowNsOf } from './process.ts'
-import { checkNewSeal, type FakeSeal, keepMemory, sealNamed } from './seals.ts'
+import { checkNewSeal, keepMemory, sealNamed } from './seals.ts'
 
 const DEFAULT_HOSTNAME = 'sandbox'
 
@@ -32,9 +32,7 @@ export interface FakeBox {
 }
 
 interface Connection {
-  agent: FakeAgent
-  /** While its agent is being changed for another one. */
-  renewing: boolean
+  readonly agent: FakeAgent
   ended(how: SandboxEnd): void
   forget(): void
 }
@@ -77,52 +75,37 @@ export const makeFakeBox = (context: FakeContext, config: SandboxConfig): FakeBo
   }
   const seal = async (name: string, connection: Connection): Promise<Sealed> => {
     const begunNs = nowNsOf(clock)
-    const sealed = (seal: FakeSeal): Sealed => {
-      host.seals.set(name, { imageDigest: config.image.digest, ...seal })
-      const frozenMs = Number(nowNsOf(clock) - begunNs) / 1e6
-      return { name, memory: seal.memory !== undefined, frozenMs }
-    }
-    connection.renewing = true
-    connection.agent.end(undefined, true)
+    const { thaw } = await freeze(machine, connection.agent.groups)
     try {
-      const { thaw } = await freeze(machine)
-      try {
-        alive()
-        checkNewSeal(host.seals, name)
-        const memory = sealMemory({ machine, log: log.state })
-        return sealed({ files: memory.machine.files, memory: keepMemory(host.memories, memory) })
-      } finally {
-        thaw()
-      }
+      alive()
+      checkNewSeal(host.seals, name)
+      const memory = sealMemory({ machine, log: log.state }, connection.agent.groups())
+      const { files } = memory.machine
+      host.seals.set(name, { imageDigest: config.image.digest, files, memory: keepMemory(host.memories, memory) })
+      return { name, memory: true, frozenMs: Number(nowNsOf(clock) - begunNs) / 1e6 }
     } finally {
-      if (host.sandboxes.has(id) && connected === connection) {
-        connection.agent = fakeAgent(machine, before, log.connect(), keep !== undefined)
-        connection.renewing = false
-        watch(connection)
-      }
+      thaw()
     }
   }
   const alive = () => {
     if (!host.sandboxes.has(id)) throw new BrambleError('sandbox_died', { detail: `sandbox ${id} is gone` })
   }
-  /** One that lost its connection may be attached to again. */
-  const watch = (connection: Connection) => {
-    void connection.agent.closed.then(() => {
-      if (keep && !connection.renewing) connection.forget()
-    })
-  }
   const open = ({ own }: FakeContext): Sandbox => {
     connected?.agent.end(undefined)
     const ended = Promise.withResolvers<SandboxEnd>()
+    const agent = fakeAgent(machine, before, log.connect(), keep !== undefined)
     const connection: Connection = {
-      agent: fakeAgent(machine, before, log.connect(), keep !== undefined),
-      renewing: false,
+      agent,
       ended: ended.resolve,
       forget: () => {
         if (own.get(id) === sandbox) own.delete(id)
       },
     }
     connected = connection
+    // One that lost its connection may be attached to again.
+    void agent.closed.then(() => {
+      if (keep) connection.forget()
+    })
     const destroy = async () => {
       // Whoever let go of it, or lost it to another, ends nothing.
       if (connected === connection && (!keep || own.get(id) === sandbox)) end({ by: 'destroy' })
@@ -131,9 +114,7 @@ export const makeFakeBox = (context: FakeContext, config: SandboxConfig): FakeBo
       id,
       runtime: 'fake',
       config,
-      get agent() {
-        return connection.agent
-      },
+      agent,
       ended: ended.promise,
       ...withoutPause,
       stats: async () => {
@@ -168,7 +149,6 @@ export const makeFakeBox = (context: FakeContext, config: SandboxConfig): FakeBo
       [Symbol.asyncDispose]: destroy,
     }
     own.set(id, sandbox)
-    watch(connection)
     return sandbox
   }
   return { config, end, open }

@@ -24,8 +24,11 @@ export const FAKE_OFFERS: MemoryRequirements = {
 /** For one that is between two turns: what ends by itself in so many of them does not hold up a copy. */
 const TURNS = 256
 
-/** Stands the processes of `machine` still. Throws `checkpoint_refused` where one of them cannot be copied; thaw it then, too. */
-export const freeze = async (machine: Machine): Promise<{ thaw(): void }> => {
+/**
+ * Stands the processes of `machine` still. Throws `checkpoint_refused` where one of them cannot be copied, and they go on. Those of
+ * the process groups `but` have no part in it.
+ */
+export const freeze = async (machine: Machine, but: () => ReadonlySet<number>): Promise<{ thaw(): void }> => {
   const over = Promise.withResolvers<void>()
   const thaw = () => {
     machine.frozen = undefined
@@ -35,29 +38,35 @@ export const freeze = async (machine: Machine): Promise<{ thaw(): void }> => {
   // At the start of a turn nothing is under way: every process waits for something.
   for (let turn = 0; turn < TURNS; turn++) {
     await setImmediate()
-    if (uncopied(machine).length === 0) return { thaw }
+    if (uncopied(machine, but()).length === 0) return { thaw }
   }
-  const [first] = uncopied(machine)
+  const [first] = uncopied(machine, but())
   thaw()
   throw new BrambleError('checkpoint_refused', {
     detail: `the process ${first?.pid} (${first?.argv.join(' ').slice(0, 200)}) cannot be saved where it is`,
   })
 }
 
-/** Copies processes and log into `makeMachine`'s machine, which has a copy of the files. Nothing in it runs yet. */
+const NOBODY: ReadonlySet<number> = new Set()
+
+/**
+ * Copies log and processes, but those of the groups `but`, into `makeMachine`'s machine, which has a copy of the files. Nothing
+ * in it runs yet.
+ */
 export const copyMemory = (
   { machine, log }: FakeMemory,
   makeMachine: (files: FakeFileSystem) => Machine,
+  but = NOBODY,
 ): FakeMemory => {
   const nodes = new Map<Node, Node>()
   const world = new World(makeMachine(machine.files.copy(nodes)), nodes)
-  copyProcesses(machine, world)
+  copyProcesses(machine, world, but)
   return { machine: world.machine, log: copyLog(log, world) }
 }
 
 /** A copy that stays as it is. */
-export const sealMemory = (memory: FakeMemory): FakeMemory =>
-  copyMemory(memory, (files) => ({ ...memory.machine, files, processes: new Map(), frozen: undefined }))
+export const sealMemory = (memory: FakeMemory, but: ReadonlySet<number>): FakeMemory =>
+  copyMemory(memory, (files) => ({ ...memory.machine, files, processes: new Map(), frozen: undefined }), but)
 
 /** Lets the processes of a copy run. */
 export const startProcesses = ({ processes }: Machine): void => {

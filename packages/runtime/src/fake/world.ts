@@ -50,12 +50,13 @@ export const again = (program: Program): Continuation => {
   return continuation
 }
 
-/** The processes that hold up a copy of the machine. */
-export const uncopied = (machine: Machine): FakeProcess[] =>
-  [...machine.processes.values()].filter(({ continuation }) => continuation === undefined)
+/** The processes that hold up a copy of the machine. Those of the process groups `but` have no part in it. */
+export const uncopied = (machine: Machine, but: ReadonlySet<number>): FakeProcess[] =>
+  [...machine.processes.values()].filter(({ continuation, group }) => continuation === undefined && !but.has(group))
 
-/** Copies every process of `from`; none of the copies runs. */
-export const copyProcesses = (from: Machine, world: World): void => {
-  for (const process of from.processes.values()) world.process(process).continueAs(process, world)
+/** Copies every process of `from` but those; none of the copies runs. */
+export const copyProcesses = (from: Machine, world: World, but: ReadonlySet<number>): void => {
+  for (const process of from.processes.values())
+    if (!but.has(process.group)) world.process(process).continueAs(process, world)
   world.machine.nextPid = from.nextPid
 }
