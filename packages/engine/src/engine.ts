@@ -13,6 +13,8 @@ import type {
   UsageRow,
 } from '@bramble/protocol'
 import type { ImageStore } from '@bramble/runtime'
+import type { TenantBlobs } from './blobs/tenant-blobs.ts'
+import type { ResultCache } from './cache/result-cache.ts'
 import type { Instances } from './instances/instances.ts'
 import type { Snapshots } from './snapshots/snapshots.ts'
 import type { Volumes } from './volumes/volumes.ts'
@@ -55,6 +57,10 @@ export interface Engine extends AsyncDisposable {
   readonly snapshots: Snapshots
   /** Where snapshots, cached results and large inputs are. */
   readonly blobs: BlobStore
+  /** What each tenant may name of them. */
+  readonly tenantBlobs: TenantBlobs
+  /** Results of mode `cached`. `image`: a name or digest. */
+  readonly cache: Pick<ResultCache, 'stats' | 'invalidate' | 'roots'>
   /** Named volumes and dependency caches; not there where no runtime keeps any. */
   readonly volumes?: Volumes
   readonly images: ImageStore
@@ -91,6 +97,8 @@ export interface Execution extends AsyncIterable<EngineEvent> {
   readonly id: ExecutionId
   /** Rejects only where there is no result: the sandbox could not be made, the queue was left by `close`. */
   readonly result: Promise<ExecutionResult>
+  /** The result as JSON, where it is there already and need not be written anew: that of a hit of mode `cached`. */
+  json?(): string
   cancel(): void
 }
 
@@ -151,6 +159,8 @@ export interface EngineLimits {
   readonly killGraceMs: number
   /** How long writing the input files, and reading the declared outputs, may take. */
   readonly filesTimeoutMs: number
+  /** The same where files come from blobs, or outputs may become some. */
+  readonly blobFilesTimeoutMs: number
   /** Output kept in memory for all that runs, beyond 1 MiB for each stream. What does not fit is truncated, and said so. */
   readonly maxKeptOutputBytes: number
   /** Records of executions kept on disk. */

@@ -11,6 +11,9 @@ import {
 } from '@bramble/protocol'
 import type { AutoRuntime, ImageStore, LocalImage, SandboxResources, Wanted } from '@bramble/runtime'
 import { type Admission, isWaiting, type Place, type Waiting } from './admission.ts'
+import type { TenantBlobs } from './blobs/tenant-blobs.ts'
+import { createCachedMode } from './cache/cached-mode.ts'
+import type { ResultCache } from './cache/result-cache.ts'
 import { placeOf } from './command.ts'
 import type { Endings } from './endings.ts'
 import type { Engine, EngineLimits, ExecuteContext, Execution } from './engine.ts'
@@ -27,6 +30,7 @@ import type { Pools } from './pools.ts'
 import { replay } from './replay.ts'
 import { run } from './run.ts'
 import { assertSupported } from './support.ts'
+import { blobsOfFiles } from './transfer.ts'
 import type { Volumes } from './volumes/volumes.ts'
 
 export interface ExecutionsDeps {
@@ -38,6 +42,8 @@ export interface ExecutionsDeps {
   readonly pools: Pools
   readonly endings: Endings
   readonly history: History
+  readonly cache: ResultCache
+  readonly blobs: TenantBlobs
   readonly limits: EngineLimits
   readonly clock: Clock
   readonly log: Log
@@ -83,7 +89,7 @@ const giveBack = (entered: Place | Waiting): void => {
 }
 
 export const createExecutions = (deps: ExecutionsDeps): Executions => {
-  const { runtime, images, volumes, instances, admission, pools, endings, history } = deps
+  const { runtime, images, volumes, instances, admission, pools, endings, history, cache, blobs } = deps
   const { limits, clock, log, notice } = deps
   const lives = new Map<ExecutionId, LiveExecution>()
   let closing = false
@@ -95,18 +101,26 @@ export const createExecutions = (deps: ExecutionsDeps): Executions => {
     ...(wanted.network !== undefined && { network: wanted.network }),
   })
 
-  const admit = (spec: ExecutionSpec, context: ExecuteContext): Admitted => {
+  const check = (spec: ExecutionSpec): { kind: Kind; inputHash: string } => {
     if (closing) throw new BrambleError('shutting_down', { detail: 'the engine is closing' })
     const kind = kindOf(images.resolve(spec.image), spec, spec.resources)
     assertSupported(spec, { capabilities: kind.runtime.capabilities, volumes: volumes !== undefined })
-    const inputHash = inputHashOf(spec, kind.image.digest)
-    const { cpus, memoryMb } = spec.resources
+    return { kind, inputHash: inputHashOf(spec, kind.image.digest) }
+  }
+
+  const placeFor = ({ resources: { cpus, memoryMb } }: ExecutionSpec, context: ExecuteContext): Place | Waiting => {
+    if (closing) throw new BrambleError('shutting_down', { detail: 'the engine is closing' })
     const { tenant, keyId, quota } = context
+    return admission.enter({ tenant, keyId, cpus, memoryMb, quota })
+  }
+
+  const admit = (spec: ExecutionSpec, context: ExecuteContext): Admitted => {
+    const { kind, inputHash } = check(spec)
     if (spec.mode === 'persistent') {
       instanceSpecOf(spec)
       return { kind, inputHash, entered: undefined }
     }
-    return { kind, inputHash, entered: admission.enter({ tenant, keyId, cpus, memoryMb, quota }) }
+    return { kind, inputHash, entered: placeFor(spec, context) }
   }
 
   const promoteCaches = (tenant: string, owner: string): void =>
@@ -125,14 +139,26 @@ export const createExecutions = (deps: ExecutionsDeps): Executions => {
     return { ...kind, mounts, ...(onGone && { onGone }) }
   }
 
-  const runOne = async (live: LiveExecution, kind: Kind, entered: Admitted['entered']): Promise<ExecutionResult> => {
-    const { changed } = history
-    if (!entered) return await runPersistent({ instances, limits, clock, log, notice, changed }, live, kind)
-    const mounted = await withMounts(kind, live).catch((error: unknown) => {
-      giveBack(entered)
+  const holdBlobs = async ({ spec, context }: LiveExecution): Promise<AsyncDisposable | undefined> => {
+    const hashes = blobsOfFiles(spec.files)
+    return hashes.length > 0 ? await blobs.hold(context.tenant, hashes) : undefined
+  }
+
+  const runOne = async (
+    live: LiveExecution,
+    kind: Kind,
+    entered: Admitted['entered'],
+    changed: (live: LiveExecution) => void = history.changed,
+  ): Promise<ExecutionResult> => {
+    const deps = { blobs, limits, clock, notice, changed }
+    const orGiveBack = (error: unknown): never => {
+      if (entered) giveBack(entered)
       throw error
-    })
-    return await run({ pools, endings, limits, clock, notice, changed }, live, mounted, entered)
+    }
+    await using _held = await holdBlobs(live).catch(orGiveBack)
+    if (!entered) return await runPersistent({ ...deps, instances, log }, live, kind)
+    const mounted = await withMounts(kind, live).catch(orGiveBack)
+    return await run({ ...deps, pools, endings }, live, mounted, entered)
   }
 
   const carry = async (live: LiveExecution, kind: Kind, entered: Admitted['entered']): Promise<ExecutionResult> => {
@@ -155,23 +181,46 @@ export const createExecutions = (deps: ExecutionsDeps): Executions => {
       throw error
     } finally {
       signal?.removeEventListener('abort', onAbort)
-      deps.useImage(kind.image.digest, -1)
-      lives.delete(live.id)
-      live.stdout.release()
-      live.stderr.release()
-      history.changed(live)
-      live.recorded()
+      leave(live, kind)
     }
   }
 
-  const execute = (spec: ExecutionSpec, context: ExecuteContext): Execution => {
-    let admitted: Admitted
+  const orRefuse = <T>(work: () => T): T => {
     try {
-      admitted = admit(spec, context)
+      return work()
     } catch (error) {
       notice({ type: 'refused', code: toBrambleError(error).code })
       throw error
     }
+  }
+
+  const leave = (live: LiveExecution, kind: Kind): void => {
+    deps.useImage(kind.image.digest, -1)
+    lives.delete(live.id)
+    live.stdout.release()
+    live.stderr.release()
+    history.changed(live)
+    live.recorded()
+  }
+  const enter = (live: LiveExecution, kind: Kind): void => {
+    lives.set(live.id, live)
+    deps.useImage(kind.image.digest, 1)
+    history.changed(live)
+  }
+
+  const executeCached = createCachedMode({
+    ...{ cache, history, clock, log, notice, outputRoom: deps.outputRoom, check, enter, leave },
+    resolveImage: (name) => images.resolve(name),
+    run: async (live, kind, changed) => {
+      const entered = orRefuse(() => placeFor(live.spec, live.context))
+      if (isWaiting(entered)) notice({ type: 'queued' })
+      return await runOne(live, kind, entered, changed)
+    },
+  })
+
+  const execute = (spec: ExecutionSpec, context: ExecuteContext): Execution => {
+    if (spec.mode === 'cached') return orRefuse(() => executeCached(spec, context))
+    const admitted = orRefuse(() => admit(spec, context))
     const { kind, inputHash, entered } = admitted
     const now = clock.now()
     const live = new LiveExecution(
@@ -182,10 +231,8 @@ export const createExecutions = (deps: ExecutionsDeps): Executions => {
       new Date(now).toISOString(),
       deps.outputRoom,
     )
-    lives.set(live.id, live)
-    deps.useImage(kind.image.digest, 1)
+    enter(live, kind)
     if (entered && isWaiting(entered)) notice({ type: 'queued' })
-    history.changed(live)
     const result = carry(live, kind, entered)
     // Who streams may never look at the promise; the stream's last event says the same.
     result.catch(() => {})

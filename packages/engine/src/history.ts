@@ -1,6 +1,7 @@
-import type { ExecutionRecord } from '@bramble/protocol'
+import type { ExecutionRecord, ExecutionResult } from '@bramble/protocol'
 import { BrambleError } from '@bramble/protocol'
 import type { Kysely } from 'kysely'
+import { type HitReference, hitIn } from './cache/hit.ts'
 import type { EngineLimits, ExecutionQuery } from './engine.ts'
 import type { LiveExecution } from './live.ts'
 import type { Clock, EngineNotice, Log } from './options.ts'
@@ -23,7 +24,7 @@ import { type Charge, createUsageMeter, hourOf } from './usage.ts'
  */
 export interface History {
   /** The execution is new, or its state changed. */
-  changed(live: LiveExecution): void
+  changed(live: Recorded): void
   find(id: string, tenant: string): Promise<ExecutionRecord>
   list(query: ExecutionQuery): Promise<{ items: ExecutionRecord[]; nextCursor: string | null }>
   /** Usage that is no execution's; written with the next group. */
@@ -33,23 +34,36 @@ export interface History {
   close(): Promise<void>
 }
 
+/** What is recorded of an execution. */
+export interface Recorded
+  extends Pick<
+    LiveExecution,
+    'id' | 'spec' | 'context' | 'status' | 'runtime' | 'createdAt' | 'finishedAt' | 'conclusion'
+  > {
+  /** How its result is written, where that is known already. */
+  readonly resultText?: (() => string) | undefined
+}
+
 export interface HistoryDeps {
   readonly db: Kysely<EngineTables>
   readonly limits: Pick<EngineLimits, 'maxHistory' | 'maxHistoryBytes' | 'historyFlushMs'>
   readonly clock: Clock
   readonly log: Log
   readonly notice: (notice: EngineNotice) => void
+  /** The result that a record refers to, while the cache has it. */
+  readonly resolveHit: (hit: HitReference, tenant: string) => Promise<ExecutionResult | undefined>
 }
 
 /** Results waiting to be written, at most: past it they are written at once. */
 const PENDING_MAX_BYTES = 16 * 1024 * 1024
 const RETRY_MS = 5000
 const INTERRUPTED = 'the node stopped'
+const FORGOTTEN = 'the result came from the cache, which has it no longer'
 const USAGE_KEPT_MS = 400 * 24 * 3_600_000
 
 /** An execution whose present state is not written; an earlier one may be. */
 interface Pending {
-  readonly live: LiveExecution
+  readonly live: Recorded
   /** What its row costs; undefined: it has none. */
   storedBytes: number | undefined
 }
@@ -179,7 +193,11 @@ export const openHistory = async (deps: HistoryDeps): Promise<History> => {
             ? summaryOf(known, true)
             : undefined
       if (!record) throw new BrambleError('not_found', { detail: `there is no execution ${id}` })
-      return record
+      const { result, ...summary } = record
+      const hit = result && hitIn(result)
+      if (!hit) return record
+      const found = await deps.resolveHit(hit, tenant)
+      return { ...summary, ...(found ? { result: found } : { message: FORGOTTEN }) }
     },
     async list(query) {
       await flush()
@@ -198,8 +216,9 @@ export const openHistory = async (deps: HistoryDeps): Promise<History> => {
 }
 
 /** Roughly what the result costs to keep: its texts are nearly all of it. */
-const sizeOf = ({ conclusion }: LiveExecution): number => {
-  if (!conclusion || !('result' in conclusion)) return 0
+const sizeOf = ({ conclusion, resultText }: Recorded): number => {
+  // The texts of a hit are the cache's.
+  if (!conclusion || !('result' in conclusion) || resultText) return 0
   const { stdout, stderr, outputs } = conclusion.result
   let size = stdout.length + stderr.length
   for (const output of Object.values(outputs)) if ('content' in output) size += output.content.length
@@ -207,7 +226,7 @@ const sizeOf = ({ conclusion }: LiveExecution): number => {
 }
 
 /** The record of an execution that has not been written yet. */
-export const summaryOf = (live: LiveExecution, whole: boolean): ExecutionRecord => {
+export const summaryOf = (live: Recorded, whole: boolean): ExecutionRecord => {
   const { conclusion } = live
   const result = conclusion && 'result' in conclusion ? conclusion.result : undefined
   const message = conclusion && 'error' in conclusion ? conclusion.error.detail : result?.message
@@ -227,11 +246,11 @@ export const summaryOf = (live: LiveExecution, whole: boolean): ExecutionRecord 
   }
 }
 
-const rowOf = (live: LiveExecution): ExecutionRow => {
+const rowOf = (live: Recorded): ExecutionRow => {
   const record = summaryOf(live, true)
   const command = JSON.stringify(record.command)
   const labels = JSON.stringify(record.labels)
-  const result = record.result ? JSON.stringify(record.result) : null
+  const result = record.result ? (live.resultText?.() ?? JSON.stringify(record.result)) : null
   return {
     id: record.id,
     tenant: live.context.tenant,
@@ -251,7 +270,7 @@ const rowOf = (live: LiveExecution): ExecutionRow => {
   }
 }
 
-const labelsOf = (live: LiveExecution): LabelRow[] =>
+const labelsOf = (live: Recorded): LabelRow[] =>
   Object.entries(live.spec.labels ?? {}).map(([name, value]) => ({
     execution_id: live.id,
     tenant: live.context.tenant,

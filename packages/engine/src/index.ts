@@ -1,5 +1,6 @@
 export { type AgentProcess, cutoff, type ProcessExit, SANDBOX_AGENT_PATH } from '@bramble/runtime'
 export * from './batch.ts'
+export type { PutTenantBlob, TenantBlobs } from './blobs/tenant-blobs.ts'
 export * from './cache/result-cache.ts'
 export * from './engine.ts'
 export { countLeft } from './instances/count-left.ts'

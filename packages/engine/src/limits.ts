@@ -41,6 +41,7 @@ export const defaultEngineLimits = (host: Partial<Host> = {}): EngineLimits => {
     startTimeoutMs: 60_000,
     killGraceMs: 2_000,
     filesTimeoutMs: 30_000,
+    blobFilesTimeoutMs: 600_000,
     maxKeptOutputBytes: 512 * MIB,
     maxHistory: 10_000,
     maxHistoryBytes: 1024 * MIB,

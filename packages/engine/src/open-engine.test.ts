@@ -129,13 +129,11 @@ describe('an execution', () => {
   })
 
   test.each([
-    [{ command: 'true', mode: 'cached' }, 'unsupported', 'cached'],
     [{ command: 'true', network: 'egress' }, 'unsupported', 'network'],
     [{ command: 'true', isolation: 'vm' }, 'unsupported', 'vm'],
     [{ command: 'true', runtime: 'docker' }, 'unsupported', 'docker'],
     [{ command: 'true', secrets: ['a'] }, 'unsupported', 'secrets'],
     [{ command: 'true', resources: { gpus: 1 } }, 'unsupported', 'gpus'],
-    [{ command: 'true', files: { a: { blob: '0'.repeat(64) } } }, 'unsupported', 'blobs'],
     [{ command: 'true', image: 'none' }, 'image_not_found', 'none'],
     [{ command: 'echo \ud800' }, 'invalid_request', 'surrogates'],
   ] as const)('that asks for %j is refused at once as %s', async (input, code, words) => {

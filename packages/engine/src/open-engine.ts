@@ -1,19 +1,26 @@
-import { join } from 'node:path'
+import { hostname } from 'node:os'
+import { join, resolve } from 'node:path'
+import { fsStore } from '@bramble/blobs'
 import { BrambleError, resourcesSchema, toBrambleError } from '@bramble/protocol'
 import { auto, type ImageStore, type LocalImage } from '@bramble/runtime'
 import { createAdmission } from './admission.ts'
+import { openTenantBlobs } from './blobs/open-tenant-blobs.ts'
+import { resultOfHit } from './cache/hit.ts'
+import { openResultCache } from './cache/open-result-cache.ts'
 import { createEndings } from './endings.ts'
 import type { Engine } from './engine.ts'
 import { createExecutions } from './executions.ts'
-import { openHistory } from './history.ts'
+import { type HistoryDeps, openHistory } from './history.ts'
 import { openInstances } from './instances/open-instances.ts'
 import { sandboxesToKeep } from './instances/recover.ts'
 import { defaultEngineLimits } from './limits.ts'
 import { emptyLoad } from './load.ts'
 import { type OpenEngineOptions, silentLog, systemClock } from './options.ts'
+import { sha256 } from './outcome.ts'
 import { createPools } from './pools.ts'
 import { createQuiet } from './quiet.ts'
 import { openSnapshots } from './snapshots/open-snapshots.ts'
+import { BLOB_MIGRATIONS, type BlobTables } from './store/blob-tables.ts'
 import { INSTANCE_MIGRATIONS, type InstanceTables } from './store/instance-tables.ts'
 import { databasePath, loadInstances } from './store/instances.ts'
 import { openDatabase } from './store/open-database.ts'
@@ -26,6 +33,9 @@ import { openVolumes } from './volumes/open-volumes.ts'
 const DEFAULT_IMAGE = 'base'
 const SHRINK_EVERY_MS = 5000
 const DEFAULT_GRACE_MS = 10_000
+/** Of the hash that stands for this node in results. */
+const NODE_CHARS = 16
+const closeStore = (store: { close(): Promise<void> }): Promise<void> => store.close()
 
 const findImage = (images: ImageStore, name: string): LocalImage | undefined => {
   try {
@@ -88,7 +98,28 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
         settled: () => endings.drain(),
       }),
     )
-  const history = await openHistory({ db, limits, clock, log, notice })
+  const dataDirectory = resolve(options.dataDirectory)
+  const blobs = options.blobs ?? undo.adopt(await fsStore({ directory: join(dataDirectory, 'blobs') }), closeStore)
+  const blobsDb = await openDatabase<BlobTables>({
+    path: join(dataDirectory, 'blobs.db'),
+    owner: 'blobs',
+    migrations: BLOB_MIGRATIONS,
+  })
+  const tenantBlobs = undo.adopt(await openTenantBlobs({ db: blobsDb, store: blobs, clock, log }), closeStore)
+  const cache = undo.adopt(
+    openResultCache({
+      store: blobs,
+      node: sha256(`${hostname()} ${dataDirectory}`).slice(0, NODE_CHARS),
+      redisUrl: options.redisUrl,
+      limits: options.cacheLimits,
+      ...{ clock, log, notice },
+      grant: (tenant, granted, expiresAtMs) => tenantBlobs.grant(tenant, granted, expiresAtMs),
+    }),
+    closeStore,
+  )
+  const resolveHit: HistoryDeps['resolveHit'] = async (hit, tenant) =>
+    resultOfHit(hit, await cache.find(tenant, hit.inputHash))
+  const history = await openHistory({ db, limits, clock, log, notice, resolveHit })
 
   const load = emptyLoad()
   const quiet = createQuiet({ clock })
@@ -143,6 +174,8 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     pools,
     endings,
     history,
+    cache,
+    blobs: tenantBlobs,
     limits,
     clock,
     log,
@@ -177,6 +210,9 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     await instances.close()
     quiet.close()
     await history.close()
+    await cache.close()
+    await tenantBlobs.close()
+    if (!options.blobs) await blobs.close()
   }
 
   const close: Engine['close'] = ({ graceMs = DEFAULT_GRACE_MS } = {}) => {
@@ -189,9 +225,15 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     executions: executions.executions,
     instances,
     snapshots,
-    get blobs() {
-      if (options.blobs) return options.blobs
-      throw new BrambleError('unsupported', { detail: 'this node has no store of blobs' })
+    blobs,
+    tenantBlobs,
+    cache: {
+      stats: (tenant) => cache.stats(tenant),
+      roots: () => cache.roots(),
+      async invalidate(tenant, what) {
+        const imageDigest = what.image === undefined ? undefined : findImage(images, what.image)?.digest
+        return await cache.invalidate(tenant, { ...what, ...(imageDigest !== undefined && { imageDigest }) })
+      },
     },
     ...(volumes && { volumes }),
     images: {

@@ -1,7 +1,7 @@
 import type { BlobStore } from '@bramble/blobs'
 import type { ExecutionStatus, SnapshotOrigin, Timings } from '@bramble/protocol'
 import type { ImageStore, Runtime } from '@bramble/runtime'
-import type { CacheSource } from './cache/result-cache.ts'
+import type { CacheLimits, CacheSource } from './cache/result-cache.ts'
 import type { EngineLimits } from './engine.ts'
 
 export interface OpenEngineOptions {
@@ -14,7 +14,10 @@ export interface OpenEngineOptions {
   readonly images: ImageStore
   /** Closed by the caller. Absent: one on the local disk, in `blobs` of the data directory. */
   readonly blobs?: BlobStore
+  /** A Redis that nodes share their cached results through, beside the store (`redis://`, `rediss://`). */
+  readonly redisUrl?: string | undefined
   readonly limits?: Partial<EngineLimits>
+  readonly cacheLimits?: Partial<CacheLimits>
   /** How much more memory sandboxes may be promised than the host has. Default 4. */
   readonly memoryOvercommit?: number
   readonly clock?: Clock

@@ -12,9 +12,8 @@ import type { Log } from './options.ts'
 import { usageOf } from './outcome.ts'
 import type { Kind } from './pool.ts'
 import { resultOf, type Times } from './result.ts'
-import { judge, type RunDeps, stoppable, stopped, writeFiles } from './run.ts'
+import { judge, type RunDeps, readOutputs, stopped, writeFiles } from './run.ts'
 import { runCommand } from './run-command.ts'
-import { getOutputs } from './transfer.ts'
 
 export interface PersistentDeps extends Omit<RunDeps, 'pools' | 'endings'> {
   readonly instances: OpenInstances
@@ -90,13 +89,13 @@ const runIn = async (
 ): Promise<ExecutionResult> => {
   const { clock, instances, limits, notice } = deps
   const { tenant } = live.context
-  const { files, outputs } = live.spec
+  const { files } = live.spec
   using lease = await instances.use(instanceId, tenant)
   const { agent } = lease
   const sandbox = instances.sandboxOf(instanceId)
   const where = placeOf(live.spec, kind.image)
   const baseline = await sandbox?.stats()
-  if (files && !live.stopReason) await writeFiles(live, agent, files, where, limits.filesTimeoutMs)
+  if (files && !live.stopReason) await writeFiles(deps, live, agent, where)
   if (live.stopReason || !sandbox || !baseline)
     return resultOf(live, kind, clock, times, { ending: stopped(live), instanceId })
 
@@ -112,9 +111,7 @@ const runIn = async (
   const stats = await sandbox.stats().catch(() => undefined)
   const ending = await judge(live, { sandbox, baseline }, end, stats)
   live.exited(ending.exitCode, ending.signal)
-  const read = outputs?.length
-    ? await stoppable(live, limits.filesTimeoutMs, (signal) => getOutputs(agent, outputs, where, signal))
-    : {}
+  const read = await readOutputs(deps, live, agent, where)
   const usage = stats && usageOf(stats, baseline)
   return resultOf(live, kind, clock, times, { ending, ...(usage && { usage }), outputs: read, instanceId })
 }

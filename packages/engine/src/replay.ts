@@ -1,4 +1,4 @@
-import { BrambleError, type ErrorCode, type ExecutionRecord } from '@bramble/protocol'
+import { BrambleError, type ErrorCode, type ExecutionRecord, type ExecutionResult } from '@bramble/protocol'
 import type { EngineEvent } from './engine.ts'
 
 /** Why an execution without a result ended is not kept by its code; its words are. */
@@ -13,9 +13,14 @@ export function* replay(record: ExecutionRecord): Generator<EngineEvent> {
     yield { type: 'error', error: new BrambleError(LOST, { detail }).toProblem() }
     return
   }
-  yield { type: 'started', id, runtime: result.runtime }
+  yield* eventsOf(result)
+  yield { type: 'result', result }
+}
+
+/** What happened on the way to a result, from `started` to `exit`. */
+export function* eventsOf(result: ExecutionResult): Generator<EngineEvent> {
+  yield { type: 'started', id: result.id, runtime: result.runtime }
   for (const type of ['stdout', 'stderr'] as const)
     if (result[type] !== '') yield { type, data: Buffer.from(result[type], result.encoding) }
   yield { type: 'exit', code: result.exitCode, ...(result.signal !== undefined && { signal: result.signal }) }
-  yield { type: 'result', result }
 }

@@ -1,7 +1,14 @@
 import { setTimeout as after } from 'node:timers/promises'
-import type { ExecutionResult, OutputFile, Usage } from '@bramble/protocol'
+import {
+  DEFAULT_BLOB_TTL_MS,
+  type ExecutionResult,
+  type OutputFile,
+  outputsAsBlobs,
+  type Usage,
+} from '@bramble/protocol'
 import type { Agent, Sandbox, SandboxStats } from '@bramble/runtime'
 import { type Place as Admitted, isWaiting, type Waiting } from './admission.ts'
+import type { TenantBlobs } from './blobs/tenant-blobs.ts'
 import { execRequestOf, type Place, placeOf } from './command.ts'
 import type { Endings } from './endings.ts'
 import type { EngineLimits } from './engine.ts'
@@ -12,12 +19,13 @@ import type { Fresh, Kind } from './pool.ts'
 import { type Coming, isComing, type Pools } from './pools.ts'
 import { resultOf, type Times } from './result.ts'
 import { type CommandEnd, runCommand } from './run-command.ts'
-import { getOutputs, putFiles } from './transfer.ts'
+import { type BlobTransfer, blobsOfFiles, getOutputs, putFiles } from './transfer.ts'
 
 export interface RunDeps {
   readonly pools: Pools
   readonly endings: Endings
-  readonly limits: Pick<EngineLimits, 'killGraceMs' | 'filesTimeoutMs'>
+  readonly limits: Pick<EngineLimits, 'killGraceMs' | 'filesTimeoutMs' | 'blobFilesTimeoutMs'>
+  readonly blobs: TenantBlobs
   readonly clock: Clock
   readonly notice: (notice: EngineNotice) => void
   /** The execution's state changed: its record should say so. */
@@ -118,7 +126,7 @@ const runIn = async (
 ): Promise<ExecutionResult> => {
   const { clock, endings, limits, notice } = deps
   const { sandbox } = fresh
-  const { files, outputs } = live.spec
+  const { files } = live.spec
   let buried = false
   const bury = (now: boolean): void => {
     if (!buried) endings.bury(sandbox, { now })
@@ -126,7 +134,7 @@ const runIn = async (
   }
   try {
     const where = placeOf(live.spec, kind.image)
-    if (files && !live.stopReason) await writeFiles(live, sandbox.agent, files, where, limits.filesTimeoutMs)
+    if (files && !live.stopReason) await writeFiles(deps, live, sandbox.agent, where)
     if (live.stopReason) return resultOf(live, kind, clock, times, { ending: stopped(live) })
 
     times.execMs = clock.monotonicMs()
@@ -146,28 +154,59 @@ const runIn = async (
     const ending = await judge(live, fresh, end, stats)
     live.exited(ending.exitCode, ending.signal)
     const usage: Usage = stats ? usageOf(stats, fresh.baseline) : NO_USAGE
-    const read: Record<string, OutputFile> = outputs?.length
-      ? await stoppable(live, limits.filesTimeoutMs, (signal) => getOutputs(sandbox.agent, outputs, where, signal))
-      : {}
+    const read = await readOutputs(deps, live, sandbox.agent, where)
     return resultOf(live, kind, clock, times, { ending, usage, outputs: read })
   } finally {
     bury(live.stopReason !== undefined)
   }
 }
 
+type TransferDeps = Pick<RunDeps, 'limits' | 'blobs'>
+
+/** Of outputs that a result does not keep: whoever asked for it fetches them. */
+const OUTPUT_SPARE_MS = 60_000
+
+const transferOf = ({ blobs }: TransferDeps, { spec, context: { tenant, quota } }: LiveExecution): BlobTransfer => {
+  const ttlMs = (spec.cacheTtlMs || DEFAULT_BLOB_TTL_MS) + OUTPUT_SPARE_MS
+  return {
+    read: (hash, signal) => blobs.get(tenant, hash, { signal }),
+    keep: outputsAsBlobs(spec)
+      ? (content, sizeBytes, signal) =>
+          blobs.put(tenant, content, { ttlMs, origin: 'result', sizeBytes, signal, ...(quota && { quota }) })
+      : undefined,
+  }
+}
+
 /** A stop ends the writing without an error; everything else that does is one. */
 export const writeFiles = async (
+  deps: TransferDeps,
   live: LiveExecution,
   agent: Agent,
-  files: NonNullable<LiveExecution['spec']['files']>,
   where: Place,
-  timeoutMs: number,
 ): Promise<void> => {
+  const { files = {} } = live.spec
+  const { filesTimeoutMs, blobFilesTimeoutMs } = deps.limits
+  const timeoutMs = blobsOfFiles(files).length > 0 ? blobFilesTimeoutMs : filesTimeoutMs
   try {
-    await stoppable(live, timeoutMs, (signal) => putFiles(agent, files, where, signal))
+    await stoppable(live, timeoutMs, (signal) => putFiles(agent, files, where, transferOf(deps, live), signal))
   } catch (error) {
     if (!live.stopReason) throw error
   }
+}
+
+export const readOutputs = async (
+  deps: TransferDeps,
+  live: LiveExecution,
+  agent: Agent,
+  where: Place,
+): Promise<Record<string, OutputFile>> => {
+  const { outputs = [] } = live.spec
+  if (outputs.length === 0) return {}
+  const blobs = transferOf(deps, live)
+  const { filesTimeoutMs, blobFilesTimeoutMs } = deps.limits
+  return await stoppable(live, blobs.keep ? blobFilesTimeoutMs : filesTimeoutMs, (signal) =>
+    getOutputs(agent, outputs, where, blobs, signal),
+  )
 }
 
 /** What the end of the command means for the execution. Throws where the sandbox broke before the command began. */

@@ -19,7 +19,6 @@ const mounts = ({ volumes = [], caches = [] }: ExecutionSpec): boolean => volume
 
 /** What a spec can say and this engine, or the runtime it chose, cannot do. */
 const MISSING: readonly Missing[] = [
-  { what: 'the mode `cached`', asked: (spec) => spec.mode === 'cached' },
   { what: 'the mode `checkpointed`', asked: (spec) => spec.mode === 'checkpointed' },
   { what: 'the mode `branched`', asked: (spec) => spec.mode === 'branched' },
   {
@@ -40,12 +39,8 @@ const MISSING: readonly Missing[] = [
   { what: '`resources.gpus`', asked: (spec) => spec.resources.gpus > 0 },
   { what: '`ttlMs` in this mode', asked: (spec) => spec.ttlMs !== undefined && spec.mode !== 'persistent' },
   { what: '`idleTtlMs` in this mode', asked: (spec) => spec.idleTtlMs !== undefined && spec.mode !== 'persistent' },
-  { what: '`cacheTtlMs`', asked: (spec) => spec.cacheTtlMs !== undefined },
-  {
-    what: '`files` from blobs',
-    asked: (spec) =>
-      spec.files !== undefined && Object.values(spec.files).some((file) => typeof file === 'object' && 'blob' in file),
-  },
+  { what: '`cacheTtlMs` in this mode', asked: (spec) => spec.cacheTtlMs !== undefined && spec.mode !== 'cached' },
+  { what: '`cacheFailures` in this mode', asked: (spec) => spec.cacheFailures === true && spec.mode !== 'cached' },
 ]
 
 /** Throws `unsupported`, naming the part of `spec` that this engine cannot do. */

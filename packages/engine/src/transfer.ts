@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import { posix } from 'node:path'
-import { type ExecutionSpec, LIMITS, type OutputFile } from '@bramble/protocol'
-import { type Agent, type GotFile, getFile, putFile } from '@bramble/runtime'
+import { type BlobHash, type ExecutionSpec, LIMITS, type OutputFile, toBrambleError } from '@bramble/protocol'
+import { type Agent, type GotFile, getFile, putFile, sandboxFiles } from '@bramble/runtime'
 import type { Place } from './command.ts'
 import { sha256 } from './outcome.ts'
 
@@ -11,15 +11,43 @@ const DEFAULT_MODE = 0o644
 
 type Files = NonNullable<ExecutionSpec['files']>
 
-const bytesOf = (file: Files[string]): Buffer => {
+/** How files come from blobs, and large outputs become some. */
+export interface BlobTransfer {
+  read(hash: BlobHash, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>>
+  /** Undefined where large outputs are not asked for. */
+  readonly keep?:
+    | ((content: AsyncIterable<Uint8Array>, sizeBytes: number, signal: AbortSignal) => Promise<KeptBlob>)
+    | undefined
+}
+
+export interface KeptBlob {
+  readonly hash: BlobHash
+  readonly sizeBytes: number
+}
+
+/** The blobs that files are made of. */
+export const blobsOfFiles = (files: Files = {}): BlobHash[] =>
+  Object.values(files).flatMap((file) => (typeof file === 'object' && 'blob' in file ? [file.blob as BlobHash] : []))
+
+const contentOf = async (
+  file: Files[string],
+  blobs: BlobTransfer,
+  signal: AbortSignal,
+): Promise<Uint8Array | AsyncIterable<Uint8Array>> => {
   if (typeof file === 'string') return Buffer.from(file)
   if ('content' in file) return Buffer.from(file.content)
   if ('base64' in file) return Buffer.from(file.base64, 'base64')
-  throw new TypeError('a file from a blob reached the sandbox')
+  return await blobs.read(file.blob as BlobHash, signal)
 }
 
 /** Writes the spec's files, as the command's user; relative paths begin in its directory. */
-export const putFiles = async (agent: Agent, files: Files, place: Place, signal: AbortSignal): Promise<void> => {
+export const putFiles = async (
+  agent: Agent,
+  files: Files,
+  place: Place,
+  blobs: BlobTransfer,
+  signal: AbortSignal,
+): Promise<void> => {
   const queue = Object.entries(files)
   const worker = async (): Promise<void> => {
     for (let next = queue.shift(); next; next = queue.shift()) {
@@ -27,7 +55,7 @@ export const putFiles = async (agent: Agent, files: Files, place: Place, signal:
       await putFile(agent, {
         path: posix.resolve(place.workdir, path),
         mode: (typeof file === 'object' ? file.mode : undefined) ?? DEFAULT_MODE,
-        content: bytesOf(file),
+        content: await contentOf(file, blobs, signal),
         user: place.user,
         signal,
       })
@@ -47,6 +75,25 @@ const outputOf = (got: GotFile): OutputFile => {
   }
 }
 
+/** What is too large for the answer, as a blob. A quota that it does not fit in leaves it what it was. */
+const keepLarge = async (
+  agent: Agent,
+  path: string,
+  user: Place['user'],
+  keep: NonNullable<BlobTransfer['keep']>,
+  signal: AbortSignal,
+): Promise<OutputFile> => {
+  const { info, body } = await sandboxFiles(agent).read(path, { user, signal })
+  try {
+    const { hash, sizeBytes } = await keep(body, info.sizeBytes, signal)
+    return { blob: hash, sizeBytes, sha256: hash }
+  } catch (error) {
+    const { code } = toBrambleError(error)
+    if (code !== 'quota_exceeded' && code !== 'store_full') throw error
+    return { error: 'too_large', sizeBytes: info.sizeBytes }
+  }
+}
+
 /**
  * Reads the declared outputs, one after the other, so that the same ones fit every time: together they are at most
  * `maxOutputFilesBytes`. A sandbox that cannot be asked any more makes them `unreadable`.
@@ -55,13 +102,17 @@ export const getOutputs = async (
   agent: Agent,
   paths: readonly string[],
   place: Place,
+  { keep }: BlobTransfer,
   signal: AbortSignal,
 ): Promise<Record<string, OutputFile>> => {
+  const unreadable = (): OutputFile => ({ error: 'unreadable' })
   const outputs: Record<string, OutputFile> = {}
   let leftBytes: number = LIMITS.maxOutputFilesBytes.value
   for (const path of paths) {
     const options = { path: posix.resolve(place.workdir, path), maxBytes: leftBytes, user: place.user, signal }
-    const output = await getFile(agent, options).then(outputOf, (): OutputFile => ({ error: 'unreadable' }))
+    let output = await getFile(agent, options).then(outputOf, unreadable)
+    if (keep && 'error' in output && output.error === 'too_large')
+      output = await keepLarge(agent, options.path, place.user, keep, signal).catch(unreadable)
     if ('content' in output) leftBytes -= output.sizeBytes
     outputs[path] = output
   }

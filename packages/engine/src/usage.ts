@@ -16,7 +16,7 @@ export type Charge = Omit<UsageHourRow, 'hour' | 'executions'>
 
 /** Sums what executions used, by hour and key, until it is written. */
 export interface UsageMeter {
-  count(live: LiveExecution): void
+  count(live: Pick<LiveExecution, 'conclusion' | 'context' | 'spec'>): void
   /** What was used beside executions, in this hour. */
   charge(used: Charge): void
   /** What was counted since the last time. */

@@ -167,7 +167,7 @@ export const quotaSchema = z.strictObject({
   concurrentSandboxes: z.number().int().min(1).optional(),
   cpus: z.number().min(0.01).optional(),
   memoryMb: z.number().int().min(1).optional(),
-  /** What its snapshots may take in the store, after compression. */
+  /** What its snapshots may take in the store, after compression; and as much again its blobs. */
   storageMb: z.number().int().min(1).optional(),
   requestsPerSecond: z.number().min(0.01).optional(),
 })
