@@ -62,9 +62,9 @@ static int no_memory(void) { return errno = 0, fail("out of memory"); }
 static bool has_transactions(int fd)
 {
 	struct statfs system;
-	uint64_t flags;
+	struct btrfs_ioctl_get_subvol_info_args subvolume = { 0 };
 	return fstatfs(fd, &system) == 0 && system.f_type == BTRFS_SUPER_MAGIC &&
-		ioctl(fd, BTRFS_IOC_SUBVOL_GETFLAGS, &flags) == 0 && (flags & BTRFS_SUBVOL_RDONLY) != 0;
+		ioctl(fd, BTRFS_IOC_GET_SUBVOL_INFO, &subvolume) == 0 && (subvolume.flags & BTRFS_ROOT_SUBVOL_RDONLY) != 0;
 }
 
 static void find_transaction(int fd, struct header *header)

@@ -257,23 +257,21 @@ test('on btrfs, equal versions are equal bytes, whatever the clock says', async 
   const layer = join(base, 'layer')
   const seal = (name: string) => run('btrfs', ['subvolume', 'snapshot', '-r', layer, join(base, name)])
   const versions = async (name: string) => {
-    const entries = await all(files.entries(join(base, name)))
+    const entries = await all(files.entries(join(base, name, 'upper')))
     return new Map(entries.map((entry) => [entry.path, entry.type === 'file' ? entry.version : undefined]))
   }
   await run('btrfs', ['subvolume', 'create', layer])
-  await run('sh', ['-c', 'for name in same changed replaced touched; do echo one > $name; done'], { cwd: layer })
-  const { mtime } = await lstat(join(layer, 'changed'))
+  const upper = await into(layer, 'upper')
+  await run('sh', ['-c', 'for name in same changed replaced; do echo one > $name; done'], { cwd: upper })
+  const { mtime } = await lstat(join(upper, 'changed'))
   await seal('first')
-  await run('sh', ['-c', 'echo two > changed; rm replaced; echo two > replaced'], { cwd: layer })
-  await utimes(join(layer, 'changed'), mtime, mtime)
+  await run('sh', ['-c', 'echo two > changed; rm replaced; echo two > replaced'], { cwd: upper })
+  await utimes(join(upper, 'changed'), mtime, mtime)
   await seal('second')
   const [first, second] = [await versions('first'), await versions('second')]
   expect([...first.values()].every((version) => typeof version === 'string')).toBe(true)
-  expect([...first].filter(([path, version]) => second.get(path) === version).map(([path]) => path)).toEqual([
-    'same',
-    'touched',
-  ])
+  expect([...first].filter(([path, version]) => second.get(path) === version).map(([path]) => path)).toEqual(['same'])
   // What is written to has changes that nobody can see yet.
-  expect([...(await versions('layer')).values()]).toEqual([undefined, undefined, undefined, undefined])
+  expect([...(await versions('layer')).values()]).toEqual([undefined, undefined, undefined])
   await rm(layer, { recursive: true, force: true })
 })
