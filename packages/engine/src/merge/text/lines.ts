@@ -29,7 +29,7 @@ export const makeLineReader = (): ((bytes: Uint8Array) => Lines) => {
     if (starts.at(-1) !== bytes.length) starts.push(bytes.length)
     const ids = new Int32Array(starts.length - 1)
     for (let line = 0; line < ids.length; line++) {
-      const text = bytes.latin1Slice(starts[line], starts[line + 1])
+      const text = bytes.toString('latin1', starts[line], starts[line + 1])
       let id = known.get(text)
       if (id === undefined) {
         id = known.size

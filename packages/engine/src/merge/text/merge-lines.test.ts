@@ -6,7 +6,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Random, randomFrom } from '../testing/random.ts'
 import { diffLines } from './diff-lines.ts'
-import { isText, makeLineReader } from './lines.ts'
+import { isText } from './lines.ts'
 import { mergeLines, type TextMerge } from './merge-lines.ts'
 
 const ENOUGH = { steps: 1e8 }

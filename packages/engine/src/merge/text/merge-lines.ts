@@ -118,7 +118,10 @@ const distinct = (sides: readonly Side[]): Side[] => {
 }
 
 const append = (pieces: Buffer[], sides: readonly Side[], settle: MergeStrategy): void => {
-  if (settle === 'union' && sides.length > 1) return appendUnion(pieces, sides)
+  if (settle === 'union' && sides.length > 1) {
+    appendUnion(pieces, sides)
+    return
+  }
   const chosen =
     settle === 'theirs'
       ? sides.reduce((left, right) => (right.version.last > left.version.last ? right : left))
