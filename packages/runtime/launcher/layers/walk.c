@@ -64,7 +64,8 @@ static bool has_transactions(int fd)
 	struct statfs system;
 	struct btrfs_ioctl_get_subvol_info_args subvolume = { 0 };
 	return fstatfs(fd, &system) == 0 && system.f_type == BTRFS_SUPER_MAGIC &&
-		ioctl(fd, BTRFS_IOC_GET_SUBVOL_INFO, &subvolume) == 0 && (subvolume.flags & BTRFS_ROOT_SUBVOL_RDONLY) != 0;
+		/* 1 is an answer, too. */
+		ioctl(fd, BTRFS_IOC_GET_SUBVOL_INFO, &subvolume) >= 0 && (subvolume.flags & BTRFS_ROOT_SUBVOL_RDONLY) != 0;
 }
 
 static void find_transaction(int fd, struct header *header)
