@@ -5,7 +5,16 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Duplex } from 'node:stream'
-import { agentBinaryPath, connectAgent, docker, oci, openImageStore, type Probe, type Runtime } from '@bramble/runtime'
+import {
+  agentBinaryPath,
+  connectAgent,
+  docker,
+  findCriu,
+  oci,
+  openImageStore,
+  type Probe,
+  type Runtime,
+} from '@bramble/runtime'
 import { imagesDirectory } from '../node/images-directory.ts'
 import type { Part, PartReport } from './part.ts'
 
@@ -55,6 +64,21 @@ const images = (dataDirectory: string, nodeRuns: boolean): Part => ({
   },
 })
 
+const criu: Part = {
+  group: 'bramble',
+  name: 'criu',
+  examine: async () => {
+    const found = await findCriu()
+    if ('command' in found)
+      return {
+        state: 'works',
+        version: found.version,
+        detail: `saves the memory of sandboxes: ${found.command.at(-1)}`,
+      }
+    return { state: 'missing', detail: `no memory of sandboxes is saved: ${found.reason}`, hint: 'bramble setup' }
+  },
+}
+
 /** Opens a runtime on a directory of its own, which starts one sandbox for real, and closes it. */
 const runtime = (
   name: string,
@@ -77,13 +101,13 @@ const runtime = (
 })
 
 const describe = ({ capabilities }: Runtime, notices: readonly string[]): Omit<PartReport, 'group' | 'name'> => {
-  const { limits, isolation, userNamespace, seccomp, network, keep, pause, volumes } = capabilities
+  const { limits, isolation, userNamespace, seccomp, network, keep, pause, volumes, seals, checkpoint } = capabilities
   const held = Object.entries(limits).flatMap(([name, enforced]) => (enforced ? [name] : []))
   const lacking = Object.entries(limits).flatMap(([name, enforced]) => (enforced ? [] : [name]))
   const extras = [userNamespace && 'user namespace', seccomp && 'seccomp', `network: ${network.join(', ')}`].filter(
     Boolean,
   )
-  const offers = { instances: keep, pause, volumes }
+  const offers = { instances: keep, pause, volumes, snapshots: seals, 'snapshots with memory': checkpoint }
   const names = (there: boolean): string =>
     Object.entries(offers)
       .flatMap(([name, offered]) => (offered === there ? [name] : []))
@@ -107,6 +131,7 @@ export interface BrambleOptions {
 /** Our own parts, and the runtimes: each starts a sandbox for real. */
 export const brambleParts = ({ dataDirectory, nodeRuns }: BrambleOptions): Part[] => [
   agent,
+  criu,
   images(dataDirectory, nodeRuns),
   runtime('oci (crun)', (dataDirectory, onNotice) => oci({ binary: 'crun' })({ dataDirectory, onNotice })),
   runtime('oci (runc)', (dataDirectory, onNotice) => oci({ binary: 'runc' })({ dataDirectory, onNotice })),

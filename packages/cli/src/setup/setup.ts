@@ -1,4 +1,5 @@
 import { baseImageStep } from './base-image-step.ts'
+import { criuStep } from './criu-step.ts'
 import { s3ServerStep } from './s3-server-step.ts'
 import { runSteps, type Step, type StepObserver, type StepOutcome } from './step.ts'
 import { hostPackagesStep, makeStep } from './steps.ts'
@@ -19,6 +20,7 @@ export const setupSteps = (options: Pick<SetupOptions, 'root' | 'dataDirectory' 
   hostPackagesStep(options),
   makeStep('Agent', options.root, 'packages/agent'),
   makeStep('Launcher', options.root, 'packages/runtime/launcher'),
+  criuStep(),
   baseImageStep(options),
   ...(options.test ? [s3ServerStep(options)] : []),
 ]

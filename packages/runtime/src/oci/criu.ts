@@ -16,18 +16,30 @@ export interface Criu {
 /** Older ones fail on kernels since 6.1 (the vdso). */
 const MIN_MAJOR = 4
 const TIMEOUT_MS = 20_000
-/** Where `bramble setup` unpacks one, with the libraries it needs, where the distribution has none that is new enough. */
-const PREFIX = fileURLToPath(new URL('../../../../.tools/criu/', import.meta.url))
-
-const candidates = (): string[][] => {
-  const libraries = `${PREFIX}usr/lib/x86_64-linux-gnu`
-  const loader = `${libraries}/ld-linux-x86-64.so.2`
-  const own = [loader, '--library-path', libraries, `${PREFIX}usr/sbin/criu`]
-  const system = ['/usr/sbin/criu', '/usr/local/sbin/criu', '/usr/bin/criu', '/usr/local/bin/criu']
-  return [own, ...system.map((path) => [path])].filter((words) =>
-    words.every((word) => word[0] !== '/' || existsSync(word)),
-  )
+/** Debian's name of the architecture, of its folder of libraries, and of the dynamic loader there. */
+const ARCHITECTURES: Readonly<Record<string, readonly [debian: string, folder: string, loader: string]>> = {
+  x64: ['amd64', 'x86_64-linux-gnu', 'ld-linux-x86-64.so.2'],
+  arm64: ['arm64', 'aarch64-linux-gnu', 'ld-linux-aarch64.so.1'],
 }
+
+/**
+ * Where `bramble setup` unpacks a CRIU of Debian with the libraries it needs, for hosts whose own is too old or not there.
+ * Undefined: for this architecture there is none.
+ */
+export const criuPrefix = (): { directory: string; debianArchitecture: string; command: string[] } | undefined => {
+  const names = ARCHITECTURES[process.arch]
+  if (names === undefined) return undefined
+  const [debianArchitecture, folder, loader] = names
+  const directory = fileURLToPath(new URL('../../../../.tools/criu', import.meta.url))
+  const libraries = `${directory}/usr/lib/${folder}`
+  const command = [`${libraries}/${loader}`, '--library-path', libraries, `${directory}/usr/sbin/criu`]
+  return { directory, debianArchitecture, command }
+}
+
+const SYSTEM = ['/usr/sbin/criu', '/usr/local/sbin/criu', '/usr/bin/criu', '/usr/local/bin/criu']
+
+const candidates = (): string[][] =>
+  [criuPrefix()?.command ?? ['/'], ...SYSTEM.map((path) => [path])].filter((words) => existsSync(words.at(-1) ?? ''))
 
 const run = async ([file = '', ...words]: readonly string[], ...args: string[]): Promise<string> => {
   const { stdout, stderr } = await promisify(execFile)(file, [...words, ...args], { timeout: TIMEOUT_MS })
