@@ -172,6 +172,8 @@ const stateGauges = (registers: Registry[]): ((engine: Engine, live: Pick<LiveRe
   const starting = perPool('pool_starting', 'Sandboxes being made for a pool')
   const target = perPool('pool_target', 'Sandboxes a pool aims at')
 
+  const cacheEntries = gauge('bramble_cache_entries', 'Results of mode `cached` in memory')
+  const cacheBytes = gauge('bramble_cache_bytes', 'What they take there')
   const instances = new Gauge({ name: 'instances', help: 'Instances by status', labelNames: ['status'], registers })
   const open = new Gauge({
     name: 'live_connections',
@@ -182,6 +184,9 @@ const stateGauges = (registers: Registry[]): ((engine: Engine, live: Pick<LiveRe
 
   return (engine, live) => {
     const status = engine.status()
+    const cached = engine.cache.stats()
+    cacheEntries.set(cached.entries)
+    cacheBytes.set(cached.sizeBytes)
     for (const [name, count] of Object.entries(status.instances)) instances.set({ status: name }, count)
     for (const [kind, count] of Object.entries(live.open())) open.set({ kind }, count)
     running.set(status.running)

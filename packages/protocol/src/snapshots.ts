@@ -257,6 +257,8 @@ export const cacheInvalidationSchema = z
   })
   .refine((one) => Object.keys(one).length > 0, 'name what to forget: key, image, label, or all')
 export type CacheInvalidation = z.output<typeof cacheInvalidationSchema>
+/** How many results the node knew, in memory and in its store. */
+export const cacheInvalidationAnswerSchema = z.object({ forgotten: z.number().int() })
 export const cacheStatsSchema = z.object({
   entries: z.number().int(),
   sizeBytes: z.number().int(),

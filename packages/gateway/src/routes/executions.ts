@@ -71,6 +71,7 @@ type ExecutionCall = Call<unknown, unknown, unknown>
 const runExecution = async (call: ExecutionCall, engine: Engine, spec: ExecutionSpec): Promise<Answer> => {
   const execution = engine.execute(spec, executeContext(call.caller, call.signal, call.streaming))
   call.note(execution.id)
+  if (!call.streaming && execution.json) return { status: 200, text: execution.json() }
   if (!call.streaming) return json(200, await execution.result)
   // Its rejection is told as the stream's last event.
   execution.result.catch(() => {})

@@ -1,7 +1,9 @@
 import { openApiText } from '../openapi.ts'
 import { type Route, route } from '../route.ts'
 import { batchRoutes } from './batch.ts'
+import { blobRoutes } from './blobs.ts'
 import { branchRoutes } from './branches.ts'
+import { cacheRoutes } from './cache.ts'
 import { executionRoutes } from './executions.ts'
 import { imageRoutes } from './images.ts'
 import { instanceExecRoutes } from './instance-exec.ts'
@@ -54,6 +56,8 @@ export const routeTable = (version: string): readonly Route[] => {
     ...keyRoutes,
     ...sshKeyRoutes,
     ...volumeRoutes,
+    ...blobRoutes,
+    ...cacheRoutes,
     ...usageRoutes,
     ...operationRoutes,
     openapi,
