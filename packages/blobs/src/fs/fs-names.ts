@@ -59,7 +59,8 @@ export const fsNames = (root: string, quarantine: string, disk: Disk, lock: Keye
     await disk.step('unlink')
     const gone = await unlink(join(directory, file)).then(() => true, missing)
     if (!gone) return
-    await disk.syncDirectory(directory)
+    // Whoever removed the last name beside it has removed the directory, and synced.
+    await disk.syncDirectory(directory).catch(missing)
     let empty = directory
     for (const _ of segments) {
       const removed = await rmdir(empty).then(
