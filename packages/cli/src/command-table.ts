@@ -72,6 +72,14 @@ export const COMMANDS = {
     summary: 'Show what the store of blobs holds, and remove what nothing needs',
     load: () => import('./commands/store.ts'),
   },
+  cache: {
+    summary: 'Show what the cache of results holds and answered, or forget it',
+    load: () => import('./commands/cache.ts'),
+  },
+  blob: {
+    summary: 'Put and get bytes by their SHA-256, for the files of commands and from their outputs',
+    load: () => import('./commands/blob.ts'),
+  },
   images: { summary: 'List, import, build and remove images', load: () => import('./commands/images.ts') },
   keys: { summary: 'List, add and remove API keys', load: () => import('./commands/keys.ts') },
   prewarm: { summary: 'Keep sandboxes ready', load: () => import('./commands/prewarm.ts') },

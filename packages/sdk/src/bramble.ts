@@ -1,6 +1,8 @@
 import { BrambleError, type ExecutionResult, type ExecutionSpecInput } from '@bramble/protocol'
 import { type RetryPolicy, retryPolicy } from './backoff.ts'
 import { type BatchOptions, batch } from './batch.ts'
+import { type Blobs, blobs } from './blobs.ts'
+import { type Cache, cache } from './cache.ts'
 import type { CallOptions, ExecuteOptions } from './call.ts'
 import { readEnvironment } from './environment.ts'
 import { type Executor, send, streamOf } from './execute.ts'
@@ -58,7 +60,9 @@ export type RunOptions = Omit<ExecutionSpecInput, 'command'> & Resources & Execu
  */
 export class Bramble {
   readonly url: string
+  readonly blobs: Blobs
   readonly branches: Branches
+  readonly cache: Cache
   readonly executions: Executions
   readonly images: Images
   readonly instances: Instances
@@ -91,7 +95,9 @@ export class Bramble {
     this.executions = executions(this.#transport)
     this.images = images(this.#transport)
     const context = { transport: this.#transport, retry }
+    this.blobs = blobs(this.#transport)
     this.branches = branches(this.#transport, ownInstance(context))
+    this.cache = cache(this.#transport)
     this.instances = instances(context)
     this.keys = keys(this.#transport)
     this.merge = mergeOf(this.#transport) as Merge

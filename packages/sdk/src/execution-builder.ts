@@ -10,6 +10,8 @@ type NetworkInput = NonNullable<ExecutionSpecInput['network']>
 
 /** A file for the sandbox: text, or bytes; `mode` is its permissions (0o644 where it is not given). */
 export type FileContent = string | Uint8Array
+/** A blob of the node, by its SHA-256 (`bramble.blobs.put`). */
+export type BlobContent = { readonly blob: string }
 
 /**
  * An execution being described. Immutable: each method returns a new one, so one description can be the start of many.
@@ -110,12 +112,11 @@ export class ExecutionBuilder {
   }
 
   /** A file that is there before the command runs. */
-  file(path: string, content: FileContent, options: { mode?: number } = {}): ExecutionBuilder {
-    const bytes = typeof content === 'string' ? { content } : { base64: toBase64(content) }
-    return this.#with({ files: { ...this.spec.files, [path]: { ...bytes, ...options } } })
+  file(path: string, content: FileContent | BlobContent, options: { mode?: number } = {}): ExecutionBuilder {
+    return this.#with({ files: { ...this.spec.files, [path]: { ...inputOf(content), ...options } } })
   }
 
-  files(files: Record<string, FileContent>): ExecutionBuilder {
+  files(files: Record<string, FileContent | BlobContent>): ExecutionBuilder {
     let builder: ExecutionBuilder = this
     for (const [path, content] of Object.entries(files)) builder = builder.file(path, content)
     return builder
@@ -178,4 +179,9 @@ export class ExecutionBuilder {
     const signals = [this.#options.signal, options.signal].filter((signal) => signal !== undefined)
     return signals.length > 1 ? { ...merged, signal: AbortSignal.any(signals) } : merged
   }
+}
+
+const inputOf = (content: FileContent | BlobContent) => {
+  if (typeof content === 'string') return { content }
+  return content instanceof Uint8Array ? { base64: toBase64(content) } : { blob: content.blob }
 }

@@ -3,6 +3,7 @@ export type {
   BatchResponse,
   Branch,
   CacheName,
+  CacheStats,
   DiffEntry,
   ErrorCode,
   ExecutionRecord,
@@ -28,16 +29,19 @@ export type {
   SshKey,
   StoreCollection,
   StoreStats,
+  TenantBlob,
   UsageRow,
   Volume,
 } from '@bramble/protocol'
 export { BrambleError } from '@bramble/protocol'
 export type { RetryPolicy } from './backoff.ts'
 export type { BatchOptions } from './batch.ts'
+export type { Blobs, GetBlobOptions, PutBlobOptions } from './blobs.ts'
 export { Bramble, type BrambleOptions, type RunOptions } from './bramble.ts'
 export { outputBytes } from './bytes.ts'
+export type { Cache, CacheSelection } from './cache.ts'
 export type { CallOptions, ExecuteOptions } from './call.ts'
-export { ExecutionBuilder, type FileContent } from './execution-builder.ts'
+export { type BlobContent, ExecutionBuilder, type FileContent } from './execution-builder.ts'
 export { ExecutionStream, type StreamEvent } from './execution-stream.ts'
 export type { Executions, ExecutionsQuery, LogsOptions } from './executions.ts'
 export { CommandFailedError, type CommandOutcome } from './failure.ts'

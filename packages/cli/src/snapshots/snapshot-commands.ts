@@ -163,7 +163,7 @@ interface ImportOptions extends JsonOptions {
 const importOne = async (path: string, { name, trustMemory, json, ...options }: ImportOptions): Promise<void> => {
   using interrupted = interrupt()
   const bramble = await connect(options)
-  const { openSource } = await import('./import-source.ts')
+  const { openSource } = await import('../open-source.ts')
   const { source, sizeBytes } = await openSource(path)
   using progress = transferProgress(`import ${path}`, sizeBytes)
   const call = { ...defined({ name, trustMemory }), signal: interrupted.signal, onBytes: progress.add }

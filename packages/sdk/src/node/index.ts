@@ -1,5 +1,6 @@
 export { type Downloaded, type DownloadOptions, downloadDirectory } from './download-directory.ts'
 export { type Forwarding, forwardPort } from './forward-port.ts'
+export { saveStream } from './save-stream.ts'
 export { exportSnapshot, importSnapshot } from './snapshot-files.ts'
 export { tunnelDuplex } from './tunnel-duplex.ts'
 export { type UploadOptions, uploadDirectory } from './upload-directory.ts'

@@ -1,6 +1,6 @@
 import { createReadStream } from 'node:fs'
 import { open } from 'node:fs/promises'
-import { EXIT, ExitError } from '../exit.ts'
+import { EXIT, ExitError } from './exit.ts'
 
 /** A file of this host as a stream, with its size where it has one; `-` is standard input. */
 export const openSource = async (
