@@ -7,7 +7,7 @@ import { findRenames } from './renames.ts'
 import { resolvePath, resolveQuickly } from './resolve-path.ts'
 import { type Results, settleStructure } from './structure.ts'
 import { formOf, type PathKey } from './tree-path.ts'
-import { findGone, makePacer, pathsOf, readTable, type State, stateOf, type TreeTable } from './tree-table.ts'
+import { fillSilent, makePacer, pathsOf, readTable, type State, stateOf, type TreeTable } from './tree-table.ts'
 import { writeTree } from './write-tree.ts'
 
 /**
@@ -21,7 +21,7 @@ export const mergeTrees: MergeTrees = async (input: MergeInput, files: MergeFile
   for (const { tree } of input.branches) branches.push(await readTable(tree, signal))
   const tables = [base, ...branches]
   const image = openImageNodes(files.image)
-  for (const branch of branches) await findGone(base, branch, image.exists)
+  for (const branch of branches) await fillSilent(base, branch, image.node)
   const renames = await findRenames({ base, branches, image, files, signal })
   const context: MergeContext = {
     strategy,

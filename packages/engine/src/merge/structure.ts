@@ -64,7 +64,7 @@ const findBroken = async (
     if (!state && deeper === undefined && (state === null || !(await context.image.exists(key)))) continue
     const below = broken.get(above) ?? { kept: false, branches: new Set<number>() }
     broken.set(above, below)
-    below.kept ||= deeper?.kept === true || context.conflicts.has(key) || extras.has(key)
+    below.kept ||= deeper?.kept === true || (state !== null && context.conflicts.has(key)) || extras.has(key)
     for (const branch of deeper?.branches ?? []) below.branches.add(branch)
     const { base, branches } = context.statesAt(key)
     branches.forEach((one, branch) => {

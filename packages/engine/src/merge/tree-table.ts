@@ -16,8 +16,8 @@ export interface TreeTable {
   readonly entries: ReadonlyMap<PathKey, Node | null>
   /** Further names of a file, each with the first. */
   readonly links: ReadonlyMap<PathKey, PathKey>
-  /** Paths that no line tells of, and that are not there, as the image has nothing at them. */
-  readonly gone: Set<PathKey>
+  /** What the image has where no line tells of a path, though the base's tree does: mostly nothing. Directories are not in it. */
+  readonly silent: Map<PathKey, Node | null>
 }
 
 const pausePaths = 4096
@@ -56,17 +56,20 @@ export const readTable = async (tree: Tree, signal?: AbortSignal): Promise<TreeT
       const pause = pace()
       if (pause !== undefined) await pause
     }
-  return { entries, links, gone: new Set() }
+  return { entries, links, silent: new Map() }
+}
+
+const toldOf = ({ entries, silent }: TreeTable, key: PathKey): State => {
+  const entry = entries.get(key)
+  return entry === undefined ? silent.get(key) : entry
 }
 
 /** Nothing is below a path that is no directory, whatever the image has there. */
 export const stateOf = (table: TreeTable, key: PathKey): State => {
-  const entry = table.entries.get(key)
-  if (entry !== undefined) return entry
-  if (table.gone.has(key)) return null
+  const told = toldOf(table, key)
+  if (told !== undefined) return told
   for (let above = parentOf(key); above !== ''; above = parentOf(above)) {
-    if (table.gone.has(above)) return null
-    const directory = table.entries.get(above)
+    const directory = toldOf(table, above)
     if (directory !== undefined) return directory?.type === 'directory' ? undefined : null
   }
   return undefined
@@ -74,18 +77,19 @@ export const stateOf = (table: TreeTable, key: PathKey): State => {
 
 /**
  * What the base has and a branch says nothing of is as the image has it, which is mostly not at all: the branch removed it. It is
- * asked here, so that all that follows sees it as removed.
+ * asked here, so that all that follows knows.
  */
-export const findGone = async (
+export const fillSilent = async (
   base: TreeTable,
   branch: TreeTable,
-  exists: (key: PathKey) => Promise<boolean>,
+  imageNode: (key: PathKey) => Promise<Node | null>,
 ): Promise<void> => {
   for (const [key, node] of base.entries) {
     if (node === null || branch.entries.has(key)) continue
     const above = parentOf(key)
-    const hidden = above !== '' && (branch.gone.has(above) || !mayBeDirectory(stateOf(branch, above)))
-    if (hidden || !(await exists(key))) branch.gone.add(key)
+    const hidden = above !== '' && !mayBeDirectory(stateOf(branch, above))
+    const there = hidden ? null : await imageNode(key)
+    if (there?.type !== 'directory') branch.silent.set(key, there)
   }
 }
 

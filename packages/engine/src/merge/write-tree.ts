@@ -25,8 +25,10 @@ export const writeTree = async (
     const state = states.get(key)
     const above = parentOf(key)
     if (state === undefined || (above !== '' && !mayBeDirectory(states.get(above)))) continue
-    if (state !== null) kept.set(key, (await grounded(context, state)) ?? state)
-    else if (tables.some(({ entries }) => entries.get(key) === null) || (await context.image.exists(key)))
+    if (state !== null) {
+      const told = tables.some(({ silent }) => silent.get(key) === state) ? undefined : await grounded(context, state)
+      if (told !== undefined) kept.set(key, told)
+    } else if (tables.some(({ entries }) => entries.get(key) === null) || (await context.image.exists(key)))
       kept.set(key, null)
   }
   await addParents(context, kept)
