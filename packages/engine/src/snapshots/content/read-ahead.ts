@@ -3,17 +3,22 @@ import type { BytePath, LayerEntry } from '@bramble/runtime'
 const SMALL_BYTES = 128 * 1024
 const AHEAD_FILES = 32
 const AHEAD_BYTES = 4 * 1024 * 1024
+const AT_ONCE = 4
 
 export type FileEntry = Extract<LayerEntry, { type: 'file' }>
 export type ReadFile = (path: BytePath) => AsyncIterable<Uint8Array>
 
-/** Calls `use` for one file after another, with its bytes. Small ones are read while those before them are used. */
+/**
+ * Calls `use` for one file after another, with its bytes, a few at once. Small ones are read before their turn comes. When it
+ * settles, all calls have.
+ */
 export const readAhead = async (
   files: readonly FileEntry[],
   read: ReadFile,
   use: (file: FileEntry, bytes: AsyncIterable<Uint8Array> | Uint8Array[]) => Promise<void>,
 ): Promise<void> => {
   const begun: Promise<Uint8Array[]>[] = []
+  const using: Promise<void>[] = []
   let next = 0
   let aheadBytes = 0
   const begin = (current: number): void => {
@@ -27,17 +32,20 @@ export const readAhead = async (
       aheadBytes += file.sizeBytes
     }
   }
-  for (const [index, file] of files.entries()) {
-    begin(index)
-    const bytes = begun[index]
-    if (!bytes) {
-      await use(file, read(file.path))
-      continue
+  try {
+    for (const [index, file] of files.entries()) {
+      begin(index)
+      const bytes = await begun[index]
+      if (bytes) aheadBytes -= file.sizeBytes
+      delete begun[index]
+      const used = use(file, bytes ?? read(file.path))
+      used.catch(() => {})
+      using.push(used)
+      if (using.length >= AT_ONCE) await using.shift()
     }
-    delete begun[index]
-    const pieces = await bytes
-    aheadBytes -= file.sizeBytes
-    await use(file, pieces)
+    await Promise.all(using)
+  } finally {
+    await Promise.allSettled([...using, ...begun])
   }
 }
 
