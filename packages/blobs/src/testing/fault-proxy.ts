@@ -103,7 +103,10 @@ interface Carried {
 const carry = async ({ incoming, response, target, agent, fault }: Carried): Promise<void> => {
   if (fault?.kind === 'cut') return void incoming.socket.destroy()
   if (fault?.kind === 'hang') return
-  if (fault?.kind === 'slow') await setTimeout(fault.delayMs)
+  if (fault?.kind === 'slow') {
+    await Promise.race([setTimeout(fault.delayMs, undefined, { ref: false }), once(response, 'close')])
+    if (response.destroyed) return
+  }
   if (fault?.kind === 'status') return refuse(incoming, response, fault)
   const path = fault?.kind === 'other' ? fault.path : incoming.url
   const upstream = request(new URL(path ?? '/', target), {
@@ -112,6 +115,8 @@ const carry = async ({ incoming, response, target, agent, fault }: Carried): Pro
     agent,
   })
   const answered = once(upstream, 'response')
+  // The request itself may fail first, and is what is waited for.
+  answered.catch(() => undefined)
   const flipsRequest = fault?.kind === 'flip' && fault.of === 'request'
   await pipeline([incoming, ...(flipsRequest ? [flip(fault.at)] : []), upstream])
   const [answer] = (await answered) as [IncomingMessage]

@@ -29,7 +29,7 @@ export type OpenStore = (context: TestContext) => Promise<OpenedSubject>
 const defaultLargeBytes = 128 * 1024 * 1024
 
 /** Drivers that must not be skipped: `REQUIRE_DRIVERS=s3`. */
-const required = (name: string): boolean =>
+export const required = (name: string): boolean =>
   (process.env.REQUIRE_DRIVERS ?? '').split(',').includes(name.split(' ')[0] ?? '')
 
 export const skip = (context: TestContext, reason: string): never => {
