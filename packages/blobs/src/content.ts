@@ -1,4 +1,4 @@
-import type { Content } from '@bramble/protocol'
+import type { BlobHash, Content } from '@bramble/protocol'
 import type { Abortable, BlobSource, BlobStore, Lease, Temperature } from './blob-store.ts'
 
 /**
@@ -24,7 +24,15 @@ export interface ContentWriterOptions {
   readonly store: BlobStore
   readonly lease: Lease
   readonly temperature?: Temperature
+  /**
+   * Where bytes of this hash are stored already (an earlier tree knows): small contents, which packs would otherwise hold anew
+   * as soon as their neighbours change. What it names is held; where that is gone, the content is stored again.
+   */
+  readonly known?: (sha256: BlobHash, sizeBytes: number) => Content | undefined
 }
 
-/** Reads one content; the bytes are verified against its `sha256`. */
+/**
+ * Reads one content; the bytes are verified against its `sha256`, and the last of them come only then. A descriptor that
+ * cannot be true ends in `blob_corrupt`, before more than it tells is read.
+ */
 export type ReadContent = (store: BlobStore, content: Content, options?: Abortable) => AsyncIterable<Uint8Array>

@@ -1,4 +1,7 @@
 export * from './blob-store.ts'
+export { type Collection, type CollectOptions, collect } from './collect/collect.ts'
+export { contentWriter } from './content/content-writer.ts'
+export { type ContentReader, contentReader, readContent } from './content/read-content.ts'
 export * from './content.ts'
 export { type FsStoreOptions, fsStore } from './fs/fs-store.ts'
 export { memoryStore } from './memory/memory-store.ts'

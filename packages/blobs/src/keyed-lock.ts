@@ -4,8 +4,8 @@ export type KeyedLock = <T>(key: string, run: () => Promise<T>) => Promise<T>
 export const keyedLock = (): KeyedLock => {
   const tails = new Map<string, Promise<unknown>>()
   return async (key, run) => {
-    const before = tails.get(key)
-    const mine = before ? before.then(run) : run()
+    // Never within the call: what the caller does next is done before it runs.
+    const mine = (tails.get(key) ?? Promise.resolve()).then(run)
     const tail = mine.catch(() => undefined)
     tails.set(key, tail)
     try {

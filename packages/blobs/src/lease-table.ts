@@ -32,18 +32,27 @@ interface Entry {
   readonly hashes: Set<BlobHash>
 }
 
+interface OwnEntry extends Entry {
+  /** Of those that are held: when the hold is durable. */
+  readonly durable: Map<BlobHash, Promise<void>>
+  /** Those that were seen to be there, and need not be looked for again. */
+  readonly seen: Set<BlobHash>
+}
+
 /** The leases of one process, and what it inherited of earlier ones. */
 export interface LeaseTable extends Leases {
   isHeld(hash: BlobHash): boolean
   /** For `put`: what is about to be there. The hold counts at once, and is durable when this resolves. */
   claim(lease: Lease, hash: BlobHash): Promise<void>
+  /** The blob has gone: whoever holds it is told so when it asks to hold it once more. */
+  lost(hash: BlobHash): void
   /** Ends renewing. What was not released stays until it expires. */
   close(): void
 }
 
 export const leaseTable = (options: LeaseTableOptions): LeaseTable => {
   const { keeper, now } = options
-  const entries = new Map<string, Entry>()
+  const entries = new Map<string, OwnEntry>()
   const inherited = [...(options.inherited ?? [])].map(({ expiresMs, hashes }) => ({
     expiresMs,
     hashes: new Set(hashes),
@@ -54,10 +63,24 @@ export const leaseTable = (options: LeaseTableOptions): LeaseTable => {
     for (const entry of [...entries.values(), ...inherited]) if (entry.expiresMs > now()) yield entry
   }
 
-  const entryOf = (id: string): Entry => {
+  const entryOf = (id: string): OwnEntry => {
     const entry = entries.get(id)
     if (!entry) throw new BrambleError('conflict', { detail: `the lease ${id} of ${options.store} has been released` })
     return entry
+  }
+
+  /** Whoever holds what another call is just about to hold waits for the same write. */
+  const persist = async (id: string, own: OwnEntry, hashes: readonly BlobHash[]): Promise<void> => {
+    if (!keeper) return
+    const fresh = hashes.filter((hash) => !own.durable.has(hash))
+    if (fresh.length > 0) {
+      const written = keeper.hold(id, fresh)
+      for (const hash of fresh) own.durable.set(hash, written)
+      written.catch(() => {
+        for (const hash of fresh) own.durable.delete(hash)
+      })
+    }
+    await Promise.all(hashes.map((hash) => own.durable.get(hash)))
   }
 
   const release = async (id: string): Promise<void> => {
@@ -70,7 +93,12 @@ export const leaseTable = (options: LeaseTableOptions): LeaseTable => {
     acquire: async ({ ttlMs: asked = defaultTtlMs } = {}) => {
       const ttlMs = Math.min(Math.max(asked, minTtlMs), maxTtlMs)
       const id = randomUUID()
-      const entry: Entry = { expiresMs: now() + ttlMs, hashes: new Set() }
+      const entry: OwnEntry = {
+        expiresMs: now() + ttlMs,
+        hashes: new Set(),
+        durable: new Map(),
+        seen: new Set(),
+      }
       await keeper?.renew(id, entry.expiresMs)
       entries.set(id, entry)
       const renew = (): void => {
@@ -83,16 +111,18 @@ export const leaseTable = (options: LeaseTableOptions): LeaseTable => {
       return {
         id,
         hold: async (hashes) => {
-          const { hashes: held } = entryOf(id)
-          const fresh = [...hashes].filter((hash) => !held.has(hash))
+          const own = entryOf(id)
+          const wanted = [...hashes].filter((hash) => !own.seen.has(hash))
+          const fresh = wanted.filter((hash) => !own.hashes.has(hash))
           // Held first, looked for then: a collection sees the one or leaves time for the other.
-          for (const hash of fresh) held.add(hash)
-          for (const hash of fresh)
+          for (const hash of fresh) own.hashes.add(hash)
+          for (const hash of wanted)
             if (!(await options.touch(hash))) {
-              for (const each of fresh) held.delete(each)
+              for (const each of fresh) own.hashes.delete(each)
               throw notFound(hash, options.store)
             }
-          if (fresh.length > 0) await keeper?.hold(id, fresh)
+          await persist(id, own, wanted)
+          for (const hash of wanted) own.seen.add(hash)
         },
         release: () => release(id),
         [Symbol.asyncDispose]: () => release(id),
@@ -106,10 +136,12 @@ export const leaseTable = (options: LeaseTableOptions): LeaseTable => {
       return false
     },
     claim: async (lease, hash) => {
-      const { hashes } = entryOf(lease.id)
-      if (hashes.has(hash)) return
-      hashes.add(hash)
-      await keeper?.hold(lease.id, [hash])
+      const own = entryOf(lease.id)
+      own.hashes.add(hash)
+      await persist(lease.id, own, [hash])
+    },
+    lost: (hash) => {
+      for (const { seen } of entries.values()) seen.delete(hash)
     },
     close: () => {
       for (const timer of timers.values()) clearInterval(timer)

@@ -76,7 +76,7 @@ export const openDisk = async (tmp: string, step: Step): Promise<Disk> => {
   return {
     step,
     create: async () => {
-      folderMade ??= mkdir(folder, { recursive: true, mode: 0o700 })
+      folderMade ??= mkdir(folder, { mode: 0o700 })
       await folderMade.catch((cause) => {
         folderMade = undefined
         throw cause

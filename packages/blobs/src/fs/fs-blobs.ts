@@ -61,8 +61,15 @@ export const makeShards = async (paths: FsPaths, disk: Disk, directory: string):
   }
 }
 
-/** False: it is not there. Under the blob's lock, so that a collection looks before or after. */
-export const touchBlob = async ({ paths, disk, fresh }: FsContext, hash: BlobHash): Promise<boolean> => {
+/**
+ * False: it is not there. Under the blob's lock, so that a collection looks before or after. Under a lease it need not be
+ * durable: after a crash it is the lease that holds the blob.
+ */
+export const touchBlob = async (
+  { paths, disk, fresh }: FsContext,
+  hash: BlobHash,
+  durability: 'durable' | 'leased',
+): Promise<boolean> => {
   if (!isHash(hash)) return false
   const handle = await open(pathOf(paths, hash)).catch(notThere)
   if (!handle) return false
@@ -71,7 +78,7 @@ export const touchBlob = async ({ paths, disk, fresh }: FsContext, hash: BlobHas
     const now = new Date()
     await disk.step('touch')
     await handle.utimes(now, now)
-    await handle.sync()
+    if (durability === 'durable') await handle.sync()
     if (isFresh) fresh.add(hash, await handle.stat({ bigint: true }))
   } catch (cause) {
     // Where nothing can be written nothing can be collected.
@@ -96,6 +103,7 @@ export const removeBlob = async (
   await disk.step('unlink')
   await unlink(path).catch(notThere)
   room.freed(stats.size)
+  leases.lost(hash)
   return true
 }
 
@@ -120,7 +128,7 @@ export async function* listBlobs(
 
 /** Sets the file aside, if it is still the one that was read, and gives the error that names it. */
 export const setAside = async (
-  { paths, disk, lock, room }: FsContext,
+  { paths, disk, lock, room, leases }: FsContext,
   hash: BlobHash,
   ino: bigint,
   what: string,
@@ -134,6 +142,7 @@ export const setAside = async (
       await disk.step('quarantine')
       await rename(path, join(paths.quarantine, name))
       room.freed(Number(stats.size))
+      leases.lost(hash)
       await disk.syncDirectory(shardOf(paths, hash))
       return true
     } catch {

@@ -37,7 +37,7 @@ export const fsStore = async (options: FsStoreOptions): Promise<BlobStore> => {
   const { directory, now = Date.now, step = () => undefined } = options
   const paths = fsPaths(directory)
   const disk = await onDisk(async () => {
-    for (const path of [directory, paths.blobs, paths.names, paths.leases, paths.quarantine])
+    for (const path of [directory, paths.blobs, paths.names, paths.leases, paths.quarantine, paths.tmp])
       await mkdir(path, { recursive: true, mode: 0o700 }).catch((cause) => {
         // It may be there, on a disk that is read-only now.
         if (!isErrno(cause, 'EROFS')) throw cause
@@ -55,7 +55,7 @@ export const fsStore = async (options: FsStoreOptions): Promise<BlobStore> => {
     now,
     keeper,
     inherited,
-    touch: (hash) => lock(hash, () => onDisk(() => touchBlob(context, hash))),
+    touch: (hash) => lock(hash, () => onDisk(() => touchBlob(context, hash, 'leased'))),
   })
   const { maxBytes, evictable } = options
   const room = await fsRoom({ maxBytes, evictable, paths, context: () => context })

@@ -8,6 +8,7 @@ import type { TempFile } from './disk.ts'
 import { type FsContext, notThere, pathOf, shardOf, touchBlob } from './fs-blobs.ts'
 import { onDisk } from './fs-error.ts'
 import { glance } from './get-blob.ts'
+import type { Room } from './room.ts'
 
 export const putBlob = async (context: FsContext, source: BlobSource, options: PutOptions): Promise<BlobInfo> => {
   options.signal?.throwIfAborted()
@@ -16,8 +17,10 @@ export const putBlob = async (context: FsContext, source: BlobSource, options: P
   const check = checkPut(options)
   const encoded = await write(temp, hashed(piecesOf(source, options.signal), check), options)
   const info = { ...check.finish(), ...encoded }
+  const present = await keptInfo(context, info.hash, options)
+  if (present) return present
   await context.room.take(info.storedBytes)
-  return await publish(context, temp, info, options)
+  return await within(context.room, info.storedBytes, () => publish(context, temp, info, options))
 }
 
 /** Its name is known before anything is written: there may be nothing to write. */
@@ -28,17 +31,34 @@ const putSmall = async (context: FsContext, source: Uint8Array, options: PutOpti
   const { hash, sizeBytes } = check.finish()
   const present = await opening(() => keptInfo(context, hash, options))
   if (present) return present
-  const reserved = storedBytesMax(sizeBytes)
-  await room.take(reserved)
-  return opening(async () => {
-    await using temp = await onDisk(() => disk.create())
-    const encoded = await write(temp, [source], options).catch((thrown) => {
-      room.freed(reserved)
-      throw thrown
-    })
-    room.freed(reserved - encoded.storedBytes)
-    return await publish(context, temp, { ...encoded, hash, sizeBytes }, options)
-  })
+  // Not within the gate: making room may ask a store that waits at it.
+  const reservedBytes = storedBytesMax(sizeBytes)
+  await room.take(reservedBytes)
+  return within(room, reservedBytes, () =>
+    opening(async () => {
+      await using temp = await onDisk(() => disk.create())
+      const encoded = await write(temp, [source], options)
+      return await publish(context, temp, { ...encoded, hash, sizeBytes }, options)
+    }),
+  )
+}
+
+interface Published {
+  readonly info: BlobInfo
+  /** False: another put of the same bytes was first. */
+  readonly isNew: boolean
+}
+
+/** Gives back what was taken of the room, and not used. */
+const within = async (room: Room, takenBytes: number, run: () => Promise<Published>): Promise<BlobInfo> => {
+  let usedBytes = 0
+  try {
+    const { info, isNew } = await run()
+    if (isNew) usedBytes = info.storedBytes
+    return info
+  } finally {
+    room.freed(takenBytes - usedBytes)
+  }
 }
 
 async function* hashed(pieces: AsyncIterable<Uint8Array>, check: PutCheck): AsyncGenerator<Uint8Array> {
@@ -88,7 +108,7 @@ const write = async (
 
 /** Under the blob's lock: what is there already is touched and held. */
 const keep = async (context: FsContext, hash: BlobHash, { lease }: PutOptions): Promise<boolean> => {
-  if (!(await onDisk(() => touchBlob(context, hash)))) return false
+  if (!(await onDisk(() => touchBlob(context, hash, lease ? 'leased' : 'durable')))) return false
   if (lease) await context.leases.claim(lease, hash)
   // One whose directory could not be flushed may be there, and not be durable.
   await onDisk(() => context.disk.ensureSynced(shardOf(context.paths, hash)))
@@ -108,28 +128,22 @@ const keptInfo = async (context: FsContext, hash: BlobHash, options: PutOptions)
 
 /**
  * The file is on stable storage before it has its name, and the name before anybody is told. A crash in between leaves a
- * file in `tmp/`, or a whole blob that nobody knows of. Its room has been taken.
+ * file in `tmp/`, or a whole blob that nobody knows of.
  */
-const publish = async (context: FsContext, temp: TempFile, info: BlobInfo, options: PutOptions): Promise<BlobInfo> => {
+const publish = async (context: FsContext, temp: TempFile, info: BlobInfo, options: PutOptions): Promise<Published> => {
   const { hash } = info
-  const { paths, leases, fresh, lock, room } = context
-  let published = false
-  try {
-    await Promise.all([onDisk(() => temp.finish()), options.lease && leases.claim(options.lease, hash)])
-    options.signal?.throwIfAborted()
-    for (;;) {
-      const present = await keptInfo(context, hash, options)
-      if (present) return present
-      await lock(hash, async () => {
-        if (await exists(pathOf(paths, hash))) return
-        await onDisk(() => temp.publish(shardOf(paths, hash), hash))
-        published = true
-        fresh.add(hash, await onDisk(() => stat(pathOf(paths, hash), { bigint: true })))
-      })
-      if (published) return info
-    }
-  } finally {
-    if (!published) room.freed(info.storedBytes)
+  const { paths, leases, fresh, lock } = context
+  await Promise.all([onDisk(() => temp.finish()), options.lease && leases.claim(options.lease, hash)])
+  options.signal?.throwIfAborted()
+  for (;;) {
+    const isNew = await lock(hash, async () => {
+      if (await exists(pathOf(paths, hash))) return false
+      await onDisk(() => temp.publish(shardOf(paths, hash), hash))
+      fresh.add(hash, await onDisk(() => stat(pathOf(paths, hash), { bigint: true })))
+      return true
+    })
+    const there = isNew ? info : await keptInfo(context, hash, options)
+    if (there) return { info: there, isNew }
   }
 }
 

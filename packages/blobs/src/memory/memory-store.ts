@@ -71,6 +71,7 @@ export const memoryStore = ({ now = Date.now }: MemoryStoreOptions = {}): BlobSt
       const kept = blobs.get(hash)
       if (kept && idleSinceMs !== undefined && (kept.touchedMs >= idleSinceMs || leases.isHeld(hash))) return false
       blobs.delete(hash)
+      leases.lost(hash)
       return true
     },
     names: memoryNames(),
