@@ -5,8 +5,8 @@ import { criuPrefix, findCriu } from '@bramble/runtime'
 import { findCommand, runCommand } from './run-command.ts'
 import type { Plan, Step } from './step.ts'
 
-/** The first release of Debian whose CRIU knows kernels since 6.1. */
-const RELEASE = 'trixie'
+/** The first release of Debian whose CRIU (4.2) knows kernels since 6.16. */
+const RELEASE = 'forky'
 const DEFAULT_MIRROR = 'http://deb.debian.org/debian/'
 /** The keys that Debian signs its releases with (package debian-archive-keyring). */
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'

@@ -13,8 +13,9 @@ export interface Criu {
   readonly version: string
 }
 
-/** Older ones fail on kernels since 6.1 (the vdso). */
-const MIN_MAJOR = 4
+/** Older ones fail on kernels since 6.1 (the vdso); those before 4.2 on kernels since 6.16 (options of sockets). */
+const MIN_VERSION = 4
+const MIN_VERSION_BY_KERNEL = { kernel: 6.016, version: 4.002 }
 const TIMEOUT_MS = 20_000
 /** Debian's name of the architecture, of its folder of libraries, and of the dynamic loader there. */
 const ARCHITECTURES: Readonly<Record<string, readonly [debian: string, folder: string, loader: string]>> = {
@@ -41,6 +42,12 @@ const SYSTEM = ['/usr/sbin/criu', '/usr/local/sbin/criu', '/usr/bin/criu', '/usr
 const candidates = (): string[][] =>
   [criuPrefix()?.command ?? ['/'], ...SYSTEM.map((path) => [path])].filter((words) => existsSync(words.at(-1) ?? ''))
 
+/** `4.2.1` as 4.002: major and minor, to compare. */
+const numberOf = (version: string): number => {
+  const [major = 0, minor = 0] = version.split('.').map((part) => Number.parseInt(part, 10) || 0)
+  return major + minor / 1000
+}
+
 const run = async ([file = '', ...words]: readonly string[], ...args: string[]): Promise<string> => {
   const { stdout, stderr } = await promisify(execFile)(file, [...words, ...args], { timeout: TIMEOUT_MS })
   return stdout + stderr
@@ -53,7 +60,8 @@ export const findCriu = async (): Promise<Criu | { reason: string }> => {
     const name = command.at(-1)
     try {
       const version = /Version: (\S+)/.exec(await run(command, '--version'))?.[1] ?? ''
-      if (Number.parseInt(version, 10) < MIN_MAJOR) reasons.push(`${name} is version ${version}, and 4 is needed`)
+      const wanted = numberOf(release()) >= MIN_VERSION_BY_KERNEL.kernel ? MIN_VERSION_BY_KERNEL.version : MIN_VERSION
+      if (numberOf(version) < wanted) reasons.push(`${name} is version ${version}, too old for the kernel ${release()}`)
       else if (/Looks good/.test(await run(command, 'check'))) return { command, version }
       else reasons.push(`${name} check finds something missing in the kernel`)
     } catch (error) {
