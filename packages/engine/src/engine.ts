@@ -178,6 +178,8 @@ export interface EngineLimits {
   readonly instanceWaitMs: number
   /** How long the processes of an instance that is stopped may take to end after SIGTERM. */
   readonly stopGraceMs: number
+  /** Disk that states of snapshots may take beside their blobs, so that they are continued at once. */
+  readonly maxSealBytes: number
   /** How long a reader of a full stream may take nothing before it is cut off. */
   readonly streamStallMs: number
 }

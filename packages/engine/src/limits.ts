@@ -51,6 +51,7 @@ export const defaultEngineLimits = (host: Partial<Host> = {}): EngineLimits => {
     maxTenantInstances: 2_000,
     instanceWaitMs: 10_000,
     stopGraceMs: 5_000,
+    maxSealBytes: 20 * 1024 * MIB,
     streamStallMs: 10_000,
   }
 }

@@ -161,10 +161,28 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
       makeRoom: (memoryMb) => pools.makeRoom(memoryMb),
       useImage: use,
       charge: (used) => history.charge(used),
+      states: {
+        open: (ref, tenant, wish) => snapshots.states.open(ref, tenant, wish),
+        began: (ids, origin) => snapshots.states.began(ids, origin),
+        forget: (ids) => snapshots.states.forget(ids),
+      },
     },
     stored,
   )
-  const snapshots = await openSnapshots()
+  const snapshots = await openSnapshots({
+    dataDirectory,
+    blobs,
+    runtimes,
+    images,
+    instances,
+    executions: history,
+    limits,
+    clock,
+    log,
+    notice,
+    extraRoots: [() => cache.roots(), () => tenantBlobs.roots()],
+    isIdle: () => admission.running + admission.queued === 0,
+  })
   const executions = createExecutions({
     runtime,
     images,

@@ -10,6 +10,7 @@ import {
 } from '@bramble/runtime'
 import { HOSTNAME } from '../command.ts'
 import type { InstanceRow } from '../store/instance-tables.ts'
+import type { InstanceChange } from '../store/instances.ts'
 import { defaultsOf, requestFor } from './command.ts'
 import { type Context, inBackground, save, tell } from './context.ts'
 import { type Box, type BoxEnd, boxEnding, type LiveInstance, MAIN } from './live-instance.ts'
@@ -19,6 +20,8 @@ import { shareObserver } from './shared-observer.ts'
 
 /** How long a runtime may take to say why a sandbox ended whose agent fell silent. */
 const LAST_WORDS_MS = 500
+/** A connection that was repaired is repaired again when it has lasted so long: one that breaks at once is of no use. */
+const RECONNECT_AGAIN_MS = 60_000
 
 /** The driver that the instance's layer belongs to. */
 export const runtimeOf = (context: Context, { runtime: name }: InstanceRow): Runtime => {
@@ -26,6 +29,10 @@ export const runtimeOf = (context: Context, { runtime: name }: InstanceRow): Run
   if (runtime) return runtime
   throw new BrambleError('unsupported', { detail: `this node does not offer the runtime \`${name}\` of the instance` })
 }
+
+/** What begins as something else is another machine; all that do not look alike. */
+const hostnameOf = ({ row, spec }: LiveInstance): string =>
+  spec.name ?? (row.parent === null ? HOSTNAME : row.id.replace('_', '-'))
 
 export const configOf = (live: LiveInstance, image: LocalImage): SandboxConfig => {
   const { row, spec } = live
@@ -37,7 +44,7 @@ export const configOf = (live: LiveInstance, image: LocalImage): SandboxConfig =
     image,
     resources: { cpus, memoryMb, diskMb, pids },
     isolation: spec.isolation,
-    hostname: spec.name ?? HOSTNAME,
+    hostname: hostnameOf(live),
     keep: { layer: row.layer },
     network: spec.network,
     mounts: live.mounts,
@@ -53,7 +60,8 @@ export const makeSandbox = async (context: Context, live: LiveInstance, signal: 
     const image = context.images.resolve(live.row.image_digest)
     const runtime = runtimeOf(context, live.row)
     await runtime.prepare(image, { signal: either })
-    const sandbox = await runtime.create(configOf(live, image), { signal: either })
+    const config = { ...configOf(live, image), ...(live.from && { from: live.from }) }
+    const sandbox = await runtime.create(config, { signal: either })
     return openBox(live, runtime, image, sandbox)
   } catch (error) {
     if (!timeout.aborted || signal.aborted) throw error
@@ -94,7 +102,7 @@ const openBox = (live: LiveInstance, runtime: Runtime, image: LocalImage, sandbo
     sandbox,
     ready: false,
     over: false,
-    reconnected: false,
+    reconnectedMs: undefined,
     oomKills: 0,
     ended: boxEnding(),
     running: new Set(),
@@ -145,14 +153,15 @@ const reasonOf = (end: SandboxEnd): string => {
   return `the sandbox ended by itself: ${end.detail}`
 }
 
-/** The connection to the agent was lost, and the sandbox runs: once that may be repaired. */
+/** The connection to the agent was lost, and the sandbox runs: now and then that may be repaired. */
 const reconnect = async (context: Context, live: LiveInstance, box: Box, error: Error | undefined): Promise<void> => {
   await lastWords(box.sandbox)
   if (box.over || live.box !== box || context.closing.signal.aborted) return
   const why = error ? toBrambleError(error).detail : 'it was closed'
-  if (!box.reconnected) {
+  const nowMs = context.clock.monotonicMs()
+  if (box.reconnectedMs === undefined || nowMs - box.reconnectedMs >= RECONNECT_AGAIN_MS) {
     const lost = box.sandbox
-    box.reconnected = true
+    box.reconnectedMs = nowMs
     try {
       const sandbox = await box.runtime.attach(configOf(live, box.image), { signal: context.closing.signal })
       box.sandbox = sandbox
@@ -186,8 +195,14 @@ const buryBox = async (context: Context, live: LiveInstance, box: Box, reason: s
   tell(context, live, 'ended')
 }
 
-/** Destroys the sandbox, and writes that the instance has none. Files stay. */
-export const loseBox = async (context: Context, live: LiveInstance, box: Box, end: BoxEnd): Promise<void> => {
+/** Destroys the sandbox, and writes that the instance has none: stopped, or as `change` says. Files stay. */
+export const loseBox = async (
+  context: Context,
+  live: LiveInstance,
+  box: Box,
+  end: BoxEnd,
+  change: InstanceChange = {},
+): Promise<void> => {
   box.over = true
   box.ready = false
   const charged = await chargeInstance(context, live)
@@ -201,7 +216,14 @@ export const loseBox = async (context: Context, live: LiveInstance, box: Box, en
   )
   live.box = undefined
   const { reason = null } = end
-  const stopped = { ...charged, status: 'stopped', reason, sandbox_id: null, charged_at: null } as const
+  const stopped: InstanceChange = {
+    ...charged,
+    status: 'stopped',
+    reason,
+    sandbox_id: null,
+    charged_at: null,
+    ...change,
+  }
   try {
     // What may still be written to is not to be looked at.
     if (destroyed) await promoteCaches(context, live)

@@ -11,6 +11,7 @@ import type { Charge } from '../usage.ts'
 import type { Volumes } from '../volumes/volumes.ts'
 import type { Deadlines } from './deadlines.ts'
 import type { LiveInstance } from './live-instance.ts'
+import type { States } from './states.ts'
 
 export interface InstancesDeps {
   readonly db: Kysely<InstanceTables>
@@ -30,6 +31,7 @@ export interface InstancesDeps {
   /** An image is in use, or is not any more. */
   readonly useImage: (digest: string, by: 1 | -1) => void
   readonly charge: (used: Charge) => void
+  readonly states: States
 }
 
 /** What the parts of `Instances` share. */

@@ -16,6 +16,7 @@ export const countLeft = async (dataDirectory: string): Promise<ReadonlyMap<stri
       .selectFrom('instances')
       .select((select) => ['runtime', select.fn.countAll<number>().as('count')])
       .where('status', 'in', ['running', 'paused'])
+      .where('sandbox_id', 'is not', null)
       .where('doomed', '=', 0)
       .where('made', '=', 1)
       .groupBy('runtime')

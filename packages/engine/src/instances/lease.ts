@@ -4,6 +4,7 @@ import { BrambleError } from '@bramble/protocol'
 import { listPorts, sandboxFiles } from '@bramble/runtime'
 import { requestFor } from './command.ts'
 import { type Context, inBackground } from './context.ts'
+import { countedAgent } from './counted-agent.ts'
 import { runExec } from './exec.ts'
 import { touch } from './idle.ts'
 import type { InstanceLease } from './instances.ts'
@@ -85,10 +86,10 @@ class Lease implements InstanceLease {
     return this.#live.row.tenant
   }
   get agent(): InstanceLease['agent'] {
-    return this.#box.sandbox.agent
+    return countedAgent(this.#box)
   }
   get files(): InstanceLease['files'] {
-    return sandboxFiles(this.agent, { user: this.defaults.user })
+    return sandboxFiles(this.#box.sandbox.agent, { user: this.defaults.user })
   }
   get stream(): InstanceLease['stream'] {
     return this.#live.stream
@@ -119,7 +120,7 @@ class Lease implements InstanceLease {
 
   async ports(): ReturnType<InstanceLease['ports']> {
     assertUsable(this.#context, this.#live)
-    return await soon(PORTS_WITHIN_MS, (signal) => listPorts(this.agent, { signal }))
+    return await soon(PORTS_WITHIN_MS, (signal) => listPorts(this.#box.sandbox.agent, { signal }))
   }
 
   async connect(target: ConnectTarget): Promise<Duplex> {

@@ -1,8 +1,9 @@
 import { BrambleError, type InstanceSpec, type InstanceStatus, newId } from '@bramble/protocol'
 import type { LocalImage, Runtime } from '@bramble/runtime'
 import { mountsFor } from '../mounts.ts'
+import type { InstanceChangeKind } from '../options.ts'
 import type { InstanceRow } from '../store/instance-tables.ts'
-import { deleteInstance, insertInstance } from '../store/instances.ts'
+import { deleteInstance, type InstanceChange, insertInstances, updateInstances } from '../store/instances.ts'
 import { attachSandbox, endLeft, enterBox, loseBox, makeSandbox, newSandboxId, runtimeOf, startMain } from './box.ts'
 import { defaultsOf } from './command.ts'
 import { type Context, save, tell, timeText } from './context.ts'
@@ -12,6 +13,7 @@ import type { Box, LiveInstance } from './live-instance.ts'
 import { chargeInstance } from './metering.ts'
 import { leavePlace, takePlace } from './place.ts'
 import { endPolitely } from './politely.ts'
+import type { Origin } from './states.ts'
 
 /** When what could not be removed is tried again. */
 const REMOVE_AGAIN_MS = 60_000
@@ -58,7 +60,7 @@ const mountsOf = async ({ volumes, images }: Context, { row, spec }: LiveInstanc
 export const rowOf = (
   spec: InstanceSpec,
   { tenant, keyId, quota = {} }: InstanceContext,
-  made: { image: LocalImage; runtime: Runtime; nowMs: number },
+  made: { image: LocalImage; runtime: Runtime; nowMs: number; parent: string | undefined },
 ): InstanceRow => {
   const id = newId('instance', { now: () => made.nowMs })
   return {
@@ -85,48 +87,117 @@ export const rowOf = (
     charged_at: null,
     charged_cpu_ms: 0,
     charged_egress_bytes: 0,
+    snapshot_id: null,
+    parent: made.parent ?? null,
   }
 }
 
-/** From a place taken to running. What fails leaves the place, and the instance as it was. */
-const run = async (context: Context, live: LiveInstance, signal: AbortSignal): Promise<void> => {
+/** From a place taken to a box. What fails leaves the place, and the instance as it was. */
+const makeBox = async (context: Context, live: LiveInstance, signal: AbortSignal): Promise<Box> => {
   const box = await makeSandbox(context, live, signal)
-  const now = timeText(context.clock.now())
   try {
-    startMain(live, box)
-    await save(context, live, {
-      status: 'running',
-      made: 1,
-      reason: null,
-      started_at: now,
-      used_at: null,
-      charged_at: now,
-      charged_cpu_ms: 0,
-      charged_egress_bytes: 0,
-    })
+    // With memory, it runs already.
+    if (!live.from?.memory) startMain(live, box)
   } catch (error) {
     await box.sandbox.destroy()
     throw error
   }
+  live.from = undefined
+  return box
+}
+
+/** What the row of an instance says of a box that is new. */
+const begun = (context: Context): InstanceChange => {
+  const now = timeText(context.clock.now())
+  return {
+    status: 'running',
+    made: 1,
+    reason: null,
+    started_at: now,
+    used_at: null,
+    charged_at: now,
+    charged_cpu_ms: 0,
+    charged_egress_bytes: 0,
+  }
+}
+
+/** It is written: the box is used from now on. */
+const enter = (context: Context, live: LiveInstance, box: Box, change: InstanceChangeKind): void => {
   live.lastUsedMs = context.clock.now()
   enterBox(context, live, box)
   armDeadline(context, live)
-  tell(context, live, 'started')
+  tell(context, live, change)
 }
 
-/** Makes the instance that is new in `context.byId`; where that fails, nothing of it is left. */
-export const createIn = async (context: Context, live: LiveInstance, signal: AbortSignal): Promise<void> => {
-  let inserted = false
+const run = async (
+  context: Context,
+  live: LiveInstance,
+  signal: AbortSignal,
+  change: InstanceChangeKind,
+): Promise<void> => {
+  const { sandbox_id } = live.row
+  const box = await makeBox(context, live, signal)
   try {
-    await takePlace(context, live, signal)
-    live.row.mounts = await mountsOf(context, live)
-    live.row.sandbox_id = newSandboxId()
-    await insertInstance(context.db, live.row, live.spec.labels)
-    inserted = true
-    await run(context, live, signal)
+    await save(context, live, { ...begun(context), sandbox_id, mounts: live.row.mounts, snapshot_id: null })
   } catch (error) {
-    leavePlace(live)
-    await undoCreate(context, live, inserted)
+    await box.sandbox.destroy()
+    throw error
+  }
+  enter(context, live, box, change)
+}
+
+/** Rejects with the first failure when all have settled. */
+const allOf = async <T>(works: readonly Promise<T>[]): Promise<T[]> => {
+  const settled = await Promise.allSettled(works)
+  const failed = settled.find((one) => one.status === 'rejected')
+  if (failed) throw failed.reason
+  return settled.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []))
+}
+
+/**
+ * Makes instances that are new in `context.byId`: all of them, side by side, or none, and then nothing of them is left.
+ * `origin`: the state that they begin as, where it is not their image.
+ */
+export const createIn = async (
+  context: Context,
+  lives: readonly LiveInstance[],
+  signal: AbortSignal,
+  origin: Origin | undefined,
+): Promise<void> => {
+  const boxes = new Map<LiveInstance, Box>()
+  let inserted = false
+  let began = false
+  try {
+    await allOf(lives.map((live) => takePlace(context, live, signal)))
+    for (const live of lives) {
+      live.row.mounts = await mountsOf(context, live)
+      live.row.sandbox_id = newSandboxId()
+    }
+    await insertInstances(
+      context.db,
+      lives.map(({ row, spec }) => ({ row, labels: spec.labels })),
+    )
+    inserted = true
+    await allOf(lives.map(async (live) => boxes.set(live, await makeBox(context, live, signal))))
+    const change = begun(context)
+    if (origin) {
+      began = true
+      await context.states.began(
+        lives.map(({ id }) => id),
+        origin,
+      )
+    }
+    await updateInstances(context.db, new Map(lives.map(({ id }) => [id, change])))
+    for (const [live, box] of boxes) {
+      Object.assign(live.row, change)
+      live.stream.events.emit('state')
+      enter(context, live, box, 'started')
+    }
+  } catch (error) {
+    await Promise.all([...boxes.values()].map(({ sandbox }) => sandbox.destroy().catch(() => {})))
+    for (const live of lives) leavePlace(live)
+    await Promise.all(lives.map((live) => undoCreate(context, live, inserted)))
+    if (began) await context.states.forget(lives.map(({ id }) => id)).catch(() => {})
     throw error
   }
 }
@@ -148,10 +219,12 @@ export const startIn = async (context: Context, live: LiveInstance): Promise<voi
   const { signal } = context.closing
   await takePlace(context, live, signal)
   try {
+    using _state = await openSaved(context, live, false)
     const mounts = await mountsOf(context, live)
     await save(context, live, { status: 'starting', sandbox_id: newSandboxId(), run: live.row.run + 1, mounts })
-    await run(context, live, signal)
+    await run(context, live, signal, 'started')
   } catch (error) {
+    live.from = undefined
     leavePlace(live)
     const reason = `it could not be started: ${error instanceof BrambleError ? error.detail : String(error)}`
     await save(context, live, { status: 'stopped', sandbox_id: null, reason })
@@ -159,9 +232,47 @@ export const startIn = async (context: Context, live: LiveInstance): Promise<voi
   }
 }
 
+/** Its state is in a snapshot, and it has no sandbox. */
+export const isSaved = ({ row }: LiveInstance): boolean =>
+  row.snapshot_id !== null && row.sandbox_id === null && row.status === 'paused'
+
+/** Where its state is in a snapshot, that is what its next sandbox begins as; its layer is an earlier one. */
+const openSaved = async (context: Context, live: LiveInstance, memory: boolean): Promise<Disposable | undefined> => {
+  const { row } = live
+  if (row.snapshot_id === null) return undefined
+  const state = await context.states.open(row.snapshot_id, row.tenant, { memory, signal: context.closing.signal })
+  try {
+    await runtimeOf(context, row).layers.remove(row.layer)
+    live.from = { seal: state.seal, memory: state.memory }
+    return state
+  } catch (error) {
+    state[Symbol.dispose]()
+    throw error
+  }
+}
+
+/** Its processes go on in a new sandbox; what its clients see goes on where it was. */
+const resumeSaved = async (context: Context, live: LiveInstance): Promise<void> => {
+  const { signal } = context.closing
+  await takePlace(context, live, signal)
+  try {
+    using _state = await openSaved(context, live, true)
+    live.row.mounts = await mountsOf(context, live)
+    // Not on disk yet: until it runs, it is in the snapshot and nowhere else.
+    live.row.sandbox_id = newSandboxId()
+    await run(context, live, signal, 'resumed')
+  } catch (error) {
+    live.from = undefined
+    live.row.sandbox_id = null
+    leavePlace(live)
+    throw error
+  }
+}
+
 /** Makes a paused instance run again; one that an earlier node paused is taken over first. */
 export const resumeIn = async (context: Context, live: LiveInstance): Promise<void> => {
   assertStatus(live, 'resumed', 'paused')
+  if (isSaved(live)) return await resumeSaved(context, live)
   if (live.box) await boxOf(live, 'resumed').sandbox.resume()
   else await takeOver(context, live)
   const box = boxOf(live, 'resumed')
@@ -220,6 +331,11 @@ const takenOver = (context: Context, live: LiveInstance): Promise<boolean> =>
 
 export const stopIn = async (context: Context, live: LiveInstance, reason?: string): Promise<void> => {
   assertStatus(live, 'stopped', 'running', 'paused')
+  if (isSaved(live)) {
+    await save(context, live, { status: 'stopped', reason: reason ?? null })
+    tell(context, live, 'stopped')
+    return
+  }
   if (live.row.status === 'paused') {
     // Processes that stand still cannot end politely.
     if (live.box) await live.box.sandbox.resume()

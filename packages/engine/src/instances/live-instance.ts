@@ -1,5 +1,5 @@
 import type { Instance, InstanceId, InstanceSpec, InstanceStatus, Quota } from '@bramble/protocol'
-import type { LocalImage, Runtime, Sandbox, SandboxMount } from '@bramble/runtime'
+import type { LocalImage, Runtime, Sandbox, SandboxConfig, SandboxMount } from '@bramble/runtime'
 import type { Claim } from '../accounts.ts'
 import type { Place } from '../admission.ts'
 import type { ExposureRow, InstanceRow } from '../store/instance-tables.ts'
@@ -49,10 +49,12 @@ export interface Box {
   ready: boolean
   /** It is ending, or has ended by itself. */
   over: boolean
-  reconnected: boolean
+  /** When a lost connection to its agent was repaired last, by the monotonic clock. */
+  reconnectedMs: number | undefined
   /** Processes that the kernel had killed for want of memory, as far as anybody looked. */
   oomKills: number
   readonly ended: BoxEnding
+  /** Commands without a name: they end with the agent's connection, and are in no copy of the sandbox. */
   readonly running: Set<{ kill(signal: number): void }>
   readonly defaults: InstanceLease['defaults']
   readonly observer: SharedObserver
@@ -67,6 +69,8 @@ export class LiveInstance {
   /** As it is in the store. */
   readonly row: InstanceRow
   box: Box | undefined
+  /** What its next sandbox begins as, where that is not its layer. */
+  from: SandboxConfig['from']
   /** Held while it runs or is paused. */
   place: Place | undefined
   leases = 0
@@ -126,4 +130,6 @@ export const instanceOf = (row: InstanceRow, spec: InstanceSpec): Instance => ({
   idleTtlMs: spec.idleTtlMs ?? null,
   idleAction: spec.idleAction,
   autoResume: spec.autoResume,
+  ...(row.parent !== null && { parent: row.parent }),
+  ...(row.snapshot_id !== null && { snapshotId: row.snapshot_id }),
 })

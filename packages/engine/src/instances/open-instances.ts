@@ -22,12 +22,15 @@ import { type Context, type InstancesDeps, save, timeText } from './context.ts'
 import { createDeadlines } from './deadlines.ts'
 import { onDeadline } from './expiry.ts'
 import { armDeadline, touch } from './idle.ts'
-import type { Exposure, InstanceLease, Instances } from './instances.ts'
+import type { Exposure, InstanceContext, InstanceLease, Instances } from './instances.ts'
 import { assertUsable, leaseOf } from './lease.ts'
 import { assertOffered, createIn, pauseIn, removeIn, resumeIn, rowOf, startIn, stopIn } from './lifecycle.ts'
 import { instanceOf, LiveInstance } from './live-instance.ts'
 import { chargeInstance, startMetering } from './metering.ts'
 import { recover, specOf } from './recover.ts'
+import { type SealedInstance, saveIn, sealIn } from './save.ts'
+import type { SealWish } from './seal.ts'
+import type { Origin } from './states.ts'
 import { stopAll } from './stop-all.ts'
 import { createStream } from './stream.ts'
 
@@ -35,10 +38,36 @@ export interface OpenInstances extends Instances {
   /** Instances that have a volume of the tenant mounted, whether they run or not. */
   usersOf(tenant: string, volume: string): InstanceId[]
   count(): Record<InstanceStatus, number>
+  /** Several that begin alike, side by side: all of them, or none. */
+  createAll(specs: readonly InstanceSpec[], context: InstanceContext, beginning?: Beginning): Promise<Instance[]>
+  /**
+   * Keeps the state of an instance that runs or is paused as a seal. `then` has it before anything else is done to the instance;
+   * what it rejects with is what this rejects with.
+   */
+  seal<T>(ref: string, tenant: string, wish: SealWish, then: (sealed: SealedInstance) => Promise<T>): Promise<T>
+  /** Pauses an instance into a snapshot, which `keep` gives: its sandbox is gone then. */
+  save(
+    ref: string,
+    tenant: string,
+    wish: Omit<SealWish, 'memory'>,
+    keep: (sealed: SealedInstance) => Promise<string>,
+  ): Promise<Instance>
+  /** Of any tenant, and as long as anything of it is left. */
+  has(id: string): boolean
+  /** Whether an instance has its state in that snapshot, and nowhere else. */
+  isSavedIn(tenant: string, snapshot: string): boolean
   /** That of a running instance. */
   sandboxOf(id: InstanceId): Sandbox | undefined
   /** Lets go of all that run: they go on without this node. */
   close(): Promise<void>
+}
+
+/** What an instance begins as that does not begin as its image. */
+export interface Beginning {
+  readonly runtime: string
+  readonly imageDigest: string
+  readonly seal: string
+  readonly origin: Origin
 }
 
 const notFound = (ref: string): BrambleError => new BrambleError('not_found', { detail: `there is no instance ${ref}` })
@@ -130,30 +159,78 @@ export const openInstances = async (
     return view(live)
   }
 
-  const create: Instances['create'] = async (spec, instanceContext) => {
-    assertOpen()
-    const { tenant, signal } = instanceContext
-    const image = deps.images.resolve(spec.image)
-    const runtime = deps.runtime.select(spec)
-    assertOffered(context, spec, runtime)
-    if (spec.name !== undefined && context.byName.get(spec.name)?.has(tenant))
-      throw new BrambleError('conflict', {
-        detail: `there is an instance \`${spec.name}\` already: delete it, or choose another name`,
-      })
+  /** Those that are new, in `context.byId`; nothing of them is made. */
+  const addAll = (
+    specs: readonly InstanceSpec[],
+    instanceContext: InstanceContext,
+    beginning: Beginning | undefined,
+  ): LiveInstance[] => {
+    const { tenant } = instanceContext
     let own = 0
     for (const { row } of context.byId.values()) if (row.tenant === tenant) own++
-    if (own >= limits.maxTenantInstances)
+    if (own + specs.length > limits.maxTenantInstances)
       throw new BrambleError('quota_exceeded', {
-        detail: `the tenant has ${own} instances, stopped ones too, and may have no more: delete some`,
+        detail: `the tenant has ${own} instances, stopped ones too, and may have ${limits.maxTenantInstances}: delete some`,
       })
-    if (context.byId.size >= limits.maxInstances)
+    if (context.byId.size + specs.length > limits.maxInstances)
       throw new BrambleError('queue_full', {
         detail: `the node has ${limits.maxInstances} instances, and keeps no more`,
       })
-    const live = add(rowOf(spec, instanceContext, { image, runtime, nowMs: clock.now() }), spec)
+    const rows = specs.map((spec) => {
+      const image = deps.images.resolve(beginning?.imageDigest ?? spec.image)
+      const runtime = deps.runtime.select(spec)
+      const own = beginning ? deps.runtimes.find(({ name }) => name === beginning.runtime) : runtime
+      if (!own) throw new BrambleError('unsupported', { detail: `this node has no runtime \`${beginning?.runtime}\`` })
+      assertOffered(context, spec, own)
+      if (spec.name !== undefined && context.byName.get(spec.name)?.has(tenant))
+        throw new BrambleError('conflict', {
+          detail: `there is an instance \`${spec.name}\` already: delete it, or choose another name`,
+        })
+      const made = { image, runtime: own, nowMs: clock.now(), parent: beginning?.origin.parent }
+      return { row: rowOf(spec, instanceContext, made), spec }
+    })
+    return rows.map(({ row, spec }) => {
+      const live = add(row, spec)
+      live.from = beginning && { seal: beginning.seal, memory: beginning.origin.memory }
+      return live
+    })
+  }
+
+  const createAll: OpenInstances['createAll'] = async (specs, instanceContext, beginning) => {
+    assertOpen()
+    const lives = addAll(specs, instanceContext, beginning)
     const { signal: closing } = context.closing
-    await live.exclusive(() => createIn(context, live, signal ? AbortSignal.any([signal, closing]) : closing))
-    return view(live)
+    const signal = instanceContext.signal ? AbortSignal.any([instanceContext.signal, closing]) : closing
+    // Nobody else does anything to one of them meanwhile.
+    const made = createIn(context, lives, signal, beginning?.origin)
+    await Promise.all(lives.map((live) => live.exclusive(() => made)))
+    return lives.map(view)
+  }
+
+  const create: Instances['create'] = async (spec, instanceContext) => {
+    assertOpen()
+    const { tenant, signal = context.closing.signal } = instanceContext
+    using state =
+      spec.snapshot === undefined
+        ? undefined
+        : await context.states.open(spec.snapshot, tenant, { memory: false, signal })
+    const beginning: Beginning | undefined = state && {
+      ...state,
+      origin: { tenant, parent: state.id, parentKind: 'snapshot', state: state.id, memory: false },
+    }
+    const [made] = await createAll([spec], instanceContext, beginning)
+    if (!made) throw new BrambleError('internal', { detail: 'an instance was made, and is not there' })
+    return made
+  }
+
+  const seal: OpenInstances['seal'] = async (ref, tenant, wish, then) => {
+    assertOpen()
+    const live = find(ref, tenant)
+    return await live.exclusive(async () => {
+      assertOpen()
+      assertThere(ref, live)
+      return await then(await sealIn(context, live, wish))
+    })
   }
 
   const use: Instances['use'] = async (ref, tenant, { signal } = {}): Promise<InstanceLease> => {
@@ -263,6 +340,9 @@ export const openInstances = async (
 
   return {
     create,
+    createAll,
+    seal,
+    save: (ref, tenant, wish, keep) => change(ref, tenant, (_, live) => saveIn(context, live, wish, keep)),
     async get(ref, tenant) {
       return view(find(ref, tenant))
     },
@@ -308,6 +388,11 @@ export const openInstances = async (
       [...context.byId.values()]
         .filter(({ row, spec }) => row.tenant === tenant && spec.volumes.some(({ name }) => name === volume))
         .map(({ id }) => id),
+    has: (id) => context.byId.has(id),
+    isSavedIn: (tenant, snapshot) =>
+      [...context.byId.values()].some(
+        ({ row }) => row.tenant === tenant && row.snapshot_id === snapshot && !row.doomed,
+      ),
     count() {
       const counts = { starting: 0, running: 0, paused: 0, stopping: 0, stopped: 0 }
       for (const { row } of context.byId.values()) if (!row.doomed) counts[row.status]++

@@ -2,7 +2,7 @@ import { type InstanceSpec, instanceSpecSchema, parse, type SandboxId } from '@b
 import type { InstanceRow } from '../store/instance-tables.ts'
 import { type Context, inBackground, save, tell } from './context.ts'
 import { armDeadline } from './idle.ts'
-import { finishRemoval, takeOver } from './lifecycle.ts'
+import { finishRemoval, isSaved, takeOver } from './lifecycle.ts'
 import type { LiveInstance } from './live-instance.ts'
 import { holdPlace } from './place.ts'
 
@@ -29,6 +29,7 @@ export const recover = async (context: Context, lives: readonly LiveInstance[]):
   for (const live of lives) {
     const { row } = live
     if (row.doomed || !row.made) undone.push(live)
+    else if (isSaved(live)) continue
     else if (shouldLive(row)) {
       if (row.sandbox_id !== null && alive.has(row.sandbox_id)) {
         holdPlace(context, live)

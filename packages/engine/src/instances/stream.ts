@@ -30,6 +30,11 @@ type ExecCommand = Extract<StreamCommand, { type: 'exec' }>
 export interface ConnectedStream extends InstanceStream {
   /** Entries come from this agent from now on: of a new sandbox (`run`), or of the same one connected again. */
   connect(agent: Agent, run: number): void
+  /**
+   * Hands out nothing more of what comes, and acknowledges none of it, until `goOn`. With `disconnect` instead, it has never come:
+   * a copy of the sandbox says it again.
+   */
+  hold(): { goOn(): void }
   /** The sandbox is gone: readers get what is left, then their end. */
   disconnect(): void
 }
@@ -77,6 +82,8 @@ export const createStream = (deps: StreamDeps): ConnectedStream => {
   let newFromSeq = 1
   let connectedBefore = false
   let stallTimer: NodeJS.Timeout | undefined
+  /** What came while nothing is handed out; the agent's log is its bound. */
+  let waiting: LogEntry[] | undefined
 
   const newestSeq = (): number => Math.max(lastSeq, newFromSeq - 1)
 
@@ -138,6 +145,10 @@ export const createStream = (deps: StreamDeps): ConnectedStream => {
 
   const onEntry = (source: Agent, entry: LogEntry): void => {
     if (source !== agent) return
+    if (waiting) {
+      waiting.push(entry)
+      return
+    }
     const seq = base + entry.seq
     // Handed out again over a new connection to the same sandbox.
     if (seq <= lastSeq) return
@@ -235,8 +246,21 @@ export const createStream = (deps: StreamDeps): ConnectedStream => {
       connectedBefore = true
       connected.log.read((entry) => onEntry(connected, entry))
     },
+    hold() {
+      waiting = []
+      const held = waiting
+      const source = agent
+      return {
+        goOn() {
+          if (waiting !== held) return
+          waiting = undefined
+          if (source) for (const entry of held) onEntry(source, entry)
+        },
+      }
+    },
     disconnect() {
       agent = undefined
+      waiting = undefined
       clearTimeout(stallTimer)
       stallTimer = undefined
       for (const reader of readers) {

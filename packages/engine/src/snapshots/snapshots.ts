@@ -35,6 +35,11 @@ export interface Snapshots {
   change(ref: string, tenant: string, change: SnapshotChange): Promise<Snapshot>
   /** Its blobs go with the next collection, where no other snapshot has them. Safe twice (`not_found` then). */
   remove(ref: string, tenant: string): Promise<void>
+  /**
+   * Pauses an instance into a snapshot with its memory, and lets its sandbox go: nothing of it is held but what the store has.
+   * Resuming it goes on from there, on this node; `restore` does on another one. Where it is refused, it goes on as it was.
+   */
+  pause(ref: string, context: InstanceContext): Promise<Instance>
   /** An instance that continues from it. */
   restore(ref: string, request: RestoreRequest, context: InstanceContext): Promise<Instance>
   diff(from: string, to: string, tenant: string, options?: { signal?: AbortSignal }): Promise<SnapshotDiff>

@@ -33,6 +33,10 @@ export interface InstanceRow {
   charged_at: string | null
   charged_cpu_ms: number
   charged_egress_bytes: number
+  /** The snapshot that a paused one was saved to, or that one stopped since then still begins with. */
+  snapshot_id: string | null
+  /** The instance or snapshot that it began as. */
+  parent: string | null
 }
 
 export interface InstanceLabelRow {
@@ -109,6 +113,13 @@ export const INSTANCE_MIGRATIONS: readonly Migration[] = [
         .addColumn('created_at', 'text', (column) => column.notNull())
         .addPrimaryKeyConstraint('instance_exposures_pk', ['instance_id', 'port'])
         .execute()
+    },
+  },
+  {
+    name: '002-states',
+    up: async (db) => {
+      await db.schema.alterTable('instances').addColumn('snapshot_id', 'text').execute()
+      await db.schema.alterTable('instances').addColumn('parent', 'text').execute()
     },
   },
 ]

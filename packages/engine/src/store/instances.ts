@@ -9,12 +9,18 @@ type Db = Kysely<InstanceTables>
 /** Where the instances of a data directory are. */
 export const databasePath = (dataDirectory: string): string => join(dataDirectory, 'instances.db')
 
-export const insertInstance = async (db: Db, row: InstanceRow, labels: Readonly<Record<string, string>>) => {
-  const { id, tenant } = row
-  const rows = Object.entries(labels).map(([name, value]) => ({ instance_id: id, tenant, name, value }))
+/** Several at once: one commit. */
+export const insertInstances = async (
+  db: Db,
+  instances: readonly { readonly row: InstanceRow; readonly labels: Readonly<Record<string, string>> }[],
+): Promise<void> => {
   await db.transaction().execute(async (transaction) => {
-    await transaction.insertInto('instances').values(row).execute()
-    if (rows.length > 0) await transaction.insertInto('instance_labels').values(rows).execute()
+    for (const { row, labels } of instances) {
+      const { id: instance_id, tenant } = row
+      await transaction.insertInto('instances').values(row).execute()
+      const rows = Object.entries(labels).map(([name, value]) => ({ instance_id, tenant, name, value }))
+      if (rows.length > 0) await transaction.insertInto('instance_labels').values(rows).execute()
+    }
   })
 }
 
