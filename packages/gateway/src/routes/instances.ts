@@ -8,6 +8,7 @@ import {
   instanceStatsSchema,
   instancesQuerySchema,
   pageSchema,
+  pauseRequestSchema,
 } from '@bramble/protocol'
 import type { Caller } from '../auth.ts'
 import { json, route } from '../route.ts'
@@ -80,7 +81,7 @@ const remove = route({
 
 /** A change of state that takes nothing but the instance. */
 const change = (
-  name: 'start' | 'stop' | 'pause' | 'resume',
+  name: 'start' | 'stop' | 'resume',
   summary: string,
   description: string,
   work: (instances: Instances, ref: string, tenant: string) => Promise<Instance>,
@@ -110,12 +111,29 @@ const start = change(
   'Its `command` runs again.',
   (instances, ref, tenant) => instances.start(ref, tenant),
 )
-const pause = change(
-  'pause',
-  'Pause an instance: its processes stand still and use no processor time',
-  'The next request resumes it, unless `autoResume` is off.',
-  (instances, ref, tenant) => instances.pause(ref, tenant),
-)
+const pause = route({
+  method: 'POST',
+  path: `${path}/:id/pause`,
+  tag,
+  summary: 'Pause an instance: its processes stand still and use no processor time',
+  description:
+    'The next request resumes it, unless `autoResume` is off. With `snapshot` its state is saved and its sandbox let go: it takes no memory, and outlives the host.',
+  scope: 'execute',
+  params: instanceParamsSchema,
+  body: pauseRequestSchema,
+  bodyOptional: true,
+  answer: { status: 200, description: 'The instance, after it', schema: instanceSchema },
+  errors: [
+    ...(['not_found', 'conflict', 'unsupported', 'checkpoint_refused', 'quota_exceeded'] as const),
+    ...(['store_full', 'store_unavailable', 'store_read_only'] as const),
+  ],
+  handle: async ({ params, body, caller, signal }, { engine }) => {
+    const paused = body.snapshot
+      ? engine.snapshots.pause(params.id, instanceContext(caller, signal))
+      : engine.instances.pause(params.id, caller.tenant)
+    return json(200, await paused)
+  },
+})
 const resume = change(
   'resume',
   'Resume a paused instance',
