@@ -29,7 +29,7 @@ export default {
   configure(command) {
     command
       .argument('<parent>', 'an instance, a snapshot or an execution: id, beginning of one, or name')
-      .argument('[command...]', 'run in every branch; the answer comes when all have ended')
+      .argument('[command...]', 'after --: run in every branch; the answer comes when all have ended')
       .option('-n, --count <number>', 'how many (default: 1)', parseInteger)
       .option(
         '--run <line>',
@@ -44,7 +44,6 @@ export default {
       .option('--idle-ttl <time>', 'how long nobody may use them: 30m, 2h', parseDuration)
       .option('-l, --label <name=value>', 'a label to find them by; may be given many times', collectLabels)
       .option('--json', 'print the branches as JSON')
-      .passThroughOptions()
     addConnectionOptions(command)
       .addHelpText(
         'after',
