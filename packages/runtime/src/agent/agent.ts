@@ -19,6 +19,8 @@ export interface Agent extends AsyncDisposable {
   readonly log: AgentLog
   /** Round trip to the agent; rejects with `sandbox_died` when it is gone. */
   ping(options?: { signal?: AbortSignal | undefined }): Promise<void>
+  /** How often the memory of the sandbox was saved during this connection; undefined is never. */
+  readonly parks?: number
   /** Resolves when the connection is over, with the reason where there is one; never rejects. */
   readonly closed: Promise<Error | undefined>
   close(): Promise<void>
@@ -81,6 +83,8 @@ export interface ExecRequest {
   readonly stdin?: 'none' | 'pipe'
   /** Wait for end of file of both streams without limit after the command ended. */
   readonly linger?: boolean
+  /** It holds what cannot be saved (inotify(7)): it is killed before the memory of the sandbox is. */
+  readonly transient?: boolean | undefined
   readonly rlimits?: { readonly openFiles?: number; readonly fileSizeBytes?: number; readonly coreBytes?: number }
 }
 

@@ -22,6 +22,7 @@ const CHANNEL_MAX = 0xffff_ffff
 /** What waits for an agent that reads nothing (its sandbox is paused, say), before signals and sizes are no longer added. */
 const UNSENT_BYTES_MAX = 4 * 1024 * 1024
 const EAGAIN = 11
+const SIGKILL = 9
 /** Frames that are less than this together are put into one buffer. */
 const COPIED_BYTES_MAX = 16 * 1024
 
@@ -129,6 +130,9 @@ const openConnection = (first: AgentStream, copy: boolean): Connection => {
   let lastChannel = 0
   /** Set from `park` until `resume` has succeeded. */
   let parking: Parking | undefined
+  let parks = 0
+  /** Commands that are not to be there when the memory is saved. */
+  const transient = new Set<{ kill(signal?: number): void }>()
 
   const end = (error: Error | undefined): void => {
     if (over !== undefined) return
@@ -305,7 +309,9 @@ const openConnection = (first: AgentStream, copy: boolean): Connection => {
     if (over !== undefined) return Promise.reject(over.error)
     if (parking !== undefined)
       return Promise.reject(new BrambleError('conflict', { detail: 'the agent is parked already' }))
+    for (const command of transient) command.kill(SIGKILL)
     flush()
+    parks++
     const token = randomBytes(PARK_TOKEN_BYTES)
     parking = { token, closing: false, parked: Promise.withResolvers(), resumed: Promise.withResolvers() }
     parking.resumed.promise.catch(() => {})
@@ -342,10 +348,15 @@ const openConnection = (first: AgentStream, copy: boolean): Connection => {
     exec: (request) => {
       const channel = nextChannel()
       const frame = encodeExec(channel, request, WINDOW_BYTES)
-      const agentProcess = createAgentProcess({ channel, send, onClosed: () => channels.delete(channel) })
+      const onClosed = (): void => {
+        channels.delete(channel)
+        transient.delete(agentProcess)
+      }
+      const agentProcess = createAgentProcess({ channel, send, onClosed })
       if (over !== undefined) agentProcess.fail(over.error)
       else {
         channels.set(channel, agentProcess)
+        if (request.transient) transient.add(agentProcess)
         send(frame)
       }
       return agentProcess
@@ -368,6 +379,9 @@ const openConnection = (first: AgentStream, copy: boolean): Connection => {
     log: log.api,
     park,
     resume,
+    get parks() {
+      return parks
+    },
     closed: closed.promise,
     close,
     [Symbol.asyncDispose]: close,

@@ -5,7 +5,7 @@ import { cutoff } from '../cutoff.ts'
 /** What an applet says on standard error is one short line; more is not kept. */
 const maxMessageBytes = 1024
 
-export interface FieldsOptions extends Pick<ExecRequest, 'argv' | 'user'> {
+export interface FieldsOptions extends Pick<ExecRequest, 'argv' | 'user' | 'transient'> {
   readonly signal?: AbortSignal | undefined
   /** A longer field is no applet's: `agent_protocol`. */
   readonly maxFieldBytes: number
@@ -18,9 +18,9 @@ export interface FieldsOptions extends Pick<ExecRequest, 'argv' | 'user'> {
  * loop, or an abort (which throws the reason at once), kills the applet.
  */
 export async function* appletFields(agent: Agent, options: FieldsOptions): AsyncGenerator<Buffer, void, undefined> {
-  const { argv, user, signal, maxFieldBytes, failed } = options
+  const { argv, user, transient, signal, maxFieldBytes, failed } = options
   signal?.throwIfAborted()
-  const command = agent.exec({ argv, user })
+  const command = agent.exec({ argv, user, transient })
   const { cut, wait } = cutoff()
   const abort = (): void => cut(signal?.reason)
   signal?.addEventListener('abort', abort)

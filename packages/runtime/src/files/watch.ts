@@ -28,7 +28,8 @@ const EVENTS: Readonly<Record<string, 'create' | 'modify' | 'delete' | 'move'>> 
 /**
  * `SandboxFiles.watch`, by the applet `watch` (`packages/agent/FRAMES.md`). It ends when the watched directory is deleted or
  * renamed away, after the `delete` that says so. A file is watched by its name: one that another takes the place of is
- * watched on. Symbolic links below the path are not followed.
+ * watched on. Symbolic links below the path are not followed. When the memory of the sandbox is saved the watch is begun anew,
+ * after an `overflow`.
  */
 export async function* watchFiles(
   agent: Agent,
@@ -41,7 +42,18 @@ export async function* watchFiles(
   if (bytes.length === 0) throw new BrambleError('invalid_request', { detail: 'the path is empty' })
   if (bytes.includes(0)) throw new BrambleError('invalid_request', { detail: 'the path has a NUL byte' })
   const argv = [agentPath, 'watch', ...(recursive ? ['--recursive'] : []), '--max', String(maxDirectories), bytes]
-  const fields = appletFields(agent, { argv, user, signal, maxFieldBytes, failed: errorOf })
+  for (let parks = agent.parks; ; parks = agent.parks) {
+    try {
+      yield* changesOf(appletFields(agent, { argv, user, transient: true, signal, maxFieldBytes, failed: errorOf }))
+      return
+    } catch (error) {
+      if (signal?.aborted || agent.parks === parks) throw error
+      yield { event: 'overflow', detail: 'the memory of the sandbox was saved meanwhile' }
+    }
+  }
+}
+
+async function* changesOf(fields: AsyncIterable<Buffer>): AsyncGenerator<FileChange, void, undefined> {
   let from: { path: Buffer; isDirectory: boolean } | undefined
   for await (const field of fields) {
     if (from) {

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { Agent, AgentProcess, ExecRequest, ProcessEvent, ProcessExit } from '../agent.ts'
 import { agentBinaryPath } from '../agent-binary.ts'
-import { connectAgent } from '../connect-agent.ts'
+import { type ConnectedAgent, connectAgent } from '../connect-agent.ts'
 
 const AGENT_SOURCES = fileURLToPath(new URL('../../../../agent', import.meta.url))
 
@@ -29,7 +29,7 @@ export interface SpawnedAgent extends AsyncDisposable {
   readonly folder: string
   /** A new stream to it, nothing read yet. */
   open(): Promise<Socket>
-  connect(): Promise<Agent>
+  connect(): Promise<ConnectedAgent>
   exited(): Promise<void>
 }
 
