@@ -210,7 +210,6 @@ export const createExecutions = (deps: ExecutionsDeps): Executions => {
 
   const executeCached = createCachedMode({
     ...{ cache, history, clock, log, notice, outputRoom: deps.outputRoom, check, enter, leave },
-    resolveImage: (name) => images.resolve(name),
     run: async (live, kind, changed) => {
       const entered = orRefuse(() => placeFor(live.spec, live.context))
       if (isWaiting(entered)) notice({ type: 'queued' })

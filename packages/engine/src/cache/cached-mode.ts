@@ -6,7 +6,6 @@ import {
   newId,
   toBrambleError,
 } from '@bramble/protocol'
-import type { LocalImage } from '@bramble/runtime'
 import type { ExecuteContext, Execution } from '../engine.ts'
 import type { History } from '../history.ts'
 import type { OutputRoom } from '../kept-output.ts'
@@ -30,7 +29,6 @@ export interface CachedModeDeps {
   readonly log: Log
   readonly notice: (notice: EngineNotice) => void
   readonly outputRoom: OutputRoom
-  readonly resolveImage: (name: string) => LocalImage
   /** Throws what is wrong with the spec, or with the moment. */
   readonly check: (spec: ExecutionSpec) => { kind: Kind; inputHash: string }
   /** Waits for a place, and runs it. `changed`: its state is another. */
@@ -48,8 +46,6 @@ export const createCachedMode = (
   deps: CachedModeDeps,
 ): ((spec: ExecutionSpec, context: ExecuteContext) => Execution) => {
   const { cache, history, clock, log, notice } = deps
-  /** Whoever asks again with the same parsed spec, of the same image, asks the same. */
-  const known = new WeakMap<ExecutionSpec, { digest: string; inputHash: string }>()
   const waiting = new Map<string, Set<CachedExecution>>()
   const runs = new Map<string, LiveExecution>()
 
@@ -186,15 +182,8 @@ export const createCachedMode = (
   return (spec, context) => {
     const beganMs = clock.monotonicMs()
     const { tenant } = context
-    const { digest } = deps.resolveImage(spec.image)
-    const before = known.get(spec)
-    if (before?.digest === digest) {
-      const kept = cache.peek(tenant, before.inputHash, spec.cacheTtlMs)
-      if (kept) return hit(spec, context, kept, beganMs)
-    }
     assertCacheable(spec)
     const { kind, inputHash } = deps.check(spec)
-    known.set(spec, { digest, inputHash })
     const kept = cache.peek(tenant, inputHash, spec.cacheTtlMs)
     if (kept) return hit(spec, context, kept, beganMs)
     const now = clock.now()
