@@ -5,3 +5,4 @@ export { type ContentReader, contentReader, readContent } from './content/read-c
 export * from './content.ts'
 export { type FsStoreOptions, fsStore } from './fs/fs-store.ts'
 export { memoryStore } from './memory/memory-store.ts'
+export { abortable } from './pieces.ts'

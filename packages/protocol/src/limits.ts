@@ -53,6 +53,10 @@ export const LIMITS = {
     value: 2_000_000,
     why: 'files that one snapshot changed; its tree is held in memory for a diff',
   },
+  maxImportBytes: {
+    value: 64 * 1024 * 1024 * 1024,
+    why: 'blobs of an imported snapshot, and its files with their holes',
+  },
   maxSnapshotChain: { value: 256, why: 'parents of a snapshot that are shown' },
   maxTenantSnapshots: { value: 10_000, why: 'each has a record in the database of the node' },
   maxBranches: { value: 100, why: 'branches that one request may make' },

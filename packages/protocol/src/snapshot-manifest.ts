@@ -114,3 +114,16 @@ export const snapshotManifestSchema = z.strictObject({
 })
 export type SnapshotManifest = z.infer<typeof snapshotManifestSchema>
 export type MemoryRequirements = z.infer<typeof memoryRequirementsSchema>
+
+export const ARCHIVE_VERSION = 1
+
+/** The first member of an exported file: see `docs/snapshot-format.md`. */
+export const archiveHeaderSchema = z.strictObject({
+  format: z.literal('bramble.archive'),
+  version: z.literal(ARCHIVE_VERSION),
+  /** The hash of the manifest, which is the id of the snapshot. */
+  manifest: blobHashSchema,
+})
+
+/** The last one: what was between. */
+export const archiveEndSchema = z.strictObject({ blobs: z.number().int(), sizeBytes: z.number().int() })
