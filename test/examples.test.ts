@@ -10,8 +10,14 @@ const directory = fileURLToPath(new URL('../examples/', import.meta.url))
 
 /** What each writes, sorted: what happens side by side has no order. */
 const EXPECTED: Readonly<Record<string, readonly string[]>> = {
+  'fork-and-merge.ts': [
+    '1 merged by lines',
+    'ONE two three four FIVE new.txt notes.txt',
+    'conflict in work/notes.txt: content { from: 1, to: 1 }',
+  ],
   'instance.ts': ['4', 'counting'],
   'live.ts': ['0 1', '0 TYPED HERE', '2', '3', 'create /tmp/done'],
+  'training-checkpoint.ts': ['it did not begin anew', 'it went on'],
   'web-server.ts': ['hello', 'hello'],
 }
 

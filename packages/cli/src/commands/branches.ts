@@ -58,8 +58,10 @@ const idOf = async (bramble: Bramble, ref: string): Promise<string> => {
     if (code !== 'not_found' && code !== 'invalid_request') throw error
     return undefined
   }
-  const instance = await bramble.instances.get(ref).catch(isMissing)
-  return instance?.id ?? (await bramble.snapshots.get(ref)).id
+  const found =
+    (await bramble.instances.get(ref).catch(isMissing)) ?? (await bramble.snapshots.get(ref).catch(isMissing))
+  // What is not there any more still has descendants.
+  return found?.id ?? ref
 }
 
 /** Asked of a few at a time; one that ends meanwhile has none. */

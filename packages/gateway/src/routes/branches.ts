@@ -60,7 +60,7 @@ const list = route({
   method: 'GET',
   path,
   tag,
-  summary: 'List branches, newest first: of `parent` and what descends from it, or all',
+  summary: 'List branches, oldest first: what descends from `parent` at any depth, or all of them',
   scope: 'read',
   query: branchesQuerySchema,
   answer: { status: 200, description: 'A page', schema: pageSchema(branchSchema) },

@@ -37,6 +37,7 @@ export interface BranchesQuery extends ListQuery {
 /** Instances that continued from another's state. */
 export interface Branches {
   create(parent: StateRef, wish: BranchWish & BranchOptions): Promise<MadeBranches>
+  /** Oldest first. */
   list(query?: BranchesQuery): PagedList<BranchRecord>
 }
 
