@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { auto } from './auto.ts'
 import { fake, makeFakeHost } from './fake/fake.ts'
 import type { Capabilities, Runtime } from './runtime.ts'
-import { configOf, makeTestImage, runCommand, testRuntime } from './testing.ts'
+import { configOf, makeTestImage, outputOf, runCommand, testRuntime } from './testing.ts'
 
 const open = async (host = makeFakeHost()): Promise<Runtime> => {
   const probe = await fake()({ host })
@@ -61,5 +61,24 @@ describe('auto chooses', () => {
     expect(await first.list()).toEqual([])
     expect(await second.list()).toEqual([config.id])
     expect(await runtime.list()).toEqual([config.id])
+  })
+
+  test('the driver of a seal for what continues from it', async () => {
+    await using image = await makeTestImage()
+    const [first, second] = [renamed(await open(), 'oci', {}), renamed(await open(), 'docker', {})]
+    await using runtime = auto([first, second])
+    const made = await runtime.create({ ...configOf({ image }), runtime: 'docker' })
+    await outputOf(made, 'echo sealed > /root/file')
+    await made.seal?.({ name: 'one', memory: false })
+    const branch = await runtime.create({ ...configOf({ image }), from: { seal: 'one', memory: false } })
+    expect(await outputOf(branch, 'cat /root/file')).toBe('sealed\n')
+    expect(await second.list()).toContain(branch.id)
+    await runtime.seals?.write('two', { entries: [], read: async function* () {}, diskBytes: 0 })
+    expect((await first.seals?.list())?.map(({ name }) => name)).toEqual(['two'])
+    expect((await runtime.seals?.list())?.map(({ name }) => name).sort()).toEqual(['one', 'two'])
+    expect(await runtime.seals?.usedBytes('one')).toBeGreaterThan(0)
+    await runtime.seals?.remove('one')
+    const gone = { ...configOf({ image }), from: { seal: 'one', memory: false } }
+    await expect(runtime.create(gone)).rejects.toMatchObject({ code: 'not_found' })
   })
 })

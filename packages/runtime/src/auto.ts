@@ -1,4 +1,5 @@
 import { BrambleError, type Isolation, type RuntimeChoice } from '@bramble/protocol'
+import { joinSeals, runtimeOfSeal } from './auto-seals.ts'
 import type { Capabilities, Runtime } from './runtime.ts'
 
 /** What a sandbox's configuration may insist on. */
@@ -46,6 +47,7 @@ export const auto = (
     runtimes.some(({ capabilities }) => has(capabilities))
   // Of the first that has any: what a sandbox shares lies with its driver.
   const shared = runtimes.find(({ volumes }) => volumes !== undefined)?.volumes
+  const seals = joinSeals(runtimes)
   const close = async (): Promise<void> => {
     await Promise.all(runtimes.map((runtime) => runtime.close()))
   }
@@ -61,7 +63,9 @@ export const auto = (
     // Only where it will be used first: another driver readies it when it is asked for.
     prepare: (image, options) => first.prepare(image, options),
     create: async (config, options) => {
-      const runtime = select(config)
+      const { runtime: choice = 'auto', from } = config
+      // A seal is of its driver: who names none means that one.
+      const runtime = from && choice === 'auto' ? await runtimeOfSeal(runtimes, from.seal) : select(config)
       if (runtime !== first) await runtime.prepare(config.image, options)
       return await runtime.create(config, options)
     },
@@ -73,6 +77,7 @@ export const auto = (
       throw new BrambleError('not_found', { detail: `there is no sandbox ${config.id} on this host` })
     },
     ...(shared && { volumes: shared }),
+    ...(seals && { seals }),
     layers: {
       list: async () => (await Promise.all(runtimes.map(({ layers }) => layers.list()))).flat(),
       usedBytes: async (layer) =>

@@ -7,10 +7,12 @@ import { testLifecycle } from './testing/lifecycle.ts'
 import { testLimits } from './testing/limits.ts'
 import { testNetwork } from './testing/network.ts'
 import { testPause } from './testing/pause.ts'
+import { testSeals } from './testing/seals.ts'
 import { testStreams } from './testing/streams.ts'
 import { configOf, type SubjectOptions, skip, useSubject } from './testing/subject.ts'
 import { testWalls } from './testing/walls.ts'
 
+export { FILE_SYSTEMS, type FileSystem, layerDirectory } from './seals/testing/layer-directory.ts'
 export { launcherOf } from './testing/launcher-of.ts'
 export { type CommandResult, collect, endOf, outputOf, runCommand } from './testing/run-command.ts'
 export { configOf, type FreshRuntime, type Subject, type SubjectOptions } from './testing/subject.ts'
@@ -30,6 +32,7 @@ export const testRuntime = (name: string, options: SubjectOptions): void => {
     testLimits(subject)
     testPause(subject)
     testKeep(subject)
+    testSeals(subject)
     testNetwork(subject)
   })
 }

@@ -167,7 +167,8 @@ const begin = (
     throw new BrambleError('snapshot_incompatible', {
       detail: `the seal ${from.seal} is of the image ${seal.imageDigest}, not ${image.digest}`,
     })
-  if (!from.memory) return { machine: boot(withFreshDevices(seal.files.copy(), imageFiles(Number.MAX_SAFE_INTEGER, clock))) }
+  if (!from.memory)
+    return { machine: boot(withFreshDevices(seal.files.copy(), imageFiles(Number.MAX_SAFE_INTEGER, clock))) }
   const memory = seal.memory === undefined ? undefined : host.memories.get(seal.memory)
   if (!memory) throw new BrambleError('snapshot_incompatible', { detail: `the seal ${from.seal} has no memory` })
   const copy = copyMemory(memory, boot)

@@ -28,6 +28,9 @@ testRuntime('fake', {
       killAgent: async (sandbox) => {
         await runCommand(sandbox, ['fake-die']).catch(() => undefined)
       },
+      refusesMemoryOf: async ({ agent }) => {
+        agent.log.start({ argv: ['wc'], stdin: 'pipe', env: { PATH: '/bin' } }, 'wc')
+      },
       close: () => image[Symbol.asyncDispose](),
     }
   },

@@ -40,7 +40,7 @@ const namedOnce = (files: FakeFileSystem, entries: LayerEntry[]): LayerEntry[] =
   const first = new Map<Node, BytePath>()
   return entries.map((entry) => {
     if (entry.type !== 'file') return entry
-    const node = fileAt(files, entry.path)
+    const node = nodeAt(files, entry.path) ?? files.root
     const target = first.get(node)
     first.set(node, target ?? entry.path)
     return target === undefined ? entry : { path: entry.path, type: 'link', target }
@@ -77,14 +77,17 @@ const entryOf = (path: BytePath, node: Node, opaque: boolean): LayerEntry => {
   }
 }
 
-/** The regular file at `path`. Throws `file_not_found`. */
-export const fileAt = (files: FakeFileSystem, path: BytePath): FileNode => {
-  try {
-    const node = files.find(textOf(path))
-    if (node?.kind === 'file') return node
-  } catch (error) {
-    if (!(error instanceof SystemError)) throw error
-  }
+const nodeAt = (files: FakeFileSystem, path: BytePath): Node | undefined => {
+  let at: Node | undefined = files.root
+  for (const name of textOf(path).split('/')) at = at?.kind === 'directory' ? at.entries.get(name) : undefined
+  return at
+}
+
+/** The regular file at `path`, where it is other than the one of `image`. Throws `file_not_found`. */
+export const fileAt = (image: FakeFileSystem, files: FakeFileSystem, path: BytePath): FileNode => {
+  const node = nodeAt(files, path)
+  const old = nodeAt(image, path)
+  if (node?.kind === 'file' && !(old && sameNode(old, node))) return node
   throw new BrambleError('file_not_found', { detail: `there is no file ${JSON.stringify(textOf(path))} in the seal` })
 }
 
@@ -98,7 +101,7 @@ export const applyLayer = async (files: FakeFileSystem, source: SealSource, sign
     const parent = parentOf(files, path)
     const { modifiedNs } = parent
     try {
-      const node = await put(files, parent, entry, source)
+      const node = await put(files, parent, entry, source, signal)
       if (node && entry.type !== 'deleted' && entry.type !== 'link') {
         Object.assign(node, { mode: entry.mode, uid: entry.uid, gid: entry.gid, xattrs: entry.xattrs })
         times.push({ node, modifiedNs: entry.modifiedNs })
@@ -127,6 +130,7 @@ const put = async (
   parent: DirectoryNode,
   entry: LayerEntry,
   source: SealSource,
+  signal: AbortSignal | undefined,
 ): Promise<Node | undefined> => {
   const path = `/${textOf(entry.path)}`
   const old = parent.entries.get(path.slice(path.lastIndexOf('/') + 1))
@@ -159,8 +163,10 @@ const put = async (
         ...(program !== undefined && { program }),
       })
       if (file.kind !== 'file') throw new SystemError('EINVAL')
-      for await (const chunk of exactly(entry.path, entry.sizeBytes, source.read(entry.path)))
+      for await (const chunk of exactly(entry.path, entry.sizeBytes, source.read(entry.path))) {
+        signal?.throwIfAborted()
         files.append(file, Buffer.from(chunk))
+      }
       return file
     }
     default:

@@ -245,6 +245,13 @@ export const PROGRAMS: ReadonlyMap<string, Program> = new Map<string, Program>([
     }),
   ],
   [
+    'mkfifo',
+    withFiles(({ machine, user }, paths) => {
+      for (const path of paths)
+        machine.files.make(path, { kind: 'fifo', mode: 0o644, uid: user.uid, gid: user.gids[0] ?? 0 }, user)
+    }),
+  ],
+  [
     'touch',
     withFiles(({ machine, user }, paths) => {
       for (const path of paths) machine.files.openForWrite(path, user, false)
@@ -314,9 +321,10 @@ export const PROGRAMS: ReadonlyMap<string, Program> = new Map<string, Program>([
     async (process) => {
       const [, , format = '', ...paths] = process.argv
       for (const path of paths) {
-        const { uid, gid, mode } = process.machine.files.get(process.path(path), process.user)
-        const values: Record<string, string> = { '%u': `${uid}`, '%g': `${gid}`, '%a': mode.toString(8) }
-        await process.print('stdout', `${format.replace(/%[uga]/g, (word) => values[word] ?? word)}\n`)
+        const { uid, gid, mode, modifiedNs } = process.machine.files.get(process.path(path), process.user)
+        const seconds = `${modifiedNs / 1_000_000_000n}`
+        const values: Record<string, string> = { '%u': `${uid}`, '%g': `${gid}`, '%a': mode.toString(8), '%Y': seconds }
+        await process.print('stdout', `${format.replace(/%[ugaY]/g, (word) => values[word] ?? word)}\n`)
       }
       return 0
     },

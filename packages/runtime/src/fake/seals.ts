@@ -64,7 +64,7 @@ export const sealStoreOf = (
       yield* layerEntries(image(), find(name).files)
     },
     async *read(name, path, { signal } = {}) {
-      for (const chunk of fileAt(find(name).files, path).chunks) {
+      for (const chunk of fileAt(image(), find(name).files, path).chunks) {
         signal?.throwIfAborted()
         yield chunk
       }

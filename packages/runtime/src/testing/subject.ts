@@ -14,6 +14,10 @@ export interface Subject {
   killAgent(sandbox: Sandbox): Promise<void>
   /** True: sandboxes see the host's files, users and processes (isolation `none`). */
   readonly sharesHost?: boolean
+  /** False: the driver's seals lose the extended attributes of the kind `user.`. */
+  readonly keepsUserXattrs?: boolean
+  /** Starts a command that the driver cannot save the memory of, and resolves when it runs. */
+  refusesMemoryOf?(sandbox: Sandbox): Promise<void>
   close(): Promise<void>
 }
 
