@@ -9,7 +9,7 @@ import type { LayerSource } from '../layer-files.ts'
 import type { LayerEntry } from '../seals.ts'
 
 const run = promisify(execFile)
-const DISK_BYTES = 256 * 1024 * 1024
+const DISK_BYTES = 2 * 1024 ** 3
 
 export type FileSystem = 'tmpfs' | 'btrfs' | 'ext4'
 export const FILE_SYSTEMS: readonly FileSystem[] = ['tmpfs', 'btrfs', 'ext4']

@@ -8,8 +8,10 @@ import { createLayerFiles, type SealStore } from '@bramble/runtime'
 const run = promisify(execFile)
 
 export interface DirectorySeals extends SealStore, AsyncDisposable {
-  /** The layer of a sandbox, so to say: seals are taken of it. */
+  /** Where a sandbox would write: seals are taken of it. */
   readonly layer: string
+  /** Overlayfs's own folder beside it. */
+  readonly work: string
   /** As `Sandbox.seal` does it: a read-only snapshot on btrfs, a copy elsewhere. */
   take(name: string): Promise<void>
   /** Where a seal's files are. */
@@ -19,9 +21,11 @@ export interface DirectorySeals extends SealStore, AsyncDisposable {
 /** Seals of files in a directory, as the `oci` driver has them, without a launcher. */
 export const directorySeals = async (base: string, system: 'btrfs' | 'other'): Promise<DirectorySeals> => {
   const files = createLayerFiles()
-  const layer = join(base, 'layer')
+  const subvolume = join(base, 'layer')
+  const [layer, work] = [join(subvolume, 'upper'), join(subvolume, 'work')]
   const seals = join(base, 'seals')
-  const directory = (name: string): string => join(seals, name)
+  const place = (name: string): string => join(seals, name)
+  const directory = (name: string): string => join(place(name), 'upper')
   const isThere = async (name: string): Promise<boolean> => (await readdir(seals)).includes(name)
   const find = async (name: string): Promise<string> => {
     if (await isThere(name)) return directory(name)
@@ -31,18 +35,24 @@ export const directorySeals = async (base: string, system: 'btrfs' | 'other'): P
     if (system === 'btrfs') await run('btrfs', ['property', 'set', '-ts', path, 'ro', 'false']).catch(() => {})
     await rm(path, { recursive: true, force: true })
   }
-  if (system === 'btrfs') await run('btrfs', ['subvolume', 'create', layer])
-  else await mkdir(layer)
+  const make = async (path: string): Promise<void> => {
+    if (system === 'btrfs') await run('btrfs', ['subvolume', 'create', path])
+    else await mkdir(path)
+    await mkdir(join(path, 'upper'))
+  }
+  await make(subvolume)
+  await mkdir(work)
   await mkdir(seals)
   return {
     layer,
+    work,
     directory,
     take: async (name) => {
-      if (system === 'btrfs') await run('btrfs', ['subvolume', 'snapshot', '-r', layer, directory(name)])
-      else await run('cp', ['-a', layer, directory(name)])
+      if (system === 'btrfs') await run('btrfs', ['subvolume', 'snapshot', '-r', subvolume, place(name)])
+      else await run('cp', ['-a', subvolume, place(name)])
     },
     list: async () => (await readdir(seals)).map((name) => ({ name, memory: false })),
-    remove: async (name) => await remove(directory(name)),
+    remove: async (name) => await remove(place(name)),
     usedBytes: async () => 0,
     sync: async (name) => void (await find(name)),
     async *entries(name, options) {
@@ -58,12 +68,11 @@ export const directorySeals = async (base: string, system: 'btrfs' | 'other'): P
     write: async (name, source, options) => {
       if (await isThere(name)) throw new BrambleError('conflict', { detail: `there is a seal ${name}` })
       const making = join(base, `making-${name}`)
-      if (system === 'btrfs') await run('btrfs', ['subvolume', 'create', making])
-      else await mkdir(making)
+      await make(making)
       try {
-        await files.write(making, source, options)
-        await rename(making, directory(name))
-        if (system === 'btrfs') await run('btrfs', ['property', 'set', '-ts', directory(name), 'ro', 'true'])
+        await files.write(join(making, 'upper'), source, options)
+        await rename(making, place(name))
+        if (system === 'btrfs') await run('btrfs', ['property', 'set', '-ts', place(name), 'ro', 'true'])
       } catch (error) {
         await remove(making)
         throw error
