@@ -1,11 +1,13 @@
+import { existsSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { type BlobHash, BrambleError } from '@bramble/protocol'
 import type { BlobInfo, BlobSource, PutOptions } from '../blob-store.ts'
+import { tailBytes } from '../codec/decode.ts'
 import { type Encoded, encodeBlob } from '../codec/encode.ts'
 import { storedBytesMax } from '../codec/layout.ts'
 import { checkPut, maxPieceBytes, type PutCheck, piecesOf } from '../pieces.ts'
 import type { TempFile } from './disk.ts'
-import { type FsContext, notThere, pathOf, shardOf, touchBlob } from './fs-blobs.ts'
+import { type FsContext, pathOf, shardOf, touchBlob } from './fs-blobs.ts'
 import { onDisk } from './fs-error.ts'
 import { glance } from './get-blob.ts'
 import type { Room } from './room.ts'
@@ -133,18 +135,19 @@ const keptInfo = async (context: FsContext, hash: BlobHash, options: PutOptions)
 const publish = async (context: FsContext, temp: TempFile, info: BlobInfo, options: PutOptions): Promise<Published> => {
   const { hash } = info
   const { paths, leases, fresh, lock } = context
+  const path = pathOf(paths, hash)
   await Promise.all([onDisk(() => temp.finish()), options.lease && leases.claim(options.lease, hash)])
   options.signal?.throwIfAborted()
   for (;;) {
     const isNew = await lock(hash, async () => {
-      if (await exists(pathOf(paths, hash))) return false
+      // At once: it has just been looked for, so that no disk is asked.
+      if (existsSync(path)) return false
       await onDisk(() => temp.publish(shardOf(paths, hash), hash))
-      fresh.add(hash, await onDisk(() => stat(pathOf(paths, hash), { bigint: true })))
+      // Verifying a small one takes less than remembering it.
+      if (info.storedBytes > tailBytes) fresh.add(hash, await onDisk(() => stat(path, { bigint: true })))
       return true
     })
     const there = isNew ? info : await keptInfo(context, hash, options)
     if (there) return { info: there, isNew }
   }
 }
-
-const exists = (path: string): Promise<boolean> => onDisk(async () => (await stat(path).catch(notThere)) !== undefined)
