@@ -147,6 +147,9 @@ const decodeXattrs = (record: Buffer, from: number): Record<string, Uint8Array> 
 
 /** A record for `layers write`; after that of a file come its bytes. Throws `import_refused` for what has no record. */
 export const encodeRecord = (entry: LayerEntry): Buffer => {
+  if (!Object.hasOwn(TYPES, entry.type)) throw refused(entry.path, 'it is of a type that there is not')
+  if (entry.type === 'file' && !(Number.isSafeInteger(entry.sizeBytes) && entry.sizeBytes >= 0))
+    throw refused(entry.path, 'it has a size that there is not')
   const path = bytesOf(entry.path, entry.path, MAX_PATH_BYTES)
   const target = 'target' in entry ? bytesOf(entry.path, entry.target, MAX_TARGET_BYTES) : EMPTY
   const xattrs = encodeXattrs(entry)
