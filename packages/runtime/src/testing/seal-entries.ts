@@ -113,7 +113,7 @@ export const testSealEntries = (subject: Fixture): void => {
       const { runtime, keepsUserXattrs = true, ...rest } = subject(context)
       const store = storeOf(runtime)
       const name = newSealName()
-      const xattrs = keepsUserXattrs ? { xattrs: { 'user.note': Buffer.from([1, 0, 255]) } } : {}
+      const xattrs = keepsUserXattrs ? { xattrs: { 'user.note': new Uint8Array([1, 0, 255]) } } : {}
       const written: LayerEntry[] = [
         directoryEntry('etc'),
         { path: 'etc/not-executable', type: 'deleted' },
