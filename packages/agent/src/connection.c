@@ -1,5 +1,6 @@
 /* The host's connection: frames in, frames out, both in buffers of a fixed size that are resident only while used. */
 #include "agent.h"
+#include <sys/prctl.h>
 
 struct connection connection = { .in = -1, .out = -1 };
 
@@ -182,6 +183,7 @@ int64_t park_deadline(void) { return parked ? parked_until_ms : -1; }
 /* Nobody else has a claim on what the connection that parked had asked for. */
 void park_end(bool resumed) {
   if (parked && !resumed) channels_kill();
+  if (parked) prctl(PR_SET_DUMPABLE, 0);
   parked = false;
   loop_again = true;
 }
@@ -190,6 +192,9 @@ static void park(const uint8_t *token) {
   memcpy(park_token, token, sizeof park_token);
   parked_until_ms = now_ms() + PARK_MS;
   parked = true;
+  /* Whoever saves the memory looks at our namespaces from within our user namespace. One that was restored before was not
+   * executed there, and would show them to nobody. */
+  prctl(PR_SET_DUMPABLE, 1);
   connection_send(PARKED, 0, NULL, 0);
 }
 

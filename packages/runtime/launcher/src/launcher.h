@@ -111,7 +111,6 @@ int seal_copy(const char *seal, int to, const char *name);
 int seal_create(const char *seal, uint64_t bytes);
 int seal_finish(const char *seal);
 int seal_remove(const char *seal);
-uint64_t seal_used(const char *seal);
 int seal_list(void (*each)(const char *seal));
 
 /* sealing.c: seals that are being made of running sandboxes. */

@@ -166,7 +166,6 @@ static bool dispatch_volumes(const char *tag, const char *operation, char **fiel
 /* What concerns seals. False: it is not known. */
 static bool dispatch_seals(const char *tag, const char *operation, char **field, int count)
 {
-	char number[32];
 	const char *name = field[2];
 	if (settings.disk_bytes == 0)
 		return false;
@@ -178,10 +177,7 @@ static bool dispatch_seals(const char *tag, const char *operation, char **field,
 		reply(tag, seal_finish(name) == 0 ? "ok" : "error", failure);
 	else if (strcmp(operation, "seal-remove") == 0)
 		reply(tag, seal_remove(name) == 0 ? "ok" : "error", failure);
-	else if (strcmp(operation, "seal-used") == 0) {
-		snprintf(number, sizeof number, "%llu", (unsigned long long)seal_used(name));
-		reply(tag, "ok", number);
-	} else
+	else
 		return false;
 	return true;
 }

@@ -490,8 +490,14 @@ int sandbox_leaving(void)
 /* PID 1 of a sandbox that runs, or 0. */
 pid_t sandbox_init(const char *id)
 {
-	const struct sandbox *box = find(id);
-	return box == NULL || box->destroying || box->create_tag[0] != '\0' ? 0 : box->init;
+	struct sandbox *box = find(id);
+	int status;
+	if (box == NULL || box->destroying || box->create_tag[0] != '\0')
+		return 0;
+	/* The agent may say that it listens before the OCI runtime has ended, which it is about to. */
+	if (box->starter > 0 && waitpid(box->starter, &status, 0) == box->starter)
+		started(box, status);
+	return box->init;
 }
 
 bool sandbox_runs(const char *id) { return find(id) != NULL; }

@@ -176,16 +176,6 @@ int seal_remove(const char *seal)
 	return remove_folder(name) == 0 ? remove_folder(seal) : -1;
 }
 
-uint64_t seal_used(const char *seal)
-{
-	int folder = open_folder(seal);
-	if (folder < 0)
-		return 0;
-	uint64_t used = disk_used_subvolume(folder, "files");
-	close(folder);
-	return used;
-}
-
 int seal_list(void (*each)(const char *seal))
 {
 	return settings.disk_bytes > 0 ? disk_list_in(SEALS, each) : 0;

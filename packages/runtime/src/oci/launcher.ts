@@ -94,7 +94,6 @@ export interface Launcher extends AsyncDisposable {
   /** Whole or not. */
   removeSeal(name: string): Promise<void>
   seals(): Promise<string[]>
-  sealUsed(name: string): Promise<number>
   /** Resolves when what was written to the disk before is on stable storage. */
   sync(): Promise<void>
   createVolume(name: string, bytes: number): Promise<void>
@@ -306,7 +305,6 @@ const speak = async (
     sync: async () => {
       await request('sync')
     },
-    sealUsed: async (name) => Number(await request('seal-used', name)),
     createVolume: async (name, bytes) => {
       await request('volume-create', name, String(bytes))
     },

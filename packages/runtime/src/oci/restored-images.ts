@@ -16,6 +16,8 @@ export const restoredImages = async (
   identity: { readonly uidBase: number; readonly hostname: string },
 ): Promise<Map<string, Uint8Array>> => {
   const images = new Map<string, Uint8Array>()
+  if (!(await launcher.seals()).includes(seal))
+    throw new BrambleError('not_found', { detail: `there is no seal ${seal} on this host` })
   const files = await memoryFiles(launcher, seal).catch(() => [])
   const directory = join(sealPath(launcher, seal), 'memory')
   for (const { name } of files) {
@@ -23,6 +25,6 @@ export const restoredImages = async (
       images.set(name, usersImage(await readFile(join(directory, name)), identity.uidBase, IDS_PER_SANDBOX))
     if (HOSTNAME.test(name)) images.set(name, hostnameImage(await readFile(join(directory, name)), identity.hostname))
   }
-  if (images.size !== 2) throw new BrambleError('not_found', { detail: `the seal ${seal} has no memory` })
+  if (images.size !== 2) throw new BrambleError('snapshot_incompatible', { detail: `the seal ${seal} has no memory` })
   return images
 }

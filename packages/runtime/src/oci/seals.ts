@@ -3,7 +3,7 @@ import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BrambleError, type MemoryRequirements, memoryRequirementsSchema } from '@bramble/protocol'
 import { z } from 'zod'
-import { exactly } from '../seals/check-entries.ts'
+import { checkedEntries, exactly } from '../seals/check-entries.ts'
 import { createLayerFiles } from '../seals/layer-files.ts'
 import type { SealedMemory, SealStore } from '../seals/seals.ts'
 import { type Launcher, launcherSealPath } from './launcher.ts'
@@ -92,9 +92,10 @@ export const sealStore = (
       await (await getLauncher()).removeSeal(name)
     },
     usedBytes: async (name) => {
-      const launcher = await getLauncher()
-      const memory = await sealedMemory(launcher, name)
-      return (await launcher.sealUsed(name)) + (memory?.sizeBytes ?? 0)
+      let bytes = (await sealedMemory(await getLauncher(), name))?.sizeBytes ?? 0
+      // The quota group of a snapshot says what the sandbox's said when it was taken, which is late by a commit.
+      for await (const entry of layers.entries(await upperOf(name))) if (entry.type === 'file') bytes += entry.sizeBytes
+      return bytes
     },
     sync: async (name) => {
       const launcher = await getLauncher()
@@ -123,7 +124,11 @@ export const sealStore = (
       await launcher.createSeal(name, source.diskBytes)
       try {
         const path = sealPath(launcher, name, false)
-        await layers.write(join(path, 'files', 'upper'), source, options)
+        await layers.write(
+          join(path, 'files', 'upper'),
+          { ...source, entries: checkedEntries(source.entries) },
+          options,
+        )
         await writeMemory(join(path, 'memory'), source.memory, options?.signal)
         const memory = source.memory?.info
         await finishSeal(launcher, name, {
