@@ -1,9 +1,8 @@
 import { crc32 } from 'node:zlib'
 import type { Codec } from '../blob-store.ts'
-import type { ByteRange } from '../pieces.ts'
+import { type ByteRange, maxPieceBytes } from '../pieces.ts'
 import { decompress } from './compress.ts'
 import {
-  blockBytes,
   blockLength,
   type Footer,
   footerBytes,
@@ -72,6 +71,7 @@ async function* decode(
   const indexStart = stored.storedBytes - footerBytes - footer.blockCount * indexEntryBytes
   const entries = readIndex(await all(stored, indexStart, stored.storedBytes - footerBytes), footer, stored.storedBytes)
   if (typeof entries === 'string') throw await damaged(entries)
+  const blockBytes = 2 ** footer.blockLog2
   const first = Math.floor(start / blockBytes)
   const last = Math.ceil(end / blockBytes)
   const ahead: Promise<Uint8Array | string>[] = []
@@ -84,12 +84,16 @@ async function* decode(
   }
   let index = first
   for await (const bytes of storedBlocks(stored, entries, first, last)) {
-    ahead.push(contentOf(bytes, entries[index], blockLength(footer.sizeBytes, index), footer.codec))
+    ahead.push(contentOf(bytes, entries[index], blockLength(footer, index), footer.codec))
     index++
-    if (ahead.length >= blocksAhead) yield await take()
+    if (ahead.length >= blocksAhead) yield* cut(await take())
   }
   if (index < last) throw await damaged(`fewer bytes than its index tells, in block ${index}`)
-  while (ahead.length > 0) yield await take()
+  while (ahead.length > 0) yield* cut(await take())
+}
+
+function* cut(content: Uint8Array): Generator<Uint8Array> {
+  for (let at = 0; at < content.length; at += maxPieceBytes) yield content.subarray(at, at + maxPieceBytes)
 }
 
 /** The content of a block, or what is wrong with it. */

@@ -1,7 +1,7 @@
 import { crc32 } from 'node:zlib'
 import type { Codec, Temperature } from '../blob-store.ts'
 import { seemsToCompress, tryCompress } from './compress.ts'
-import { blockBytes, type IndexEntry, writeFooter, writeIndex } from './layout.ts'
+import { blockLog2Of, type IndexEntry, writeFooter, writeIndex } from './layout.ts'
 
 /** Blocks that are coded at once, by other threads than the one that hashes. */
 const blocksAhead = 4
@@ -23,6 +23,7 @@ export async function* encodeBlob(
   temperature: Temperature = 'hot',
 ): AsyncGenerator<Uint8Array, Encoded, undefined> {
   const coder = temperature === 'hot' ? 'lz4' : 'zstd'
+  const blockLog2 = blockLog2Of(temperature)
   const entries: IndexEntry[] = []
   const ahead: Promise<CodedBlock>[] = []
   let sizeBytes = 0
@@ -53,7 +54,7 @@ export async function* encodeBlob(
     return stored
   }
 
-  for await (const block of blocksFrom(pieces)) {
+  for await (const block of blocksFrom(pieces, 2 ** blockLog2)) {
     sizeBytes += block.length
     const coding = code(block)
     coding.catch(() => undefined)
@@ -62,7 +63,7 @@ export async function* encodeBlob(
   }
   while (ahead.length > 0) yield await take()
   const index = writeIndex(entries)
-  const footer = writeFooter({ codec, sizeBytes, blockCount: entries.length, indexCrc: crc32(index) })
+  const footer = writeFooter({ codec, blockLog2, sizeBytes, blockCount: entries.length, indexCrc: crc32(index) })
   yield Buffer.concat([index, footer])
   return { codec, sizeBytes, storedBytes: bodyBytes + index.length + footer.length }
 }
@@ -75,6 +76,7 @@ interface CodedBlock {
 /** Pieces put together, or cut, to blocks; those that are blocks already are handed on as they are. */
 async function* blocksFrom(
   pieces: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  blockBytes: number,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   let parts: Uint8Array[] = []
   let length = 0

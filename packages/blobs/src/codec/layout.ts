@@ -1,15 +1,15 @@
 import { crc32 } from 'node:zlib'
 import { BrambleError, LIMITS } from '@bramble/protocol'
-import type { Codec } from '../blob-store.ts'
+import type { Codec, Temperature } from '../blob-store.ts'
 
 /**
- * A stored blob: blocks, index, footer. The content is cut into blocks of `blockBytes` (the last one shorter), each coded
+ * A stored blob: blocks, index, footer. The content is cut into blocks of one size (the last one shorter), each coded
  * on its own, or kept as it is where coding saves nothing. The index has, per block, the stored length (bit 31: coded)
  * and the CRC-32 of the stored bytes, as two little-endian u32. The footer stands at the end because a stream tells its
  * size last, and an object store cannot be written twice. `docs/storage.md` has the table.
  */
-export const blockLog2 = 18
-export const blockBytes = 1 << blockLog2
+const blockLog2Min = 18
+const blockLog2Max = 22
 export const footerBytes = 32
 export const indexEntryBytes = 8
 
@@ -18,8 +18,13 @@ const codedBit = 0x8000_0000
 const MAGIC = Buffer.from('bramblob', 'latin1')
 const CODECS: readonly Codec[] = ['none', 'lz4', 'zstd']
 
+/** Small blocks are quickly read in part; large ones compress better, by a tenth. */
+export const blockLog2Of = (temperature: Temperature): number => (temperature === 'hot' ? blockLog2Min : 20)
+
 export interface Footer {
   readonly codec: Codec
+  /** Blocks have 2 to the power of this many bytes. */
+  readonly blockLog2: number
   readonly sizeBytes: number
   readonly blockCount: number
   readonly indexCrc: number
@@ -31,15 +36,15 @@ export interface IndexEntry {
   readonly crc: number
 }
 
-export const blocksOf = (sizeBytes: number): number => Math.ceil(sizeBytes / blockBytes)
+export const blocksOf = (sizeBytes: number, blockLog2: number): number => Math.ceil(sizeBytes / 2 ** blockLog2)
 
 /** What a content takes at most: coded blocks are shorter than what they code. */
 export const storedBytesMax = (sizeBytes: number): number =>
-  sizeBytes + blocksOf(sizeBytes) * indexEntryBytes + footerBytes
+  sizeBytes + blocksOf(sizeBytes, blockLog2Min) * indexEntryBytes + footerBytes
 
 /** How much content block `index` has. */
-export const blockLength = (sizeBytes: number, index: number): number =>
-  Math.min(blockBytes, sizeBytes - index * blockBytes)
+export const blockLength = ({ sizeBytes, blockLog2 }: Footer, index: number): number =>
+  Math.min(2 ** blockLog2, sizeBytes - index * 2 ** blockLog2)
 
 export const writeIndex = (entries: readonly IndexEntry[]): Buffer => {
   const bytes = Buffer.allocUnsafe(entries.length * indexEntryBytes)
@@ -50,7 +55,7 @@ export const writeIndex = (entries: readonly IndexEntry[]): Buffer => {
   return bytes
 }
 
-export const writeFooter = ({ codec, sizeBytes, blockCount, indexCrc }: Footer): Buffer => {
+export const writeFooter = ({ codec, blockLog2, sizeBytes, blockCount, indexCrc }: Footer): Buffer => {
   const bytes = Buffer.alloc(footerBytes)
   bytes.writeUInt8(version, 0)
   bytes.writeUInt8(CODECS.indexOf(codec), 1)
@@ -74,15 +79,19 @@ export const readFooter = (bytes: Buffer, storedBytes: number): Footer | string 
       detail: `a blob has version ${written} of the format, not ${version}`,
     })
   const codec = CODECS[bytes.readUInt8(1)]
+  const blockLog2 = bytes.readUInt8(2)
   const sizeBytes = Number(bytes.readBigUInt64LE(4))
   const blockCount = bytes.readUInt32LE(12)
   const fits =
     codec !== undefined &&
-    bytes.readUInt8(2) === blockLog2 &&
+    blockLog2 >= blockLog2Min &&
+    blockLog2 <= blockLog2Max &&
     sizeBytes <= LIMITS.maxBlobBytes.value &&
-    blockCount === blocksOf(sizeBytes) &&
+    blockCount === blocksOf(sizeBytes, blockLog2) &&
     storedBytes >= blockCount * indexEntryBytes + footerBytes
-  return fits ? { codec, sizeBytes, blockCount, indexCrc: bytes.readUInt32LE(16) } : 'a footer that cannot be'
+  return fits
+    ? { codec, blockLog2, sizeBytes, blockCount, indexCrc: bytes.readUInt32LE(16) }
+    : 'a footer that cannot be'
 }
 
 /** What is wrong with it, or the entries: exactly as many stored bytes as lie before the index. */
@@ -94,7 +103,7 @@ export const readIndex = (bytes: Buffer, footer: Footer, storedBytes: number): I
     const word = bytes.readUInt32LE(i * indexEntryBytes)
     const coded = word >= codedBit
     const storedLength = word & ~codedBit
-    const length = blockLength(footer.sizeBytes, i)
+    const length = blockLength(footer, i)
     if (coded ? footer.codec === 'none' || storedLength >= length : storedLength !== length)
       return 'an index that cannot be'
     sum += storedLength

@@ -7,7 +7,7 @@ import { chunkBytesMin, cutter } from './cut-points.ts'
 /** What is smaller than any chunk goes into packs, so that a tree of small files is not a store of small blobs. */
 const smallBytesMax = chunkBytesMin - 1
 const packBytesMax = 4 * 1024 * 1024
-/** Chunks that are being stored while the next is cut: what a content holds in memory, in chunks of at most 1 MiB. */
+/** Chunks that are being stored while the next is cut: what a content holds in memory, in chunks of less than 1 MiB. */
 const storingMax = 4
 /** Small contents whose equals are found again within one writer. */
 const rememberedMax = 100_000

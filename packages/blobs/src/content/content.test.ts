@@ -66,7 +66,7 @@ describe('contents', () => {
       cuts.push(descriptor().pieces)
       for (const { sizeBytes } of descriptor().pieces.slice(0, -1)) {
         expect(sizeBytes).toBeGreaterThanOrEqual(64 * KiB)
-        expect(sizeBytes).toBeLessThanOrEqual(MiB)
+        expect(sizeBytes).toBeLessThanOrEqual(768 * KiB)
       }
     }
     for (const cut of cuts) expect(cut).toEqual(cuts[0])

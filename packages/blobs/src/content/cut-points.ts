@@ -7,9 +7,9 @@ import { createHash } from 'node:crypto'
  * numbers, and nothing that was stored before is found again.
  */
 export const chunkBytesMin = 64 * 1024
-const chunkBytesNormal = 192 * 1024
-export const chunkBytesMax = 1024 * 1024
-const normalBits = 17
+const chunkBytesNormal = 128 * 1024
+export const chunkBytesMax = 768 * 1024
+const normalBits = 16
 const steps = 2
 
 const maskOf = (bits: number): number => (0xffff_ffff << (32 - bits)) >>> 0
