@@ -8,7 +8,7 @@ interface StatsOptions extends ConnectionOptions {
 }
 
 interface ClearOptions extends StatsOptions {
-  readonly key?: string
+  readonly hash?: string
   readonly image?: string
   readonly label?: string
 }
@@ -29,7 +29,7 @@ const stats = async ({ json, ...options }: StatsOptions): Promise<void> => {
   console.log(`joined   ${joined} waited for an equal one that ran`)
 }
 
-const clear = async ({ key, image, label, json, ...options }: ClearOptions): Promise<void> => {
+const clear = async ({ hash: key, image, label, json, ...options }: ClearOptions): Promise<void> => {
   const forgotten = await (await connect(options)).cache.clear({ key, image, label })
   if (json === true || !process.stdout.isTTY) console.log(JSON.stringify({ forgotten }, null, 2))
   else console.log(`forgot ${forgotten} results`)
@@ -46,7 +46,7 @@ export default {
       stats,
     )
     common(command.command('clear').description('forget results: all of the tenant, or those that fit all of these'))
-      .option('--key <hash>', 'the input hash of a result')
+      .option('--hash <hash>', 'the input hash of a result')
       .option('--image <name>', 'of this image, by name or digest')
       .option('-l, --label <name[=value]>', 'with this label')
       .action(clear)

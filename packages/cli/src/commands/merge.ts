@@ -70,10 +70,11 @@ const show = (
   const say = (text: string): void => void stderr.write(`${text}\n`)
   if (conflicts.length > 0) say(conflictText(conflicts, { color, width: stderr.isTTY ? stderr.columns : undefined }))
   if (truncated) say(paint('dim', `… ${totals.conflicts} in all`, color))
-  const merged = `${totals.taken} taken from one branch, ${totals.merged} merged by lines`
+  const began = /^(ins_|[0-9a-f]{64}$)/.test(base) ? shortId(base) : 'what they began from'
+  const merged = `${totals.taken} taken from one branch, ${totals.merged} merged by lines, against ${began}`
   if (snapshot) {
     const settled = totals.conflicts === 0 ? '' : `, ${totals.conflicts} settled`
-    say(`${merged}${settled}, against ${shortId(base)}, in ${formatMs(took)}`)
+    say(`${merged}${settled}, in ${formatMs(took)}`)
     say(
       paint(
         'dim',
@@ -85,7 +86,7 @@ const show = (
     return
   }
   const count = `${totals.conflicts} conflict${totals.conflicts === 1 ? '' : 's'}`
-  say(`${paint('red', `${count}, so nothing was made`, color)} (${merged}, against ${shortId(base)}).`)
+  say(`${paint('red', `${count}, so nothing was made`, color)} (${merged}).`)
   const [ours = '', theirs = ''] = refs.map(shortId)
   say(
     safeLine(

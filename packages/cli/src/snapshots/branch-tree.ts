@@ -94,8 +94,9 @@ const descends = (node: TreeNode, from: TreeNode, parentOf: (node: TreeNode) => 
   return false
 }
 
-const byAge = (left: TreeNode, right: TreeNode): number =>
-  (left.createdAt ?? '') < (right.createdAt ?? '') ? -1 : left.createdAt === right.createdAt ? 0 : 1
+/** Ids of what was made at once are in the order of their making. */
+const byAge = (left: TreeNode, right: TreeNode): number => (ageOf(left) < ageOf(right) ? -1 : 1)
+const ageOf = ({ createdAt = '', id }: TreeNode): string => `${createdAt} ${id}`
 
 interface Line {
   readonly name: string

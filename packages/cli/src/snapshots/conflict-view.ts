@@ -13,7 +13,7 @@ const MAX_RANGES = 4
 
 const whatText = ({ kind, lines }: MergeConflict): string => {
   if (lines === undefined || lines.length === 0) return WHAT[kind]
-  const shown = lines.slice(0, MAX_RANGES).map(({ from, to }) => (from === to ? `${from}` : `${from}-${to}`))
+  const shown = lines.slice(0, MAX_RANGES).map(({ from, to }) => (to > from ? `${from}-${to}` : `${from}`))
   if (lines.length > MAX_RANGES) shown.push('…')
   return `${WHAT[kind]}: lines ${shown.join(', ')}`
 }

@@ -53,7 +53,7 @@ const take = async (ref: string, name: string | undefined, options: TakeOptions)
   const had = snapshot.memory ? `, memory of ${memoryText(snapshot)}` : ', without memory'
   const stood = frozenMs === undefined ? '' : `; it stood still for ${formatMs(frozenMs)}`
   process.stderr.write(
-    `${calledOf(instance)}: ${entries} files, ${formatBytes(filesBytes)}${had}${stood}; stored ${formatBytes(addedBytes)} more in ${formatMs(performance.now() - began)}\n`,
+    `${calledOf(instance)}: ${entries} paths, ${formatBytes(filesBytes)}${had}${stood}; stored ${formatBytes(addedBytes)} more in ${formatMs(performance.now() - began)}\n`,
   )
   console.log(snapshot.id)
 }
@@ -69,7 +69,7 @@ const show = async (ref: string, options: JsonOptions): Promise<void> => {
     of: snapshot.source ?? snapshot.origin,
     parent: snapshot.parent,
     image: snapshot.image,
-    files: `${snapshot.entries}, ${formatBytes(snapshot.filesBytes)}`,
+    files: `${snapshot.entries} paths, ${formatBytes(snapshot.filesBytes)}`,
     memory: memory && memoryText(snapshot),
     processes: memory?.processes.map(({ pid, command }) => `${pid} ${command}`).join('; '),
     ports: memory && memory.ports.length > 0 ? memory.ports.join(', ') : undefined,

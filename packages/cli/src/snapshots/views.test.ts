@@ -139,7 +139,7 @@ test('conflicts are a table: where, what, which lines, and how they were settled
       branches: ['left', hash('c')],
       lines: [
         { from: 3, to: 5 },
-        { from: 9, to: 9 },
+        { from: 9, to: 8 },
       ],
     },
     { path: 'gone', kind: 'deleted', branches: ['left', 'right'] },
