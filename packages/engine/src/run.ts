@@ -171,8 +171,7 @@ const transferOf = ({ blobs }: TransferDeps, { spec, context: { tenant, quota } 
   return {
     read: (hash, signal) => blobs.get(tenant, hash, { signal }),
     keep: outputsAsBlobs(spec)
-      ? (content, sizeBytes, signal) =>
-          blobs.put(tenant, content, { ttlMs, origin: 'result', sizeBytes, signal, ...(quota && { quota }) })
+      ? (content, signal) => blobs.put(tenant, content, { ttlMs, origin: 'result', signal, ...(quota && { quota }) })
       : undefined,
   }
 }

@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import { posix } from 'node:path'
 import { type BlobHash, type ExecutionSpec, LIMITS, type OutputFile, toBrambleError } from '@bramble/protocol'
-import { type Agent, type GotFile, getFile, putFile, sandboxFiles } from '@bramble/runtime'
+import { type Agent, type GotFile, getFile, putFile, streamFile } from '@bramble/runtime'
 import type { Place } from './command.ts'
 import { sha256 } from './outcome.ts'
 
@@ -15,9 +15,7 @@ type Files = NonNullable<ExecutionSpec['files']>
 export interface BlobTransfer {
   read(hash: BlobHash, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>>
   /** Undefined where large outputs are not asked for. */
-  readonly keep?:
-    | ((content: AsyncIterable<Uint8Array>, sizeBytes: number, signal: AbortSignal) => Promise<KeptBlob>)
-    | undefined
+  readonly keep?: ((content: AsyncIterable<Uint8Array>, signal: AbortSignal) => Promise<KeptBlob>) | undefined
 }
 
 export interface KeptBlob {
@@ -81,16 +79,17 @@ const keepLarge = async (
   path: string,
   user: Place['user'],
   keep: NonNullable<BlobTransfer['keep']>,
+  tooLarge: OutputFile,
   signal: AbortSignal,
 ): Promise<OutputFile> => {
-  const { info, body } = await sandboxFiles(agent).read(path, { user, signal })
+  const content = streamFile(agent, { path, maxBytes: LIMITS.maxBlobBytes.value, user, signal })
   try {
-    const { hash, sizeBytes } = await keep(body, info.sizeBytes, signal)
+    const { hash, sizeBytes } = await keep(content, signal)
     return { blob: hash, sizeBytes, sha256: hash }
   } catch (error) {
     const { code } = toBrambleError(error)
     if (code !== 'quota_exceeded' && code !== 'store_full') throw error
-    return { error: 'too_large', sizeBytes: info.sizeBytes }
+    return tooLarge
   }
 }
 
@@ -112,7 +111,7 @@ export const getOutputs = async (
     const options = { path: posix.resolve(place.workdir, path), maxBytes: leftBytes, user: place.user, signal }
     let output = await getFile(agent, options).then(outputOf, unreadable)
     if (keep && 'error' in output && output.error === 'too_large')
-      output = await keepLarge(agent, options.path, place.user, keep, signal).catch(unreadable)
+      output = await keepLarge(agent, options.path, place.user, keep, output, signal).catch(unreadable)
     if ('content' in output) leftBytes -= output.sizeBytes
     outputs[path] = output
   }

@@ -126,3 +126,38 @@ export const getFile = async (agent: Agent, options: GetFileOptions): Promise<Go
   if (exit.code !== 0) throw failedApplet(path, exit)
   return { content: stdout.length === 1 && stdout[0] ? stdout[0] : Buffer.concat(stdout) }
 }
+
+/**
+ * The bytes of a regular file of the sandbox as they come, at the reader's pace; a reader that leaves ends it. Throws
+ * `file_refused` after them when there is no such file, it is larger than `maxBytes`, or it could not be read to its end.
+ */
+export async function* streamFile(agent: Agent, options: GetFileOptions): AsyncGenerator<Buffer, void, undefined> {
+  const { path, maxBytes, signal, user, workdir, agentPath = SANDBOX_AGENT_PATH } = options
+  signal?.throwIfAborted()
+  const command = agent.exec({ argv: [agentPath, 'get', path, String(maxBytes)], user, workdir })
+  const { cut, wait } = cutoff()
+  const abort = (): void => cut(signal?.reason)
+  signal?.addEventListener('abort', abort)
+  const events = command[Symbol.asyncIterator]()
+  let leftBytes = maxBytes
+  let over = false
+  try {
+    for (;;) {
+      const { done, value: event } = await wait(events.next())
+      if (done) break
+      over = event.type === 'exit'
+      if (event.type === 'exit' && event.kind !== 'exited') throw failedApplet(path, event)
+      if (event.type === 'exit' && event.code === 0) return
+      if (event.type === 'exit') break
+      if (event.type !== 'stdout') continue
+      leftBytes -= event.data.length
+      if (leftBytes < 0) break
+      yield event.data
+    }
+    throw new BrambleError('file_refused', { detail: `${path} could not be read to its end` })
+  } finally {
+    signal?.removeEventListener('abort', abort)
+    if (!over) command.kill(9)
+    await events.return?.()
+  }
+}
