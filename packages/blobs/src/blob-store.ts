@@ -31,11 +31,11 @@ export interface BlobStore extends AsyncDisposable {
   get(hash: BlobHash, options?: GetOptions): Promise<BlobStream>
   /** Without reading it. Undefined: it is not there. */
   stat(hash: BlobHash, options?: Abortable): Promise<BlobInfo | undefined>
-  /** In no order, and without reading any: what a listing of the store tells. */
+  /** In no order, and without reading any: what a listing of the store tells. Of `tiered`: what the local tier has. */
   list(options?: Abortable): AsyncIterable<ListedBlob>
   /**
    * False: it was left, by `idleSinceMs`. One that is not there is removed already. For collections; whoever else calls it
-   * knows that nobody needs the blob.
+   * knows that nobody needs the blob. With `idleSinceMs`, `tiered` removes the local copy alone: other nodes share the rest.
    */
   remove(hash: BlobHash, options?: RemoveOptions): Promise<boolean>
   readonly names: NameStore
@@ -101,10 +101,18 @@ export interface BlobStream extends AsyncIterable<Uint8Array> {
  */
 export interface NameStore {
   set(name: string, value: Uint8Array, options?: Abortable): Promise<void>
-  get(name: string, options?: Abortable): Promise<Uint8Array | undefined>
+  get(name: string, options?: NameOptions): Promise<Uint8Array | undefined>
   remove(name: string, options?: Abortable): Promise<void>
   /** Names that begin with `prefix`, in order of their characters. */
-  list(prefix: string, options?: Abortable): AsyncIterable<string>
+  list(prefix: string, options?: NameOptions): AsyncIterable<string>
+}
+
+export interface NameOptions extends Abortable {
+  /**
+   * For stores that share names with other nodes. `recent` (the default): what they set is seen after some seconds at the
+   * latest, and a name that was asked for within them costs nothing. `now`: they are asked. `local`: they are not.
+   */
+  readonly reach?: 'local' | 'recent' | 'now' | undefined
 }
 
 /** Holds blobs against collections until it is released, or expires. */

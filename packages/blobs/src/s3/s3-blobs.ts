@@ -108,13 +108,13 @@ export const putObject = async (context: S3Context, source: BlobSource, options:
       yield piece
     }
   }
-  // An id of the upload, whose name may be known only at its end.
-  const temporary = `${temporaryPrefix}${randomUUID()}`
+  // Nothing of an upload is seen before it is complete, which it is only after its hash was found to be the expected one.
+  const uploadKey = options.expect === undefined ? `${temporaryPrefix}${randomUUID()}` : keyOf(options.expect)
   const begun: { upload?: PartedUpload } = {}
-  let copied = false
+  let completed = false
   try {
     const { encoded, rest } = await sendParts(hashed(), options, async (part) => {
-      begun.upload ??= await startUpload(context.objects, temporary, options.signal)
+      begun.upload ??= await startUpload(context.objects, uploadKey, options.signal)
       await context.step('part')
       await begun.upload.add(part)
     })
@@ -132,17 +132,20 @@ export const putObject = async (context: S3Context, source: BlobSource, options:
         if (rest.length > 0) await upload.add(rest)
         await context.step('complete')
         await upload.complete()
-        copied = true
-        await context.step('copy')
-        await copyObject(context.objects, temporary, keyOf(info.hash), { ...options, sizeBytes: info.storedBytes })
-        await context.step('remove')
+        if (options.expect === undefined) {
+          completed = true
+          await context.step('copy')
+          const { storedBytes: sizeBytes } = info
+          await copyObject(context.objects, uploadKey, keyOf(info.hash), { ...options, sizeBytes })
+          await context.step('remove')
+        }
       }
       context.suspects.delete(info.hash)
       return info
     })
   } finally {
     await begun.upload?.abort()
-    if (copied) await context.objects.remove(temporary).catch(() => undefined)
+    if (completed) await context.objects.remove(uploadKey).catch(() => undefined)
   }
 }
 

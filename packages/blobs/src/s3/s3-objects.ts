@@ -31,6 +31,8 @@ export interface ObjectPart {
 export interface S3Objects {
   readonly connection: S3Connection
   put(key: string, body: Uint8Array, options?: Abortable): Promise<void>
+  /** Leaves what is there already, where the server can tell. */
+  create(key: string, body: Uint8Array, options?: Abortable): Promise<void>
   /** Small objects: all of it, up to `maxBytes` (the rest is not read, and `sizeBytes` tells). */
   get(key: string, maxBytes: number, options?: Abortable): Promise<ObjectPart | undefined>
   /** The last `length` bytes, or all where it has fewer. */
@@ -156,20 +158,31 @@ export const s3Objects = (connection: S3Connection): S3Objects => {
     return { key, sizeBytes: answer.ContentLength ?? 0, modifiedMs: answer.LastModified?.getTime() ?? 0 }
   }
 
+  const write = async (
+    key: string,
+    Body: Uint8Array,
+    { signal, IfNoneMatch }: Abortable & { readonly IfNoneMatch?: '*' },
+  ): Promise<void> => {
+    const input = { Bucket, Key: fullKey(key), Body, ...(IfNoneMatch && { IfNoneMatch }) }
+    const answer = await connection.call(
+      `writing ${key}`,
+      (abortSignal) => client.send(new PutObjectCommand(input), { abortSignal }),
+      { signal },
+    )
+    if (answer instanceof S3Answer) {
+      if (IfNoneMatch && answer.failure === 'changed') return
+      throw unavailable(location.label, `writing ${key}`, new Error(answer.failure))
+    }
+    observe({ kind: 'sent', bytes: Body.length })
+  }
+
   return {
     connection,
     fullKey,
     read,
     head,
-    put: async (key, body, { signal } = {}) => {
-      const answer = await connection.call(
-        `writing ${key}`,
-        (abortSignal) => client.send(new PutObjectCommand({ Bucket, Key: fullKey(key), Body: body }), { abortSignal }),
-        { signal },
-      )
-      if (answer instanceof S3Answer) throw unavailable(location.label, `writing ${key}`, new Error(answer.failure))
-      observe({ kind: 'sent', bytes: body.length })
-    },
+    put: (key, body, options = {}) => write(key, body, options),
+    create: (key, body, options = {}) => write(key, body, { ...options, IfNoneMatch: '*' }),
     get: (key, maxBytes, options = {}) => readPart(key, undefined, maxBytes, options),
     tail: async (key, length, options = {}) => {
       const part = await readPart(key, `bytes=-${length}`, length, options)

@@ -1,16 +1,17 @@
-import { BrambleError } from '@bramble/protocol'
+import { randomUUID } from 'node:crypto'
+import { type BlobHash, BrambleError } from '@bramble/protocol'
 import type { Abortable, BlobStore, Lease } from '../blob-store.ts'
 import { keyedLock } from '../keyed-lock.ts'
 import { type LeaseTable, leaseTable } from '../lease-table.ts'
 import {
   getObject,
-  type keyOf,
   listObjects,
   putObject,
   removeObject,
   type S3Context,
   statObject,
   temporaryPrefix,
+  youngObject,
 } from './s3-blobs.ts'
 import { openS3Connection, type S3Event, type S3Limits } from './s3-connection.ts'
 import { readS3Leases, s3LeaseKeeper } from './s3-leases.ts'
@@ -35,10 +36,16 @@ export interface S3Store extends BlobStore {
   readonly label: string
   /** Resolves when the server answers and lets this store read and write; rejects with `store_unavailable` and the reason. */
   check(options?: Abortable): Promise<void>
+  /** An id that was made with the first use of the bucket's prefix: the same for all that share it. */
+  identity(options?: Abortable): Promise<string>
+  /** Whether the blob is there, is not known to be damaged, and is not so old that it is to be put again. */
+  isRecent(hash: BlobHash, options?: Abortable): Promise<boolean>
   /** Removes what killed processes left of uploads that began more than `leftoverMs` ago. */
   sweep(options?: Abortable): Promise<number>
 }
 
+const identityKey = 'store-id'
+const identityBytesMax = 64
 /** What is left of an upload is old then, whichever node made it: none takes a day. */
 const leftoverMs = 24 * 3_600_000
 
@@ -54,8 +61,7 @@ export const s3Store = (options: S3StoreOptions): S3Store => {
   let table: Promise<LeaseTable> | undefined
   const openTable = async (): Promise<LeaseTable> => {
     const inherited = await readS3Leases(objects, now())
-    const touch = async (hash: Parameters<typeof keyOf>[0]): Promise<boolean> =>
-      (await statObject(context, hash, {})) !== undefined
+    const touch = async (hash: BlobHash): Promise<boolean> => (await statObject(context, hash, {})) !== undefined
     return leaseTable({ store: 's3', now, touch, keeper: s3LeaseKeeper(objects), inherited })
   }
   const leases = (): Promise<LeaseTable> => {
@@ -115,9 +121,25 @@ export const s3Store = (options: S3StoreOptions): S3Store => {
       await objects.put(key, Buffer.from('bramble'), checkOptions)
       await objects.get(key, 64, checkOptions)
     },
+    identity: async (identityOptions = {}) => {
+      const read = async (): Promise<string | undefined> => {
+        const object = await objects.get(identityKey, identityBytesMax, identityOptions)
+        const text = object?.bytes.toString('latin1')
+        return text !== undefined && /^[0-9a-f-]{36}$/.test(text) ? text : undefined
+      }
+      const present = await read()
+      if (present !== undefined) return present
+      await objects.create(identityKey, Buffer.from(randomUUID()), identityOptions)
+      // Of two that made one at once, one is there; or the server knows no conditions, and the last one is.
+      const made = await read()
+      if (made === undefined)
+        throw new BrambleError('store_unavailable', { detail: `s3 (${location.label}): ${identityKey} cannot be read` })
+      return made
+    },
+    isRecent: async (hash, recentOptions = {}) => (await youngObject(context, hash, recentOptions)) !== undefined,
     sweep: async ({ signal } = {}) => {
       const beforeMs = now() - leftoverMs
-      let removed = await abortUploads(objects, temporaryPrefix, { beforeMs, signal })
+      let removed = await abortUploads(objects, '', { beforeMs, signal })
       for await (const { key, modifiedMs } of objects.list(temporaryPrefix, { signal })) {
         if (modifiedMs >= beforeMs) continue
         await objects.remove(key, { signal })
