@@ -151,6 +151,13 @@ export const HOST_PARTS: readonly HostPart[] = [
     found: file('/usr/lib/python3*/ensurepip/__init__.py', '/usr/lib64/python3*/ensurepip/__init__.py'),
     packages: { apt: ['python3-venv'], dnf: ['python3'], apk: ['python3'] },
   },
+  {
+    name: 'redis-server',
+    use: 'tries the cache of results that nodes share',
+    test: true,
+    found: command('redis-server'),
+    packages: { apt: ['redis-server'], dnf: ['redis'], apk: ['redis'] },
+  },
   { name: 'git', use: 'lists the files of the checkout', test: true, found: command('git'), packages: same('git') },
 ]
 
