@@ -2,20 +2,25 @@ import { connect } from 'node:net'
 
 /**
  * Sends requests over HTTP/1.1, each connection its next one when the last is answered, and prints what it saw as JSON:
- * `load-client.ts HOST PORT PATH CONNECTIONS SECONDS [HEADER …]`. A process of its own, so that it can run in the network
+ * `load-client.ts HOST PORT PATH CONNECTIONS SECONDS [HEADER …]`; with `body: TEXT` among the headers, each is a POST of that. A process of its own, so that it can run in the network
  * of a sandbox, and the same client measures both ways.
  */
 const [host = '127.0.0.1', port = '80', path = '/', connections = '1', seconds = '1', ...headers] =
   process.argv.slice(2)
 const HEAD_END = Buffer.from('\r\n\r\n')
-const text = `GET ${path} HTTP/1.1\r\nhost: ${
+const body = headers
+  .find((header) => header.startsWith('body:'))
+  ?.slice(5)
+  .trim()
+const text = `${body === undefined ? 'GET' : 'POST'} ${path} HTTP/1.1\r\nhost: ${
   headers
     .find((h) => h.startsWith('host:'))
     ?.slice(5)
     .trim() ?? host
 }\r\n`
-const others = headers.filter((header) => !header.startsWith('host:')).map((header) => `${header}\r\n`)
-const request = Buffer.from(`${text}${others.join('')}\r\n`)
+const others = headers.filter((header) => !/^(host|body):/.test(header)).map((header) => `${header}\r\n`)
+if (body !== undefined) others.push(`content-length: ${Buffer.byteLength(body)}\r\n`)
+const request = Buffer.from(`${text}${others.join('')}\r\n${body ?? ''}`)
 const times: number[] = []
 const endAt = performance.now() + Number(seconds) * 1000
 let failed = 0

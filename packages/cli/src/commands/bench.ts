@@ -34,7 +34,10 @@ export default {
   summary: 'Measure this host: run a suite of benchmarks',
   configure(command) {
     command
-      .argument('<suite>', 'run: how fast commands run, side by side with the alternatives; live: instances')
+      .argument(
+        '<suite>',
+        'run: how fast commands run, side by side with the alternatives; live: instances; time: what is kept',
+      )
       .option('--quick', 'fewer rounds and smaller sizes', false)
       .option('--json <file>', 'where the numbers go (default: bench/results/)')
       .action(async (suite: string, options: BenchOptions) => {

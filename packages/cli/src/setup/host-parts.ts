@@ -158,6 +158,13 @@ export const HOST_PARTS: readonly HostPart[] = [
     found: command('redis-server'),
     packages: { apt: ['redis-server'], dnf: ['redis'], apk: ['redis'] },
   },
+  {
+    name: 'restic',
+    use: 'the comparison in the bench of snapshots',
+    test: true,
+    found: command('restic'),
+    packages: same('restic'),
+  },
   { name: 'git', use: 'lists the files of the checkout', test: true, found: command('git'), packages: same('git') },
 ]
 
