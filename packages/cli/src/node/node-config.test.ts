@@ -21,6 +21,14 @@ test('flags win over the environment, and an empty variable is none', () => {
   expect(readNodeConfig({}, '/data', env).dataDirectory).toBe('/env')
 })
 
+test('the address of a Redis comes from the environment', () => {
+  const url = 'rediss://:secret@example.org:6380/1'
+  expect(readNodeConfig({}, '/data', { BRAMBLE_REDIS_URL: url }).redisUrl).toBe(url)
+  expect(() => readNodeConfig({}, '/data', { BRAMBLE_REDIS_URL: 'example.org' })).toThrow(
+    expect.objectContaining({ code: 'invalid_request', issues: [expect.objectContaining({ path: 'redisUrl' })] }),
+  )
+})
+
 test.for([
   [{ port: '65536' }, 'port'],
   [{ port: 'http' }, 'port'],

@@ -36,6 +36,15 @@ const fields = z.strictObject({
   logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
   /** `BRAMBLE_MAX_POOLED`: sandboxes that may wait in pools; 0 keeps none. Default: the engine's. */
   maxPooled: z.coerce.number().int().min(0).max(4096).optional(),
+  /**
+   * `BRAMBLE_REDIS_URL` only, for it may hold a password, and arguments are seen by all: a Redis through which nodes share cached
+   * results at once.
+   */
+  redisUrl: z
+    .string()
+    .max(2048)
+    .regex(/^rediss?:\/\/./, 'is not the URL of a Redis (redis://, rediss://)')
+    .optional(),
   /** `BRAMBLE_SHUTDOWN_GRACE_MS`: how long running executions may go on after a stop was asked for. */
   shutdownGraceMs: z.coerce.number().int().min(0).max(600_000).default(10_000),
 })
@@ -79,6 +88,7 @@ export const readNodeConfig = (
     noIsolation: flags.noIsolation,
     logLevel: flags.logLevel ?? given(env, 'BRAMBLE_LOG_LEVEL'),
     maxPooled: given(env, 'BRAMBLE_MAX_POOLED'),
+    redisUrl: given(env, 'BRAMBLE_REDIS_URL'),
     shutdownGraceMs: given(env, 'BRAMBLE_SHUTDOWN_GRACE_MS'),
   }
   return parse(nodeConfigSchema, Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)))

@@ -56,6 +56,7 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
     unavailable,
     images,
     log,
+    redisUrl: config.redisUrl,
     ...(config.maxPooled !== undefined && { limits: { maxPooled: config.maxPooled } }),
     ...(metrics && { onNotice: metrics.notice }),
   })
