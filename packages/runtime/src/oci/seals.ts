@@ -13,6 +13,7 @@ const MEMORY_FILE = /^[a-zA-Z0-9._-]{1,128}$/
 /** What a seal says of itself, beside its files and its memory. */
 const INFO = 'info.json'
 const PIECE_BYTES = 256 * 1024
+const KNOWN_SEALS = 1000
 
 const infoSchema = z.strictObject({
   memory: z
@@ -74,10 +75,16 @@ export const sealStore = (
   offers: MemoryRequirements | undefined,
 ): SealStore & { close(): Promise<void> } => {
   const layers = createLayerFiles()
+  // Files are read by the ten thousand: whether their seal is there is asked once.
+  const uppers = new Map<string, string>()
   const upperOf = async (name: string): Promise<string> => {
     const launcher = await getLauncher()
+    const upper = join(sealPath(launcher, name), 'files', 'upper')
+    if (uppers.get(name) === upper) return upper
     await readInfo(launcher, name)
-    return join(sealPath(launcher, name), 'files', 'upper')
+    if (uppers.size >= KNOWN_SEALS) uppers.clear()
+    uppers.set(name, upper)
+    return upper
   }
   return {
     ...(offers && { offers }),
@@ -89,6 +96,7 @@ export const sealStore = (
     },
     remove: async (name) => {
       assertSealName(name)
+      uppers.delete(name)
       await (await getLauncher()).removeSeal(name)
     },
     usedBytes: async (name) => {

@@ -57,11 +57,10 @@ interface SharedReader {
 export const createLayerFiles = (): LayerFiles => {
   const readers = new Map<string, SharedReader>()
   const close = async (): Promise<void> => {
-    for (const { reader, timer } of readers.values()) {
-      clearTimeout(timer)
-      reader.close()
-    }
+    const open = [...readers.values()]
     readers.clear()
+    for (const { timer } of open) clearTimeout(timer)
+    await Promise.all(open.map(({ reader }) => reader.close()))
   }
   return {
     entries: entriesOf,
@@ -113,7 +112,7 @@ const leaveReader = (readers: Map<string, SharedReader>, directory: string, shar
   if (shared.users > 0) return
   shared.timer = setTimeout(() => {
     if (readers.get(directory) === shared) readers.delete(directory)
-    shared.reader.close()
+    void shared.reader.close()
   }, IDLE_MS)
   shared.timer.unref()
 }

@@ -21,7 +21,8 @@ export interface Part {
 export interface LayerReader {
   /** At most 1 MiB. Rejects with `file_not_found` where no regular file is, or a link leads there. */
   part(path: BytePath, offset: number, length: number): Promise<Part>
-  close(): void
+  /** Resolves when its process is gone: until then it holds the directory. */
+  close(): Promise<void>
 }
 
 export const openLayerReader = (directory: string): LayerReader => {
@@ -53,7 +54,10 @@ export const openLayerReader = (directory: string): LayerReader => {
       program.stdin.write(request)
       return answer.promise
     },
-    close: () => program.kill(),
+    close: async () => {
+      program.kill()
+      await program.ended
+    },
   }
 }
 
