@@ -1,5 +1,6 @@
+import { parentOf } from '../snapshots/content/image-listing.ts'
 import type { RenameMaps, RenameSearch } from './renames.ts'
-import { type PathKey, parentOf } from './tree-path.ts'
+import type { PathKey } from './tree-path.ts'
 import { type FileNode, makePacer, mayBeDirectory, type Node, stateOf, type TreeTable } from './tree-table.ts'
 
 /** Files of one directory that was removed; one with more is not looked for elsewhere. */

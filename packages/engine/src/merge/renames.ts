@@ -1,10 +1,11 @@
+import { parentOf } from '../snapshots/content/image-listing.ts'
 import { findDirectoryMoves } from './directory-moves.ts'
 import type { ImageNodes } from './image-nodes.ts'
 import type { MergeFiles } from './merge.ts'
 import { readNode } from './merge-contents.ts'
 import { sameButTime } from './node-rules.ts'
 import { isText, makeLineReader } from './text/lines.ts'
-import { nameOf, type PathKey, parentOf } from './tree-path.ts'
+import { nameOf, type PathKey } from './tree-path.ts'
 import { type FileNode, makePacer, type State, stateOf, type TreeTable } from './tree-table.ts'
 
 /** What a path is taken to be, in the base and in each branch, instead of what the trees say. */

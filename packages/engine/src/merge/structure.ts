@@ -1,7 +1,8 @@
+import { parentOf } from '../snapshots/content/image-listing.ts'
 import type { Conflict, Extra, MergeContext } from './merge-context.ts'
 import { sameState } from './node-rules.ts'
 import { resolvePath } from './resolve-path.ts'
-import { type PathKey, parentOf } from './tree-path.ts'
+import type { PathKey } from './tree-path.ts'
 import { mayBeDirectory, type State } from './tree-table.ts'
 
 export interface Results {

@@ -1,7 +1,9 @@
 import { setImmediate } from 'node:timers/promises'
 import { BrambleError, type TreeEntry } from '@bramble/protocol'
+import { parentOf } from '../snapshots/content/image-listing.ts'
+import { toBytePath } from '../snapshots/content/tree-path.ts'
 import type { Tree } from './merge.ts'
-import { keyOf, type PathKey, parentOf } from './tree-path.ts'
+import type { PathKey } from './tree-path.ts'
 
 /** What a path is: a further name of a file is that file. Its own `path` may be another's: only the rest counts. */
 export type Node = Exclude<TreeEntry, { type: 'link' | 'deleted' }>
@@ -36,10 +38,10 @@ export const readTable = async (tree: Tree, signal?: AbortSignal): Promise<TreeT
   const entries = new Map<PathKey, Node | null>()
   const links = new Map<PathKey, PathKey>()
   const add = (entry: TreeEntry): void => {
-    const key = keyOf(entry.path, entry.encoding)
+    const key = toBytePath(entry.path, entry.encoding)
     if (entry.type !== 'link') entries.set(key, entry.type === 'deleted' ? null : entry)
     else {
-      const target = keyOf(entry.target, entry.encoding)
+      const target = toBytePath(entry.target, entry.encoding)
       const file = entries.get(target)
       if (file?.type !== 'file')
         throw new BrambleError('internal', { detail: `a tree has ${entry.path} as a name of no file before it` })

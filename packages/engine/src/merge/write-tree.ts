@@ -1,9 +1,11 @@
 import type { TreeEntry } from '@bramble/protocol'
+import { parentOf } from '../snapshots/content/image-listing.ts'
+import { toBytePath } from '../snapshots/content/tree-path.ts'
 import { mergeLinks } from './hard-links.ts'
 import { grounded } from './merge-contents.ts'
 import type { MergeContext } from './merge-context.ts'
 import type { Results } from './structure.ts'
-import { formOf, formWithTarget, keyOf, nameOf, type PathKey, parentOf } from './tree-path.ts'
+import { formOf, formWithTarget, nameOf, type PathKey } from './tree-path.ts'
 import { mayBeDirectory, type Node, type TreeTable } from './tree-table.ts'
 
 /** A directory that no tree and no image tells about, above something that a tree has. */
@@ -41,7 +43,7 @@ const lineOf = (key: PathKey, node: Node | null, first: PathKey | undefined): Tr
   if (first !== undefined) return { type: 'link', ...formWithTarget(key, first) }
   const { path: _, encoding, ...rest } = node
   if (rest.type !== 'symlink') return { ...rest, ...formOf(key) }
-  return { ...rest, ...formWithTarget(key, keyOf(rest.target, encoding)) }
+  return { ...rest, ...formWithTarget(key, toBytePath(rest.target, encoding)) }
 }
 
 const addParents = async (context: MergeContext, kept: Map<PathKey, Node | null>): Promise<void> => {

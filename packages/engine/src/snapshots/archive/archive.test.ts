@@ -350,10 +350,11 @@ describe('an import refuses, and changes nothing,', () => {
 
   test('what is more than was allowed, by its blobs and by what they expand to', async () => {
     const zeros = Buffer.alloc(1_000_000)
+    const piece = { blob: sha(zeros), sizeBytes: zeros.length }
     const bomb = {
       sizeBytes: 50_000_000_000,
       sha256: sha('?'),
-      pieces: Array.from({ length: 50_000 }, () => ({ blob: sha(zeros), sizeBytes: zeros.length })),
+      pieces: Array.from({ length: 50_000 }, () => piece),
     }
     await refuses(pack(forge([file('a', bomb)], [zeros])), /more than 10000000 bytes, holes included/, 10_000_000)
     await refuses(pack(forge([file('a', whole(zeros))], [zeros])), /more than 900000 bytes/, 900_000)
@@ -381,7 +382,7 @@ describe('an import refuses, and changes nothing,', () => {
     const packed = await archive()
     const plain = zstdDecompressSync(packed)
     let refusals = 0
-    for (let seed = 0; seed < 250; seed++) {
+    for (let seed = 0; seed < 120; seed++) {
       const random = randomFrom(seed)
       const bytes = Buffer.from(seed % 2 ? packed : plain)
       for (let count = 1 + random.below(3); count > 0; count--) {
@@ -394,7 +395,7 @@ describe('an import refuses, and changes nothing,', () => {
       })
       if (imported) expect(imported.hash, `seed ${seed}`).toBe(hash)
     }
-    expect(refusals).toBeGreaterThan(240)
+    expect(refusals).toBeGreaterThan(115)
   }, 120_000)
 })
 
