@@ -37,7 +37,7 @@ const RIGHT: Record<string, Record<string, unknown>> = {
   resize: { id: 'x', cols: 80, rows: 24 },
   watch: { path: '/tmp', recursive: true },
   unwatch: { path: '/tmp' },
-  checkpoint: { name: 'x' },
+  checkpoint: { id: 'x', name: 'x', memory: false },
   get_state: {},
   stop: {},
 }
@@ -57,7 +57,8 @@ const WRONG: Record<string, readonly unknown[]> = {
   rows: [0, -1, 1.5, 10_001, '24', null, undefined],
   path: [7, '', 'a\0b', 'x'.repeat(4096), null, undefined],
   recursive: ['true', 1, null],
-  name: [7, '', 'x'.repeat(129), null],
+  name: [7, '', 'x'.repeat(129), '0', 'a b', null],
+  memory: ['true', 1, null],
 }
 
 const CASES = Object.entries(RIGHT).flatMap(([type, fields]) => [
@@ -99,7 +100,7 @@ describe('a message that is wrong', () => {
     ['a signal that is none', '{"type":"signal","id":"sink","signal":"SIGNOTHING"}', 'invalid_request'],
     ['a command that is gone', '{"type":"stdin","id":"gone","data":"x"}', 'not_found'],
     ['a name in use', '{"type":"exec","id":"sink","command":"true"}', 'conflict'],
-    ['a snapshot', '{"type":"checkpoint"}', 'unsupported'],
+    ['a snapshot whose name is none', '{"type":"checkpoint","name":"0 x"}', 'invalid_request'],
     ['a path that is not watched', '{"type":"unwatch","path":"/tmp"}', 'not_found'],
   ])('%s', async ([, message, code]) => {
     using stream = await connectStream(node, 'box')
