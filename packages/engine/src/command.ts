@@ -34,6 +34,21 @@ export const placeOf = (spec: ExecutionSpec, image: LocalImage): Place => ({
   workdir: posix.resolve('/', image.config.workdir, spec.workdir ?? ''),
 })
 
+/** What a state that is continued says of its commands. */
+export type CommandDefaults = Partial<Pick<ExecutionSpec, 'env' | 'user' | 'workdir'>>
+
+/** The spec with what it does not say itself. */
+export const specWith = (spec: ExecutionSpec, defaults: CommandDefaults | undefined): ExecutionSpec => {
+  if (!defaults) return spec
+  const { env, user, workdir } = defaults
+  return {
+    ...spec,
+    env: { ...env, ...spec.env },
+    ...(spec.user === undefined && user !== undefined && { user }),
+    ...(workdir !== undefined && { workdir: posix.resolve('/', workdir, spec.workdir ?? '') }),
+  }
+}
+
 export const argvOf = (command: string | string[]): string[] =>
   typeof command === 'string' ? ['/bin/sh', '-c', command] : command
 

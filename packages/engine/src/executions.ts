@@ -9,7 +9,7 @@ import {
   type SandboxId,
   toBrambleError,
 } from '@bramble/protocol'
-import type { AutoRuntime, ImageStore, LocalImage, SandboxResources, Wanted } from '@bramble/runtime'
+import type { AutoRuntime, ImageStore, LocalImage, Sandbox, SandboxResources, Wanted } from '@bramble/runtime'
 import { type Admission, isWaiting, type Place, type Waiting } from './admission.ts'
 import type { TenantBlobs } from './blobs/tenant-blobs.ts'
 import { createCachedMode } from './cache/cached-mode.ts'
@@ -29,6 +29,7 @@ import type { Kind } from './pool.ts'
 import type { Pools } from './pools.ts'
 import { replay } from './replay.ts'
 import { run } from './run.ts'
+import { type ExecutionStart, type ExecutionStates, leavesSnapshot } from './snapshots/execution-states.ts'
 import { assertSupported } from './support.ts'
 import { blobsOfFiles } from './transfer.ts'
 import type { Volumes } from './volumes/volumes.ts'
@@ -49,6 +50,7 @@ export interface ExecutionsDeps {
   readonly log: Log
   readonly notice: (notice: EngineNotice) => void
   readonly outputRoom: OutputRoom
+  readonly states: ExecutionStates
   /** An image is in use, or is not any more. */
   readonly useImage: (digest: string, by: 1 | -1) => void
 }
@@ -88,9 +90,17 @@ const giveBack = (entered: Place | Waiting): void => {
   )
 }
 
+const continuing = (kind: Kind, { image, runtime, from, defaults }: ExecutionStart): Kind => ({
+  ...kind,
+  image,
+  runtime,
+  from,
+  defaults,
+})
+
 export const createExecutions = (deps: ExecutionsDeps): Executions => {
   const { runtime, images, volumes, instances, admission, pools, endings, history, cache, blobs } = deps
-  const { limits, clock, log, notice } = deps
+  const { limits, clock, log, notice, states } = deps
   const lives = new Map<ExecutionId, LiveExecution>()
   let closing = false
 
@@ -157,8 +167,32 @@ export const createExecutions = (deps: ExecutionsDeps): Executions => {
     }
     await using _held = await holdBlobs(live).catch(orGiveBack)
     if (!entered) return await runPersistent({ ...deps, instances, log }, live, kind)
-    const mounted = await withMounts(kind, live).catch(orGiveBack)
-    return await run({ ...deps, pools, endings }, live, mounted, entered)
+    // One that is stopped meanwhile has a result that says so.
+    using start = await beginningOf(live).catch((error) => (live.stopReason ? undefined : orGiveBack(error)))
+    const begun = start ? continuing(kind, start) : kind
+    const mounted = await withMounts(begun, live).catch(orGiveBack)
+    const { id, spec, context: owner } = live
+    const keep = leavesSnapshot(spec)
+      ? (sandbox: Sandbox) => {
+          const { image, runtime } = mounted
+          return states.keep({ id, spec, owner, sandbox, image, runtime, start })
+        }
+      : undefined
+    return await run({ ...deps, pools, endings, ...(keep && { keep }) }, live, mounted, entered)
+  }
+
+  /** The state that it begins as, as soon as that is there; what stops the execution stops this. */
+  const beginningOf = async (live: LiveExecution): Promise<ExecutionStart | undefined> => {
+    const { spec } = live
+    if (spec.checkpoint === undefined && !leavesSnapshot(spec)) return undefined
+    const controller = new AbortController()
+    live.onStop = () => controller.abort(new BrambleError('cancelled', { detail: 'the execution was cancelled' }))
+    if (live.stopReason) controller.abort()
+    try {
+      return await states.begin(spec, live.context, controller.signal)
+    } finally {
+      live.onStop = undefined
+    }
   }
 
   const carry = async (live: LiveExecution, kind: Kind, entered: Admitted['entered']): Promise<ExecutionResult> => {

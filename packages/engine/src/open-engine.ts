@@ -26,7 +26,7 @@ import { databasePath, loadInstances } from './store/instances.ts'
 import { openDatabase } from './store/open-database.ts'
 import { ENGINE_MIGRATIONS, type EngineTables } from './store/tables.ts'
 import { VOLUME_MIGRATIONS, type VolumeTables } from './store/volume-tables.ts'
-import { usageBetween } from './usage.ts'
+import { usageBetween, withStorage } from './usage.ts'
 import { openVolumes } from './volumes/open-volumes.ts'
 
 /** The image of specs that name none. */
@@ -199,6 +199,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     log,
     notice,
     outputRoom,
+    states: snapshots.ofExecutions,
     useImage: use,
   })
   undo.move()
@@ -273,7 +274,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     },
     async usage(query) {
       await history.flush()
-      return await usageBetween(db, query)
+      return withStorage(await usageBetween(db, query), await snapshots.storedByKey(query.tenant))
     },
     status: () => ({
       queued: admission.queued,

@@ -36,6 +36,7 @@ export const instanceSpecOf = (spec: ExecutionSpec): InstanceSpec =>
     ttlMs: spec.ttlMs,
     idleTtlMs: spec.idleTtlMs,
     labels: spec.labels,
+    snapshot: spec.checkpoint,
   })
 
 /**

@@ -8,7 +8,7 @@ import type {
   SandboxResources,
   SandboxStats,
 } from '@bramble/runtime'
-import { HOSTNAME } from './command.ts'
+import { type CommandDefaults, HOSTNAME } from './command.ts'
 import { createDemand, type Demand } from './demand.ts'
 
 /** Sandboxes of one kind are exchangeable: same image, resources, driver and network. */
@@ -18,17 +18,21 @@ export interface Kind {
   readonly resources: SandboxResources
   readonly network?: NetworkPolicy
   readonly mounts?: readonly SandboxMount[]
+  /** The state that it begins as. */
+  readonly from?: SandboxConfig['from']
+  /** What a command of it has where it does not say, above its image. */
+  readonly defaults?: CommandDefaults
   /** Told when a sandbox of it is gone, however it ended. */
   readonly onGone?: (id: SandboxId) => void
 }
 
 /** Made ahead only where any tenant may get it; what one asked for by name is made when it is asked for. */
-export const isExchangeable = ({ network = 'none', mounts = [] }: Kind): boolean =>
-  typeof network === 'string' && mounts.length === 0
+export const isExchangeable = ({ network = 'none', mounts = [], from }: Kind): boolean =>
+  typeof network === 'string' && mounts.length === 0 && from === undefined
 
-export const nameOfKind = ({ image, runtime, resources, network = 'none', mounts = [] }: Kind): string => {
+export const nameOfKind = ({ image, runtime, resources, network = 'none', mounts = [], from }: Kind): string => {
   const { cpus, memoryMb, diskMb, pids } = resources
-  return `${image.digest} ${runtime.name} ${cpus} ${memoryMb} ${diskMb} ${pids} ${JSON.stringify(network)} ${JSON.stringify(mounts)}`
+  return `${image.digest} ${runtime.name} ${cpus} ${memoryMb} ${diskMb} ${pids} ${JSON.stringify(network)} ${JSON.stringify(mounts)} ${from?.seal ?? ''} ${from?.memory ?? ''}`
 }
 
 /** A sandbox nobody has used, with the kernel's account of it when it was ready. */
@@ -106,15 +110,20 @@ export const noteFailure = (pool: Pool, nowMs: number): void => {
   pool.retryAtMs = nowMs + Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS * 2 ** Math.min(20, pool.failures - 1))
 }
 
+/** What continues a state is another machine than the one whose state it was. */
+const machineOf = ({ from }: Kind): Pick<SandboxConfig, 'id' | 'hostname' | 'from'> => {
+  const id = newId('sandbox')
+  return from ? { id, hostname: id.replace('_', '-'), from } : { id, hostname: HOSTNAME }
+}
+
 /** Makes one sandbox of the kind. Rejects, with nothing left behind, after `timeoutMs` or when `signal` aborts. */
 export const makeFresh = async (kind: Kind, timeoutMs: number, signal: AbortSignal): Promise<Fresh> => {
   const timeout = AbortSignal.timeout(timeoutMs)
   const either = AbortSignal.any([timeout, signal])
   const config: SandboxConfig = {
-    id: newId('sandbox'),
     image: kind.image,
     resources: kind.resources,
-    hostname: HOSTNAME,
+    ...machineOf(kind),
     ...(kind.network !== undefined && { network: kind.network }),
     ...(kind.mounts !== undefined && { mounts: kind.mounts }),
   }

@@ -1,4 +1,4 @@
-import type { ExecutionResult, InstanceId, OutputFile, Timings, Usage } from '@bramble/protocol'
+import type { BlobHash, ExecutionResult, InstanceId, OutputFile, Timings, Usage } from '@bramble/protocol'
 import type { LiveExecution } from './live.ts'
 import type { Clock } from './options.ts'
 import { type Ending, encodeOutput, NO_USAGE, resultHashOf } from './outcome.ts'
@@ -18,6 +18,9 @@ export interface WhatCame {
   readonly usage?: Usage
   readonly outputs?: Record<string, OutputFile>
   readonly instanceId?: InstanceId
+  readonly snapshotId?: BlobHash
+  /** Why there is no snapshot where there should be one. */
+  readonly note?: string
 }
 
 /** To the microsecond: more digits are noise. */
@@ -37,7 +40,8 @@ export const resultOf = (
   times: Times,
   came: WhatCame,
 ): ExecutionResult => {
-  const { ending, usage = NO_USAGE, outputs = {}, instanceId } = came
+  const { ending, usage = NO_USAGE, outputs = {}, instanceId, snapshotId, note } = came
+  const message = [ending.message, note].filter(Boolean).join('; ')
   const { stdoutSha256, stderrSha256, ...output } = encodeOutput(live.stdout, live.stderr)
   const nowMs = clock.monotonicMs()
   return {
@@ -48,10 +52,11 @@ export const resultOf = (
     status: ending.status,
     exitCode: ending.exitCode,
     ...(ending.signal !== undefined && { signal: ending.signal }),
-    ...(ending.message !== undefined && { message: ending.message }),
+    ...(message !== '' && { message }),
     ...output,
     cached: false,
     ...(instanceId !== undefined && { instanceId }),
+    ...(snapshotId !== undefined && { snapshotId }),
     outputs,
     inputHash: live.inputHash,
     resultHash: resultHashOf(ending, { ...output, stdoutSha256, stderrSha256 }, outputs),

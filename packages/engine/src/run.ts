@@ -1,15 +1,17 @@
 import { setTimeout as after } from 'node:timers/promises'
 import {
+  type BlobHash,
   DEFAULT_BLOB_TTL_MS,
   type ExecutionResult,
   type OutputFile,
   outputsAsBlobs,
+  toBrambleError,
   type Usage,
 } from '@bramble/protocol'
 import type { Agent, Sandbox, SandboxStats } from '@bramble/runtime'
 import { type Place as Admitted, isWaiting, type Waiting } from './admission.ts'
 import type { TenantBlobs } from './blobs/tenant-blobs.ts'
-import { execRequestOf, type Place, placeOf } from './command.ts'
+import { execRequestOf, type Place, placeOf, specWith } from './command.ts'
 import type { Endings } from './endings.ts'
 import type { EngineLimits } from './engine.ts'
 import type { LiveExecution } from './live.ts'
@@ -17,7 +19,7 @@ import type { Clock, EngineNotice } from './options.ts'
 import { type Ending, endingOfExit, NO_USAGE, OUT_OF_MEMORY, usageOf } from './outcome.ts'
 import type { Fresh, Kind } from './pool.ts'
 import { type Coming, isComing, type Pools } from './pools.ts'
-import { resultOf, type Times } from './result.ts'
+import { resultOf, type Times, type WhatCame } from './result.ts'
 import { type CommandEnd, runCommand } from './run-command.ts'
 import { type BlobTransfer, blobsOfFiles, getOutputs, putFiles } from './transfer.ts'
 
@@ -30,6 +32,8 @@ export interface RunDeps {
   readonly notice: (notice: EngineNotice) => void
   /** The execution's state changed: its record should say so. */
   readonly changed: (live: LiveExecution) => void
+  /** Makes the snapshot that the execution leaves; absent: it leaves none. */
+  readonly keep?: (sandbox: Sandbox) => Promise<BlobHash | undefined>
 }
 
 /** How long a runtime may take to say why a sandbox ended whose agent fell silent. */
@@ -133,7 +137,8 @@ const runIn = async (
     buried = true
   }
   try {
-    const where = placeOf(live.spec, kind.image)
+    const spec = specWith(live.spec, kind.defaults)
+    const where = placeOf(spec, kind.image)
     if (files && !live.stopReason) await writeFiles(deps, live, sandbox.agent, where)
     if (live.stopReason) return resultOf(live, kind, clock, times, { ending: stopped(live) })
 
@@ -142,7 +147,7 @@ const runIn = async (
     deps.changed(live)
     const queuedMs = times.admittedMs - times.enteredMs
     notice({ type: 'started', runtime: sandbox.runtime, queuedMs, startMs: times.execMs - times.admittedMs })
-    const request = execRequestOf(live.spec, kind.image, where)
+    const request = execRequestOf(spec, kind.image, where)
     const end = await runCommand(live, sandbox.agent, {
       request,
       killGraceMs: limits.killGraceMs,
@@ -155,9 +160,20 @@ const runIn = async (
     live.exited(ending.exitCode, ending.signal)
     const usage: Usage = stats ? usageOf(stats, fresh.baseline) : NO_USAGE
     const read = await readOutputs(deps, live, sandbox.agent, where)
-    return resultOf(live, kind, clock, times, { ending, usage, outputs: read })
+    const left = live.stopReason ? {} : await leave(deps, sandbox)
+    return resultOf(live, kind, clock, times, { ending, usage, outputs: read, ...left })
   } finally {
     bury(live.stopReason !== undefined)
+  }
+}
+
+/** The snapshot of its state. The command has run, whether it can be kept or not. */
+const leave = async ({ keep }: RunDeps, sandbox: Sandbox): Promise<Pick<WhatCame, 'snapshotId' | 'note'>> => {
+  try {
+    const snapshotId = await keep?.(sandbox)
+    return snapshotId === undefined ? {} : { snapshotId }
+  } catch (error) {
+    return { note: `its snapshot could not be taken: ${toBrambleError(error).detail}` }
   }
 }
 

@@ -1,5 +1,6 @@
 import { BrambleError, type ExecutionSpec } from '@bramble/protocol'
 import type { Capabilities } from '@bramble/runtime'
+import { leavesSnapshot } from './snapshots/execution-states.ts'
 
 /** What may be asked for beside what every node has. */
 export interface Offer {
@@ -19,14 +20,23 @@ const mounts = ({ volumes = [], caches = [] }: ExecutionSpec): boolean => volume
 
 /** What a spec can say and this engine, or the runtime it chose, cannot do. */
 const MISSING: readonly Missing[] = [
-  { what: 'the mode `checkpointed`', asked: (spec) => spec.mode === 'checkpointed' },
-  { what: 'the mode `branched`', asked: (spec) => spec.mode === 'branched' },
+  {
+    what: 'the modes `checkpointed` and `branched` with this runtime',
+    asked: (spec, { capabilities }) => leavesSnapshot(spec) && !capabilities.seals,
+  },
   {
     what: 'the mode `persistent` with this runtime',
     asked: (spec, { capabilities }) => spec.mode === 'persistent' && !capabilities.keep,
   },
-  { what: 'a start from a `checkpoint`', asked: (spec) => spec.checkpoint !== undefined },
-  { what: 'a `parent`', asked: (spec) => spec.parent !== undefined },
+  {
+    what: 'a start from a `checkpoint` with this runtime',
+    asked: (spec, { capabilities }) => spec.checkpoint !== undefined && !capabilities.seals,
+  },
+  {
+    what: 'a `checkpoint` beside a `parent`',
+    asked: (spec) => spec.checkpoint !== undefined && spec.mode === 'branched',
+  },
+  { what: 'a `parent` in this mode', asked: (spec) => spec.parent !== undefined && spec.mode !== 'branched' },
   {
     what: 'that `network` with this runtime',
     asked: (spec, { capabilities }) => !capabilities.network.includes(networkOf(spec)),

@@ -79,3 +79,17 @@ export const usageBetween = (
     fromHour: hourOf(query.since.getTime()),
     toHour: hourOf(query.until.getTime() + HOUR_MS - 1),
   })
+
+/** The same with what is stored now, whoever used anything. */
+export const withStorage = (
+  rows: readonly UsageRow[],
+  stored: readonly Pick<UsageRow, 'tenant' | 'keyId' | 'storageBytes'>[],
+): UsageRow[] => {
+  const nothing = { executions: 0, cpuSeconds: 0, memoryGbSeconds: 0, egressBytes: 0 }
+  const keys = new Map(rows.map((row) => [`${row.tenant}\n${row.keyId}`, row]))
+  for (const { tenant, keyId, storageBytes } of stored) {
+    const key = `${tenant}\n${keyId}`
+    keys.set(key, { ...(keys.get(key) ?? { tenant, keyId, ...nothing }), storageBytes })
+  }
+  return [...keys.values()]
+}

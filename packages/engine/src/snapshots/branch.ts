@@ -128,7 +128,7 @@ const runIn = async (
  * A seal of a running instance that no snapshot is made of: nothing is read, hashed or copied. It stays for as long as one of its
  * branches may be merged (`collect.ts`).
  */
-const ofInstance = async (
+export const ofInstance = async (
   context: Context,
   ref: string,
   tenant: string,
@@ -174,7 +174,7 @@ const ofInstance = async (
   }
 }
 
-const ofSnapshot = async (
+export const ofSnapshot = async (
   context: Context,
   ref: string,
   tenant: string,

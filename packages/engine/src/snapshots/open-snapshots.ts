@@ -3,10 +3,11 @@ import { BrambleError, type InstanceId } from '@bramble/protocol'
 import type { Origin, States } from '../instances/states.ts'
 import { openDatabase } from '../store/open-database.ts'
 import { SNAPSHOT_MIGRATIONS, type SnapshotTables } from '../store/snapshot-tables.ts'
-import { deleteBranches, insertBranches, storedByKey } from '../store/snapshots.ts'
+import { deleteBranches, insertBranches, type StoredByKey, storedByKey } from '../store/snapshots.ts'
 import { makeBranches, restoreSnapshot } from './branch.ts'
 import { collectAll, removeExpired } from './collect.ts'
 import { type Context, type SnapshotsDeps, timeText } from './context.ts'
+import { type ExecutionStates, executionStatesOf } from './execution-states.ts'
 import { foldBranches } from './fold.ts'
 import { listBranches } from './list-branches.ts'
 import { snapshotOf } from './record.ts'
@@ -17,8 +18,9 @@ import { pauseInto, takeSnapshot } from './take.ts'
 
 export interface OpenSnapshots extends Snapshots {
   readonly states: States
-  /** Bytes that the snapshots of each key take, by tenant and key. */
-  storedByKey(): Promise<ReadonlyMap<string, number>>
+  readonly ofExecutions: ExecutionStates
+  /** What the snapshots of each key take. */
+  storedByKey(tenant: string | undefined): Promise<StoredByKey[]>
   close(): Promise<void>
 }
 
@@ -54,6 +56,7 @@ export const openSnapshots = async (
     return done.finally(() => working.delete(done))
   }
   await reconcileSeals(context)
+  const ofExecutions = executionStatesOf(context)
   const stopTidying = startTidying(context, during)
 
   return {
@@ -79,8 +82,12 @@ export const openSnapshots = async (
     branches: (query) => during(() => listBranches(context, query)),
     collect: (options = {}) => during(() => collectAll(context, options)),
     pause: (ref, owner) => during(() => pauseInto(context, ref, owner)),
-    storedByKey: () => storedByKey(db),
+    storedByKey: (tenant) => storedByKey(db, tenant),
     states: statesOf(context),
+    ofExecutions: {
+      begin: (...args) => during(() => ofExecutions.begin(...args)),
+      keep: (ended) => during(() => ofExecutions.keep(ended)),
+    },
     async close() {
       if (context.closing.signal.aborted) return
       context.closing.abort(new BrambleError('shutting_down', { detail: 'the engine is closing' }))

@@ -19,8 +19,9 @@ const HASH_CHARS = 64
 export const noSnapshot = (ref: string): BrambleError =>
   new BrambleError('not_found', { detail: `there is no snapshot ${ref}` })
 
-const isExpired = ({ clock }: Context, { expires_at }: SnapshotRow): boolean =>
-  expires_at !== null && Date.parse(expires_at) <= clock.now()
+/** What an instance is paused in lasts as long as that. */
+const isExpired = ({ clock, instances }: Context, { expires_at, tenant, hash }: SnapshotRow): boolean =>
+  expires_at !== null && Date.parse(expires_at) <= clock.now() && !instances.isSavedIn(tenant, hash)
 
 /** By its hash, the beginning of its hash or its name: of this node, or of another that shares the store. */
 export const findSnapshot = async (context: Context, ref: string, tenant: string): Promise<SnapshotRow> => {

@@ -195,12 +195,18 @@ export const storedBy = async (db: Db, tenant: string, keyId: string): Promise<{
   return { count: Number(tenants?.count ?? 0), bytes: Number(keys?.bytes ?? 0) }
 }
 
-/** What a key's snapshots take now. */
-export const storedByKey = async (db: Db): Promise<Map<string, number>> => {
-  const rows = await db
+export interface StoredByKey {
+  readonly tenant: string
+  readonly keyId: string
+  readonly storageBytes: number
+}
+
+/** What the snapshots of each key take now. */
+export const storedByKey = async (db: Db, tenant: string | undefined): Promise<StoredByKey[]> => {
+  let select = db
     .selectFrom('snapshots')
     .select((eb) => ['tenant', 'key_id', eb.fn.sum<number>('added_bytes').as('bytes')])
-    .groupBy(['tenant', 'key_id'])
-    .execute()
-  return new Map(rows.map(({ tenant, key_id, bytes }) => [`${tenant}\n${key_id}`, Number(bytes)]))
+  if (tenant !== undefined) select = select.where('tenant', '=', tenant)
+  const rows = await select.groupBy(['tenant', 'key_id']).execute()
+  return rows.map(({ tenant, key_id: keyId, bytes }) => ({ tenant, keyId, storageBytes: Number(bytes) }))
 }
