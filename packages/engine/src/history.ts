@@ -118,6 +118,7 @@ export const openHistory = async (deps: HistoryDeps): Promise<History> => {
       return
     }
     stored.records += fresh.length
+    stored.cached += fresh.filter(({ live }) => live.spec.mode === 'cached').length
     for (const row of rows) {
       const entry = group.get(row.id)
       stored.sizeBytes += row.size_bytes - (entry?.storedBytes ?? 0)
@@ -132,10 +133,19 @@ export const openHistory = async (deps: HistoryDeps): Promise<History> => {
     const records = stored.records - limits.maxHistory
     const sizeBytes = stored.sizeBytes - limits.maxHistoryBytes
     if (records <= 0 && sizeBytes <= 0) return
+    // Hits come by the thousand: past half of the room they make way for each other first, not what ran.
+    const hits = Math.min(records, stored.cached - Math.floor(limits.maxHistory / 2))
     try {
-      const gone = await db.transaction().execute((transaction) => pruneExecutions(transaction, { records, sizeBytes }))
-      stored.records -= gone.records
-      stored.sizeBytes -= gone.sizeBytes
+      const parts = await db.transaction().execute(async (transaction) => {
+        const first = await pruneExecutions(transaction, { records: hits, sizeBytes: 0, mode: 'cached' })
+        const rest = { records: records - first.records, sizeBytes: sizeBytes - first.sizeBytes }
+        return [first, await pruneExecutions(transaction, rest)]
+      })
+      for (const gone of parts) {
+        stored.records -= gone.records
+        stored.cached -= gone.cached
+        stored.sizeBytes -= gone.sizeBytes
+      }
     } catch (error) {
       log.error({ err: error }, 'old history could not be removed')
     }

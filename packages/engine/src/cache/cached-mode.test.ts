@@ -131,6 +131,20 @@ describe('mode cached', () => {
     expect(record.result).toBeUndefined()
   })
 
+  test('hits do not push what ran out of the history', async () => {
+    await using node = await openTestEngine({ limits: { maxHistory: 10, historyFlushMs: 1 } })
+    const { engine } = node
+    const ran: string[] = []
+    for (let n = 0; n < 4; n++) ran.push((await engine.execute(spec(`echo ${n}`), CONTEXT).result).id)
+    for (let n = 0; n < 50; n++) {
+      await engine.execute(cached('echo often'), CONTEXT).result
+      if (n % 10 === 0) await engine.executions.list({ tenant: 'default', limit: 1 })
+    }
+    const { items } = await engine.executions.list({ tenant: 'default', limit: 100 })
+    expect(items).toHaveLength(10)
+    expect(items.slice(6).map(({ id }) => id)).toEqual(ran.reverse())
+  })
+
   test.each([
     [{ secrets: ['token'] }, 'secrets'],
     [{ volumes: [{ name: 'data', path: '/data' }] }, 'volumes'],

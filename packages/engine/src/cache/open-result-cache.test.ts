@@ -1,34 +1,15 @@
 import { type BlobStore, memoryStore } from '@bramble/blobs'
-import { type BlobHash, BrambleError, type ErrorCode, type ExecutionResult, newId, resultHash } from '@bramble/protocol'
+import { type BlobHash, BrambleError, type ErrorCode, type ExecutionResult, resultHash } from '@bramble/protocol'
 import { afterEach, describe, expect, test } from 'vitest'
 import { silentLog } from '../options.ts'
 import { sha256 } from '../outcome.ts'
 import { resultName } from './names.ts'
 import { openResultCache, type ResultCacheDeps } from './open-result-cache.ts'
 import type { CacheLimits, CacheWish, ResultCache } from './result-cache.ts'
+import { aResult, aWish, KEY } from './testing.ts'
 
 const problem = (code: ErrorCode) => new BrambleError(code, { detail: 'in a test' })
 const IMAGE = 'sha256:1'
-const KEY = sha256('a key') as BlobHash
-const aWish = (more: Partial<CacheWish> = {}): CacheWish => ({
-  ...{ tenant: 'acme', inputHash: KEY, imageDigest: IMAGE, image: 'base', labels: { job: 'nightly' } },
-  ...more,
-})
-
-const aResult = (stdout: string, more: Partial<ExecutionResult> = {}): ExecutionResult => {
-  const { status = 'succeeded', exitCode = 0 } = more
-  const digests = { status, exitCode, stdoutSha256: sha256(stdout), stderrSha256: sha256(''), outputs: {} }
-  return {
-    ...{ id: newId('execution'), mode: 'cached', runtime: 'fake', image: IMAGE, status, exitCode, stdout, stderr: '' },
-    ...{ encoding: 'utf8', truncated: false, cached: false, outputs: {}, inputHash: KEY },
-    resultHash: resultHash(digests, sha256),
-    usage: { cpuMs: 7, peakMemoryBytes: 7, diskBytes: 7, egressBytes: 7 },
-    timings: { queuedMs: 1, startMs: 1, execMs: 1, totalMs: 3 },
-    startedAt: '2026-01-01T00:00:00.000Z',
-    finishedAt: '2026-01-01T00:00:01.000Z',
-    ...more,
-  }
-}
 
 const opened: ResultCache[] = []
 afterEach(async () => {

@@ -1,5 +1,6 @@
 import {
   type ExecutionId,
+  type ExecutionMode,
   type ExecutionPhase,
   type ExecutionRecord,
   type ExecutionResult,
@@ -129,34 +130,42 @@ export const endInterrupted = async (db: Db, message: string, finishedAt: string
   return Number(numUpdatedRows)
 }
 
-export const measureExecutions = async (db: Db): Promise<{ records: number; sizeBytes: number }> => {
-  const row = await db
+/** `cached`: of mode `cached`. */
+export const measureExecutions = async (db: Db): Promise<{ records: number; cached: number; sizeBytes: number }> => {
+  const rows = await db
     .selectFrom('executions')
-    .select((select) => [select.fn.countAll().as('records'), select.fn.sum('size_bytes').as('size_bytes')])
-    .executeTakeFirstOrThrow()
-  return { records: Number(row.records), sizeBytes: Number(row.size_bytes ?? 0) }
+    .select((select) => ['mode', select.fn.countAll().as('records'), select.fn.sum('size_bytes').as('size_bytes')])
+    .groupBy('mode')
+    .execute()
+  const stored = { records: 0, cached: 0, sizeBytes: 0 }
+  for (const { mode, records, size_bytes } of rows) {
+    stored.records += Number(records)
+    stored.sizeBytes += Number(size_bytes ?? 0)
+    if (mode === 'cached') stored.cached += Number(records)
+  }
+  return stored
 }
 
-/** Removes the oldest ended ones until at least `records` and `sizeBytes` are gone. Returns what went. */
+/** Removes the oldest ended ones, or of `mode` alone, until at least `records` and `sizeBytes` are gone. Returns what went. */
 export const pruneExecutions = async (
   db: Db,
-  excess: { records: number; sizeBytes: number },
-): Promise<{ records: number; sizeBytes: number }> => {
-  const gone = { records: 0, sizeBytes: 0 }
+  excess: { records: number; sizeBytes: number; mode?: ExecutionMode },
+): Promise<{ records: number; cached: number; sizeBytes: number }> => {
+  const gone = { records: 0, cached: 0, sizeBytes: 0 }
   while (gone.records < excess.records || gone.sizeBytes < excess.sizeBytes) {
     const wanted = excess.sizeBytes > gone.sizeBytes ? IDS_A_STATEMENT : excess.records - gone.records
-    const oldest = await db
+    let ended = db
       .selectFrom('executions')
-      .select(['id', 'size_bytes'])
+      .select(['id', 'mode', 'size_bytes'])
       .where('status', 'not in', ['queued', 'running'])
-      .orderBy('id')
-      .limit(Math.min(wanted, IDS_A_STATEMENT))
-      .execute()
+    if (excess.mode !== undefined) ended = ended.where('mode', '=', excess.mode)
+    const oldest = await ended.orderBy('id').limit(Math.min(wanted, IDS_A_STATEMENT)).execute()
     const ids: string[] = []
-    for (const { id, size_bytes } of oldest) {
+    for (const { id, mode, size_bytes } of oldest) {
       if (gone.records >= excess.records && gone.sizeBytes >= excess.sizeBytes) break
       ids.push(id)
       gone.records++
+      if (mode === 'cached') gone.cached++
       gone.sizeBytes += size_bytes
     }
     if (ids.length === 0) break
