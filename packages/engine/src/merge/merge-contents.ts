@@ -3,7 +3,6 @@ import type { Given } from './attributes.ts'
 import type { MergeContext } from './merge-context.ts'
 import type { DiffBudget } from './text/diff-lines.ts'
 import { isText } from './text/lines.ts'
-import { mergeLines } from './text/merge-lines.ts'
 import type { FileNode, Node } from './tree-table.ts'
 
 export interface MergedContent {
@@ -41,15 +40,14 @@ export const mergeContents = async (
   }
   const before = base === undefined ? new Uint8Array() : texts.shift()
   if (before === undefined) return undefined
-  const budget = { steps: Math.min(maxFileSteps, context.budget.steps) }
-  const granted = budget.steps
-  const { bytes, conflicts } = mergeLines(
-    before,
-    texts.map((text, place) => ({ bytes: text, first: versions[place]?.first ?? 0, last: versions[place]?.last ?? 0 })),
-    context.strategy,
-    budget,
-  )
-  context.budget.steps -= granted - budget.steps
+  const granted = Math.min(maxFileSteps, context.budget.steps)
+  const { bytes, conflicts, steps } = await context.lines.merge({
+    base: before,
+    versions: versions.map(({ first, last }, place) => ({ bytes: texts[place] ?? before, first, last })),
+    settle: context.strategy,
+    steps: granted,
+  })
+  context.budget.steps -= granted - steps
   const lines = conflicts.slice(0, maxConflictPlaces).map(({ from, to }) => ({ from, to }))
   const unused = context.strategy === 'fail' && (lines.length > 0 || context.conflicts.size > 0)
   return { content: unused ? first.value.content : await context.files.write(bytes), lines }
@@ -65,7 +63,7 @@ export const readNode = async (
  * else. Undefined: it is too large for that.
  */
 export const grounded = async (context: MergeContext, node: Node): Promise<Node | undefined> => {
-  if (node.type !== 'file' || context.strategy === 'fail') return node
+  if (node.type !== 'file' || (context.strategy === 'fail' && context.conflicts.size > 0)) return node
   const file = context.image.fileOf(node.content)
   if (file === undefined) return node
   if (file.sizeBytes > LIMITS.maxMergeTextBytes.value) return undefined

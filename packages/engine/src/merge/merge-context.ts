@@ -2,6 +2,7 @@ import type { MergeConflict, MergeStrategy } from '@bramble/protocol'
 import type { ImageNodes } from './image-nodes.ts'
 import type { MergeFiles } from './merge.ts'
 import type { DiffBudget } from './text/diff-lines.ts'
+import type { LineMerger } from './text/line-merger.ts'
 import type { PathKey } from './tree-path.ts'
 import type { Node, State } from './tree-table.ts'
 
@@ -10,6 +11,7 @@ export interface MergeContext {
   readonly strategy: MergeStrategy
   readonly files: MergeFiles
   readonly image: ImageNodes
+  readonly lines: LineMerger
   readonly budget: DiffBudget
   readonly conflicts: Map<PathKey, Conflict>
   readonly totals: { taken: number; merged: number }

@@ -200,3 +200,38 @@ describe('random file systems', () => {
     }
   })
 })
+
+test('texts that some branches moved and others changed come out moved and changed', async () => {
+  const names = ['a', 'b', 'c', 'd', 'e']
+  for (let seed = 0; seed < 200; seed++) {
+    const random = randomFrom(seed)
+    const text = (name: string): string[] => Array.from({ length: 20 }, (_, line) => `${name} ${line}\n`)
+    const inImage = random.below(2) === 0
+    const base = new Map(names.map((name) => [name, file(text(name).join(''))]))
+    const branches = [new Map(base), new Map(base), new Map(base)]
+    const expected = new Map<string, string>()
+    for (const name of names) {
+      const [first = 0, ...others] = [0, 1, 2].sort(() => random.below(3) - 1)
+      const lines = text(name)
+      const to = random.below(2) === 0 ? name : `moved/${name}`
+      if (to !== name) {
+        const own = random.below(2) === 0 ? lines : lines.with(0, 'moved\n')
+        lines[0] = own[0] ?? ''
+        branches[first]?.delete(name)
+        put(branches[first] ?? new Map(), to, file(own.join('')))
+      }
+      others.forEach((branch, place) => {
+        const line = 5 + 7 * place
+        branches[branch]?.set(name, file(text(name).with(line, `changed by ${branch}\n`).join('')))
+        lines[line] = `changed by ${branch}\n`
+      })
+      expected.set(to, lines.join(''))
+    }
+    const { merged, world } = await run({ image: inImage ? base : new Map(), base, branches })
+    expect(merged.conflicts, `seed ${seed}`).toEqual([])
+    const texts = [...(world ?? [])]
+      .filter(([, { type }]) => type === 'file')
+      .map(([path, thing]) => [path, thing.text])
+    expect(Object.fromEntries(texts), `seed ${seed}`).toEqual(Object.fromEntries(expected))
+  }
+})

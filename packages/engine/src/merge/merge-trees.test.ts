@@ -16,6 +16,7 @@ import {
   type Thing,
   treeOf,
 } from './testing/world.ts'
+import { lineMerger } from './text/line-merger.ts'
 
 type Changes = Record<string, Thing | string | null>
 
@@ -338,6 +339,33 @@ describe('trees', () => {
       '\xffA',
       '\xffA~-',
     ])
+  })
+
+  test('are merged with large texts, in a thread, which ends when it is told to', async () => {
+    const text = Array.from({ length: 40_000 }, (_, at) => `line ${at}\n`).join('')
+    const branches: Changes[] = [{ t: text.replace('line 7\n', 'seven\n') }, { t: `${text}more\n` }, {}]
+    const { world, told } = await merge(full({}), full({ t: text }), branches)
+    expect(told).toEqual([])
+    expect(world.t).toBe(`${text.replace('line 7\n', 'seven\n')}more\n`)
+    const stop = new AbortController()
+    await using lines = lineMerger(stop.signal)
+    const bytes = Buffer.from(text)
+    const request = { base: bytes, versions: [{ bytes, first: 0, last: 0 }], settle: 'fail', steps: 1 } as const
+    expect((await lines.merge(request)).conflicts).toEqual([])
+    const stopped = lines.merge(request)
+    stop.abort(new Error('enough'))
+    await expect(stopped).rejects.toThrow('enough')
+  })
+
+  test('what one made as the image has it, and another changed otherwise, is told in full', async () => {
+    const image = full({ f: 'of the image\n' })
+    const base = changed(image, { f: 'of the base\n' })
+    const { things, told } = await merge(image, base, [
+      { f: 'of the image\n' },
+      { f: file('of the base\n', { mode: 0o600 }) },
+    ])
+    expect(told).toEqual([])
+    expect(things.get('f')).toEqual(file('of the image\n', { mode: 0o600 }))
   })
 
   test('a merge stops when it is told to', async () => {

@@ -6,6 +6,7 @@ import type { Conflict, MergeContext } from './merge-context.ts'
 import { findRenames } from './renames.ts'
 import { resolvePath, resolveQuickly } from './resolve-path.ts'
 import { type Results, settleStructure } from './structure.ts'
+import { lineMerger } from './text/line-merger.ts'
 import { formOf, type PathKey } from './tree-path.ts'
 import { fillSilent, makePacer, pathsOf, readTable, type State, stateOf, type TreeTable } from './tree-table.ts'
 import { writeTree } from './write-tree.ts'
@@ -23,10 +24,12 @@ export const mergeTrees: MergeTrees = async (input: MergeInput, files: MergeFile
   const image = openImageNodes(files.image)
   for (const branch of branches) await fillSilent(base, branch, image.node)
   const renames = await findRenames({ base, branches, image, files, signal })
+  await using lines = lineMerger(signal)
   const context: MergeContext = {
     strategy,
     files,
     image,
+    lines,
     budget: makeMergeBudget(),
     conflicts: new Map(),
     totals: { taken: 0, merged: 0 },

@@ -186,6 +186,8 @@ export const faultsOf = (tree: readonly TreeEntry[]): string[] => {
     const above = parent(path)
     if (above !== '' && seen.get(above)?.type !== 'directory') faults.push(`${path} is below no directory`)
     if (entry.type === 'link' && seen.get(entry.target)?.type !== 'file') faults.push(`${path} is a link to no file`)
+    if (entry.type === 'file' && entry.content.pieces.length === 0 && entry.content.sizeBytes > 0)
+      faults.push(`${path} has a content that is nowhere`)
     seen.set(path, entry)
   }
   return faults
