@@ -19,6 +19,8 @@ export interface SnapshotsDeps {
   readonly clock: Clock
   readonly log: Log
   readonly notice: (notice: EngineNotice) => void
+  /** What is being imported lies there until all of it is verified. */
+  readonly stagingDirectory: string
   /** Blobs that others than snapshots need. */
   readonly extraRoots: readonly (() => AsyncIterable<BlobHash>)[]
   /** Whether the node has time for what can wait. */

@@ -21,15 +21,13 @@ import { storeTree } from './content/store-tree.ts'
 import { pathOfEntry, toLayerEntry } from './content/tree-entry.ts'
 import { type Context, timeText } from './context.ts'
 import { imageFilesOf } from './image-files.ts'
-import { assertRoom } from './keep.ts'
+import { assertRoom, LEASE_MS } from './keep.ts'
 import { commonStates, isSnapshot } from './lineage.ts'
 import { snapshotOf } from './record.ts'
 import { mirror } from './registry.ts'
 import { type FoundState, findState } from './state-ref.ts'
 import { signalOf } from './take.ts'
 import { type StoredState, storedAncestor, storedState } from './trees.ts'
-
-const LEASE_MS = 10 * 60_000
 
 interface Base {
   /** A state, or the digest of the image. */

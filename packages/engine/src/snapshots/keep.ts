@@ -20,7 +20,7 @@ import { mirror } from './registry.ts'
 import { findSeal, holdSeal, type Sealing } from './seals.ts'
 
 /** How long a crash keeps blobs that no snapshot has. */
-const LEASE_MS = 10 * 60_000
+export const LEASE_MS = 10 * 60_000
 const MIB = 1024 * 1024
 
 export interface Owner {

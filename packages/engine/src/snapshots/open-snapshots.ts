@@ -4,9 +4,12 @@ import type { Origin, States } from '../instances/states.ts'
 import { openDatabase } from '../store/open-database.ts'
 import { SNAPSHOT_MIGRATIONS, type SnapshotTables } from '../store/snapshot-tables.ts'
 import { deleteBranches, insertBranches, type StoredByKey, storedByKey } from '../store/snapshots.ts'
+import { clearImports } from './archive/import-snapshot.ts'
 import { makeBranches, restoreSnapshot } from './branch.ts'
+import { exportOf, importOf } from './carry.ts'
 import { collectAll, removeExpired } from './collect.ts'
 import { type Context, type SnapshotsDeps, timeText } from './context.ts'
+import { diffSnapshots } from './diff.ts'
 import { type ExecutionStates, executionStatesOf } from './execution-states.ts'
 import { foldBranches } from './fold.ts'
 import { listBranches } from './list-branches.ts'
@@ -24,10 +27,6 @@ export interface OpenSnapshots extends Snapshots {
   close(): Promise<void>
 }
 
-const later = async (): Promise<never> => {
-  throw new BrambleError('unsupported', { detail: 'not yet' })
-}
-
 const TIDY_EVERY_MS = 60_000
 const COLLECT_EVERY_MS = 3_600_000
 /** A node that never rests is tidied, too. */
@@ -38,14 +37,23 @@ const COLLECT_AT_LEAST_MS = 6 * COLLECT_EVERY_MS
  * a collection when their leases are over.
  */
 export const openSnapshots = async (
-  deps: Omit<SnapshotsDeps, 'db'> & { readonly dataDirectory: string },
+  deps: Omit<SnapshotsDeps, 'db' | 'stagingDirectory'> & { readonly dataDirectory: string },
 ): Promise<OpenSnapshots> => {
   const db = await openDatabase<SnapshotTables>({
     path: join(deps.dataDirectory, 'snapshots.db'),
     owner: 'snapshots',
     migrations: SNAPSHOT_MIGRATIONS,
   })
-  const context: Context = { ...deps, db, closing: new AbortController(), held: new Map(), writing: new Map() }
+  const stagingDirectory = join(deps.dataDirectory, 'imports')
+  const context: Context = {
+    ...deps,
+    db,
+    stagingDirectory,
+    closing: new AbortController(),
+    held: new Map(),
+    writing: new Map(),
+  }
+  await clearImports(stagingDirectory)
   const working = new Set<Promise<unknown>>()
   /** What is under way when the node closes is waited for. */
   const during = <T>(work: () => Promise<T>): Promise<T> => {
@@ -74,9 +82,9 @@ export const openSnapshots = async (
         await removeSnapshot(context, row)
       }),
     merge: (request, owner) => during(() => foldBranches(context, request, owner)),
-    diff: later,
-    export: later,
-    import: later,
+    diff: (from, to, tenant, { signal } = {}) => during(() => diffSnapshots(context, from, to, tenant, signal)),
+    export: (ref, tenant, options = {}) => during(() => exportOf(context, ref, tenant, options)),
+    import: (source, request, owner) => during(() => importOf(context, source, request, owner)),
     restore: (ref, request, owner) => during(() => restoreSnapshot(context, ref, request, owner)),
     branch: (request, owner) => during(() => makeBranches(context, request, owner)),
     branches: (query) => during(() => listBranches(context, query)),
