@@ -37,7 +37,8 @@ export interface TempFile {
 /** Directories that need not be looked at again: as many as names of one prefix have. */
 const madeMax = 4096
 
-export const openDisk = async (tmp: string, step: Step): Promise<Disk> => {
+/** `durable` false: nothing is flushed, and a power failure may leave anything. */
+export const openDisk = async (tmp: string, step: Step, durable = true): Promise<Disk> => {
   const mine = `${await processName(process.pid)}-${randomUUID().slice(0, 8)}`
   const folder = join(tmp, mine)
   await removeLeftovers(tmp)
@@ -49,6 +50,7 @@ export const openDisk = async (tmp: string, step: Step): Promise<Disk> => {
 
   const flush = async (path: string): Promise<void> => {
     await step('directory.sync')
+    if (!durable) return
     const handle = await open(path)
     try {
       await handle.sync()
@@ -95,7 +97,7 @@ export const openDisk = async (tmp: string, step: Step): Promise<Disk> => {
         },
         finish: async () => {
           await step('temp.sync')
-          await handle.datasync()
+          if (durable) await handle.datasync()
           opened = false
           await handle.close()
         },

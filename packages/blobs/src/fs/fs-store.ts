@@ -27,6 +27,8 @@ export interface FsStoreOptions {
   /** For the expiry of leases: milliseconds since 1970. */
   readonly now?: () => number
   readonly step?: Step
+  /** False: for a folder that is removed, whatever happens, before another process would read it. Default true. */
+  readonly durable?: boolean | undefined
 }
 
 /**
@@ -34,7 +36,7 @@ export interface FsStoreOptions {
  * left; on a disk that cannot be written everything can be read.
  */
 export const fsStore = async (options: FsStoreOptions): Promise<BlobStore> => {
-  const { directory, now = Date.now, step = () => undefined } = options
+  const { directory, now = Date.now, step = () => undefined, durable } = options
   const paths = fsPaths(directory)
   const disk = await onDisk(async () => {
     for (const path of [directory, paths.blobs, paths.names, paths.leases, paths.quarantine, paths.tmp])
@@ -42,7 +44,7 @@ export const fsStore = async (options: FsStoreOptions): Promise<BlobStore> => {
         // It may be there, on a disk that is read-only now.
         if (!isErrno(cause, 'EROFS')) throw cause
       })
-    const opened = await openDisk(paths.tmp, step)
+    const opened = await openDisk(paths.tmp, step, durable)
     await makeShards(paths, opened, directory)
     return opened
   })

@@ -64,7 +64,7 @@ export const importSnapshot = async (options: ImportSnapshotOptions): Promise<Im
   const folder = join(stagingDirectory, randomUUID())
   await mkdir(folder, { recursive: true, mode: 0o700 })
   try {
-    const staging = await fsStore({ directory: folder })
+    const staging = await fsStore({ directory: folder, durable: false })
     try {
       const { manifest, ...received } = await receive(staging, options)
       const newStoredBytes = await copyBlobs(staging, manifest, options)
