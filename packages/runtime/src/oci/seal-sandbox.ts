@@ -7,6 +7,7 @@ import type { Criu } from './criu.ts'
 import { requirementsOf } from './criu.ts'
 import type { Freezer } from './freezer.ts'
 import type { Launcher } from './launcher.ts'
+import { explainRefusal } from './refusal.ts'
 import { assertSealName, finishSeal, type SealInfoFile } from './seals.ts'
 
 const MAX_COMMAND_CHARS = 4096
@@ -72,7 +73,9 @@ const sealMemory = async (context: SealContext, name: string): Promise<Sealed> =
       const [requires, state] = await Promise.all([
         requirementsOf(criu),
         stateOf(context.processes),
-        launcher.seal(config.id, name, true, mounts),
+        launcher.seal(config.id, name, true, mounts).catch(async (error: unknown) => {
+          throw await explainRefusal(error)
+        }),
       ])
       info = { memory: { requires, ...state } }
     } finally {
