@@ -120,6 +120,10 @@ void sealing_sync(const char *tag);
 int sealing_patience_ms(void);
 void sealing_expire(void);
 
+/* oci.c: the OCI runtime. */
+pid_t oci_start(const char *id, int ready, const char *bundle);
+void oci_words(const char *id);
+
 /* criu.c: memory. */
 pid_t criu_dump(const char *id, pid_t init, const char *seal, char *places);
 pid_t criu_restore(const char *id, const struct wanted *wanted);

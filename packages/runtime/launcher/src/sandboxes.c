@@ -61,19 +61,6 @@ static void run_path(char *path, size_t bytes, const char *id, const char *file)
 	snprintf(path, bytes, "%s/%s%s", RUN, id, file);
 }
 
-/* The last words of the OCI runtime, for whoever asked. */
-static void read_log(const char *id)
-{
-	char path[PATH_MAX], log[2048];
-	run_path(path, sizeof path, id, "/log");
-	ssize_t have = read_file(path, log, sizeof log);
-	while (have > 0 && log[have - 1] == '\n')
-		log[--have] = '\0';
-	errno = 0;
-	if (have > 0)
-		fail("%s", log);
-}
-
 void wanted_free(struct wanted *wanted)
 {
 	free(wanted->text);
@@ -182,39 +169,6 @@ static void end(struct sandbox *box)
 	finish(box);
 }
 
-static pid_t start(const char *id, int ready, const char *bundle)
-{
-	char pid_file[PATH_MAX], log[PATH_MAX];
-	run_path(pid_file, sizeof pid_file, id, "/pid");
-	run_path(log, sizeof log, id, "/log");
-	char *const argv[] = { (char *)settings.oci_binary, "--root", OCI_STATE, "--log", log, "run", "--detach",
-		"--preserve-fds", "1", "--pid-file", pid_file, "--bundle", (char *)bundle, (char *)id, NULL };
-	char *const environment[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL };
-	pid_t launcher = getpid(), pid = vfork();
-	if (pid == 0) {
-		/* It ends with us: what it would still make, nobody would know of. A group of its own is killed as a whole. */
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != launcher)
-			_exit(127);
-		setpgid(0, 0);
-		sigset_t none;
-		sigemptyset(&none);
-		sigprocmask(SIG_SETMASK, &none, NULL);
-		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-		dup2(null, 0);
-		dup2(null, 1);
-		dup2(null, 2);
-		/* Descriptor 3 and no other reaches the agent. */
-		if (ready == 3)
-			fcntl(3, F_SETFD, 0);
-		else
-			dup2(ready, 3);
-		execvpe(argv[0], argv, environment);
-		_exit(127);
-	}
-	return pid;
-}
-
 /* From its layer to its processes: a fresh agent by the OCI runtime, or those of a seal by CRIU. */
 static void begin(struct sandbox *box)
 {
@@ -237,7 +191,7 @@ static void begin(struct sandbox *box)
 		goto failed;
 	} else {
 		box->ready_fd = ready[0];
-		box->starter = start(id, ready[1], bundle);
+		box->starter = oci_start(id, ready[1], bundle);
 		close(ready[1]);
 	}
 	if (box->starter > 0) {
@@ -376,7 +330,7 @@ static void started(struct sandbox *box, int status)
 		else if (box->deadline_ms == 0 && box->create_tag[0] != '\0')
 			late(settings.oci_binary);
 		else
-			read_log(box->id);
+			oci_words(box->id);
 		errno = 0;
 		fail("%s ended with status %d", restored ? "CRIU" : settings.oci_binary, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
 		end(box);
