@@ -42,9 +42,35 @@ export interface BlobStore extends AsyncDisposable {
   readonly leases: Leases
   /** What it holds and what waits, from counts that it keeps. Absent: whoever wants to know adds up `list`. */
   stats?(options?: Abortable): Promise<StoreStats>
+  /** Absent where there is no lower tier. */
+  readonly lower?: LowerTier
   /** Resolves when everything that was put is where it is to be in the end (of `tiered`: in the lower tier, too). */
   settled(options?: Abortable): Promise<void>
   close(): Promise<void>
+}
+
+/** What one may want to know, and to do, where a store has another one behind it. */
+export interface LowerTier {
+  /** For people: without secrets. */
+  readonly label: string
+  /** Whether it answered last time, and why not. */
+  readonly state: { readonly available: true } | { readonly available: false; readonly reason: string }
+  /** Whether `get` would need it. */
+  isLocal(hash: BlobHash): Promise<boolean>
+  /** Brings a blob here. Undefined: it was here. Rejects as `get` does. */
+  prefetch(hash: BlobHash): Promise<BlobInfo | undefined>
+  /** Reads every blob that is here, and its copy there; heals either from the other. */
+  verify(options?: Abortable): Promise<Verification>
+}
+
+export interface Verification {
+  readonly blobs: number
+  /** Copies here that were damaged, and were replaced. */
+  readonly healedLocal: readonly BlobHash[]
+  /** Copies there that were damaged or gone, and are queued to be put there again. */
+  readonly healedShared: readonly BlobHash[]
+  /** Damaged here, and not to be had from there. */
+  readonly lost: readonly BlobHash[]
 }
 
 export interface Abortable {

@@ -5,4 +5,8 @@ export { type ContentReader, contentReader, readContent } from './content/read-c
 export * from './content.ts'
 export { type FsStoreOptions, fsStore } from './fs/fs-store.ts'
 export { memoryStore } from './memory/memory-store.ts'
+export { type OpenStoreOptions, openStore, type StoreEvent, type StoreLog } from './open-store.ts'
 export { abortable } from './pieces.ts'
+export { type S3Store, type S3StoreOptions, s3Store } from './s3/s3-store.ts'
+export { type ObjectStoreLocation, parseObjectStoreUrl } from './s3/s3-url.ts'
+export { type TieredStore, type TieredStoreOptions, tieredStore } from './tiered/tiered-store.ts'

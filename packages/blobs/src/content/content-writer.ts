@@ -102,7 +102,7 @@ export const contentWriter = ({ store, lease, temperature, known }: ContentWrite
       let partBytes = 0
       let sizeBytes = 0
       const closeChunk = async (): Promise<void> => {
-        const bytes = parts.length === 1 && parts[0] ? parts[0] : Buffer.concat(parts, partBytes)
+        const bytes = joined(parts, partBytes)
         parts = []
         partBytes = 0
         const index = pieces.length
@@ -129,7 +129,7 @@ export const contentWriter = ({ store, lease, temperature, known }: ContentWrite
       const hash = sha256.digest('hex') as BlobHash
       totals.contents++
       totals.sizeBytes += sizeBytes
-      if (sizeBytes <= smallBytesMax) return addSmall(Buffer.concat(parts, partBytes), hash)
+      if (sizeBytes <= smallBytesMax) return addSmall(joined(parts, partBytes), hash)
       if (partBytes > 0) await closeChunk()
       await Promise.all(ahead)
       return () => ({ sizeBytes, sha256: hash, pieces })
@@ -140,6 +140,10 @@ export const contentWriter = ({ store, lease, temperature, known }: ContentWrite
     },
   }
 }
+
+/** A copy only where it must be one: what a source gives is not changed by anybody. */
+const joined = (parts: readonly Uint8Array[], bytes: number): Uint8Array =>
+  parts.length === 1 && parts[0] ? parts[0] : Buffer.concat(parts, bytes)
 
 const pieceOf = (pack: Pack, offset: number, length: number): Piece => {
   const { blob, sizeBytes } = pack

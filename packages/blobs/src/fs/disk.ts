@@ -1,7 +1,16 @@
 import { randomUUID } from 'node:crypto'
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, unlink } from 'node:fs/promises'
+import * as fs from 'node:fs'
+import { type FileHandle, mkdir, readdir, readFile, rename, rm, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { isErrno } from './fs-error.ts'
+
+const fdatasync = promisify(fs.fdatasync)
+const fsync = promisify(fs.fsync)
+const write = promisify(fs.write)
+
+/** So few bytes are in the page cache sooner than another thread has heard of them. */
+const atOnceBytes = 16 * 1024
 
 /** Called before each change of the disk, with its name: a test kills the process there, or records the order. */
 export type Step = (what: string) => void | Promise<void>
@@ -51,11 +60,12 @@ export const openDisk = async (tmp: string, step: Step, durable = true): Promise
   const flush = async (path: string): Promise<void> => {
     await step('directory.sync')
     if (!durable) return
-    const handle = await open(path)
+    // A directory in which a file has just been made or renamed is in memory: opening it waits for no disk.
+    const fd = fs.openSync(path)
     try {
-      await handle.sync()
+      await fsync(fd)
     } finally {
-      await handle.close()
+      fs.closeSync(fd)
     }
     synced.add(path)
   }
@@ -85,21 +95,32 @@ export const openDisk = async (tmp: string, step: Step, durable = true): Promise
       })
       await step('temp.create')
       const path = join(folder, String(count++))
-      const handle = await open(path, 'wx', 0o600)
+      const fd = fs.openSync(path, 'wx', 0o600)
       let opened = true
       let there = true
       let position = 0
+      const close = (): void => {
+        if (opened) fs.closeSync(fd)
+        opened = false
+      }
       return {
         path,
         write: async (bytes) => {
           await step('temp.write')
-          position = await writeAll(handle, bytes, position)
+          for (let at = 0; at < bytes.length; ) {
+            const left = bytes.length - at
+            const atOnce = left <= atOnceBytes
+            const written = atOnce
+              ? fs.writeSync(fd, bytes, at, left, position)
+              : (await write(fd, bytes, at, left, position)).bytesWritten
+            at += written
+            position += written
+          }
         },
         finish: async () => {
           await step('temp.sync')
-          if (durable) await handle.datasync()
-          opened = false
-          await handle.close()
+          if (durable) await fdatasync(fd)
+          close()
         },
         publish: async (directory, name) => {
           await step('rename')
@@ -109,8 +130,7 @@ export const openDisk = async (tmp: string, step: Step, durable = true): Promise
           await syncDirectory(directory)
         },
         [Symbol.asyncDispose]: async () => {
-          if (opened) await handle.close().catch(() => undefined)
-          opened = false
+          close()
           if (there) await unlink(path).catch(() => undefined)
           there = false
         },

@@ -47,22 +47,26 @@ export const blobFetcher = (context: TieredContext, closing: AbortSignal): Fetch
 }
 
 /** A stream of the shared tier. Its beginning is waited for as long as the breaker waits; what breaks it later, opens the breaker. */
-export const openShared = async (
-  { shared, breaker }: TieredContext,
-  hash: BlobHash,
-  signal?: AbortSignal,
-): Promise<BlobStream> => {
-  const stream = await breaker.run(
-    (late) => shared.get(hash, { signal: signal ? AbortSignal.any([signal, late]) : late }),
-    signal,
-  )
+export const openShared = async (context: TieredContext, hash: BlobHash, signal?: AbortSignal): Promise<BlobStream> => {
+  const { shared, breaker, uploaded } = context
+  const learn = (thrown: unknown): void => {
+    if (isUnavailable(thrown)) breaker.failed(thrown)
+    // Whoever puts it again, is to bring it there again.
+    else if (thrown instanceof BrambleError) uploaded.delete(hash)
+  }
+  const open = (late: AbortSignal): Promise<BlobStream> =>
+    shared.get(hash, { signal: signal ? AbortSignal.any([signal, late]) : late })
+  const stream = await breaker.run(open, signal).catch((thrown: unknown) => {
+    learn(thrown)
+    throw thrown
+  })
   return {
     info: stream.info,
     [Symbol.asyncIterator]: async function* () {
       try {
         yield* stream
       } catch (thrown) {
-        if (isUnavailable(thrown)) breaker.failed(thrown)
+        learn(thrown)
         throw thrown
       }
     },

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { type BlobHash, BrambleError, type StoreStats } from '@bramble/protocol'
-import type { Abortable, BlobInfo, BlobStore } from '../blob-store.ts'
+import type { Abortable, BlobStore, LowerTier } from '../blob-store.ts'
 import type { Step } from '../fs/disk.ts'
 import { keyedLock } from '../keyed-lock.ts'
 import { until } from '../until.ts'
@@ -12,7 +12,7 @@ import { tieredBlobs } from './tiered-blobs.ts'
 import { tieredNames } from './tiered-names.ts'
 import { openUploadQueue } from './upload-queue.ts'
 import { openUploader } from './uploader.ts'
-import { type Verification, verifyTiers } from './verify-tiers.ts'
+import { verifyTiers } from './verify-tiers.ts'
 
 export interface TieredStoreOptions {
   /** Closed by the tiered store, as `shared` is. */
@@ -36,15 +36,10 @@ export interface TieredStoreOptions {
 }
 
 export interface TieredStore extends BlobStore {
+  readonly lower: LowerTier
   stats(options?: Abortable): Promise<StoreStats>
-  /** Whether `get` would need the shared tier for it. */
-  isLocal(hash: BlobHash): Promise<boolean>
-  /** Brings it into the local tier. Undefined: it was there. Rejects as `get` does. */
-  prefetch(hash: BlobHash): Promise<BlobInfo | undefined>
   /** Whether the local copy may go: the shared tier has one, as far as one can tell without reading it. */
   isEvictable(hash: BlobHash): Promise<boolean>
-  /** Reads every blob of the local tier, and what the shared one has of them; heals either from the other. */
-  verify(options?: Abortable): Promise<Verification>
 }
 
 /** Of blobs that were uploaded: at 100 bytes each. */
@@ -110,6 +105,8 @@ export const tieredStore = async (options: TieredStoreOptions): Promise<TieredSt
   context.background(binding)
   uploader.kick()
 
+  const statsOf = counted(local, now)
+
   let closed: Promise<void> | undefined
   const close = (): Promise<void> => {
     closed ??= (async () => {
@@ -134,21 +131,35 @@ export const tieredStore = async (options: TieredStoreOptions): Promise<TieredSt
     names,
     leases: blobs.leases,
     settled: async ({ signal } = {}) => {
-      await local.settled({ signal })
-      await until(binding, signal)
-      await queue.empty(signal)
+      // Whoever waits keeps the process; the pauses between attempts do not.
+      const held = setInterval(() => undefined, 60_000)
+      try {
+        await local.settled({ signal })
+        await until(binding, signal)
+        await queue.empty(signal)
+      } finally {
+        clearInterval(held)
+      }
     },
     stats: async (statsOptions) => {
       const reason = failure()
       return {
-        ...(await statsOf(local, statsOptions)),
+        ...(await statsOf(statsOptions ?? {})),
         pendingUploads: queue.size,
         pendingBytes: queue.storedBytes,
         lowerTier: { url: label, available: reason === undefined, ...(reason !== undefined && { reason }) },
       }
     },
-    isLocal: async (hash) => (await local.stat(hash)) !== undefined,
-    prefetch: async (hash) => ((await local.stat(hash)) ? undefined : fetch(hash)),
+    lower: {
+      label,
+      get state(): LowerTier['state'] {
+        const reason = failure()
+        return reason === undefined ? { available: true } : { available: false, reason }
+      },
+      isLocal: async (hash) => (await local.stat(hash)) !== undefined,
+      prefetch: async (hash) => ((await local.stat(hash)) ? undefined : fetch(hash)),
+      verify: (verifyOptions = {}) => verifyTiers(context, fetch, verifyOptions),
+    },
     isEvictable: async (hash) => {
       if (queue.get('blob', hash) || closing.signal.aborted) return false
       if (context.uploaded.has(hash)) return true
@@ -159,18 +170,34 @@ export const tieredStore = async (options: TieredStoreOptions): Promise<TieredSt
         return false
       }
     },
-    verify: (verifyOptions = {}) => verifyTiers(context, fetch, verifyOptions),
     close,
     [Symbol.asyncDispose]: close,
   }
 }
 
-const statsOf = async (local: BlobStore, options: Abortable = {}): Promise<StoreStats> => {
-  if (local.stats) return local.stats(options)
-  let [blobs, storedBytes] = [0, 0]
-  for await (const blob of local.list(options)) {
-    blobs++
-    storedBytes += blob.storedBytes
+/** Counted anew after this time: counting lists the store. */
+const countedMs = 5 * 60_000
+
+/** What the local tier holds, of its own counts or of a listing now and then. */
+const counted = (local: BlobStore, now: () => number): ((options: Abortable) => Promise<StoreStats>) => {
+  let last: { readonly atMs: number; readonly stats: Promise<StoreStats> } | undefined
+  const count = async (): Promise<StoreStats> => {
+    let [blobs, storedBytes] = [0, 0]
+    for await (const blob of local.list()) {
+      blobs++
+      storedBytes += blob.storedBytes
+    }
+    return { blobs, sizeBytes: storedBytes, storedBytes, maxBytes: null, pendingUploads: 0, pendingBytes: 0 }
   }
-  return { blobs, sizeBytes: storedBytes, storedBytes, maxBytes: null, pendingUploads: 0, pendingBytes: 0 }
+  return async (options) => {
+    if (local.stats) return local.stats(options)
+    if (!last || now() - last.atMs > countedMs) {
+      const one = { atMs: now(), stats: count() }
+      last = one
+      one.stats.catch(() => {
+        if (last === one) last = undefined
+      })
+    }
+    return until(last.stats, options.signal)
+  }
 }

@@ -1,18 +1,7 @@
 import type { BlobHash } from '@bramble/protocol'
-import type { Abortable, BlobStore } from '../blob-store.ts'
+import type { Abortable, BlobStore, Verification } from '../blob-store.ts'
 import type { TieredContext } from './context.ts'
-import type { FetchBlob } from './fetch-blob.ts'
-import { codeOf, openShared } from './fetch-blob.ts'
-
-export interface Verification {
-  readonly blobs: number
-  /** Local copies that were damaged, and were replaced by what the shared tier has. */
-  readonly healedLocal: readonly BlobHash[]
-  /** Copies of the shared tier that were damaged or gone, and are queued to be put there again. */
-  readonly healedShared: readonly BlobHash[]
-  /** Damaged here, and not to be had from there. */
-  readonly lost: readonly BlobHash[]
-}
+import { codeOf, type FetchBlob, openShared } from './fetch-blob.ts'
 
 /** Reads everything of the local tier, and its copies in the shared one. Rejects with `store_unavailable` where that ends it. */
 export const verifyTiers = async (
