@@ -69,24 +69,34 @@ const failureOf = (path: BytePath, error: number): BrambleError => {
 }
 
 /** Calls back for every answer, and resolves when there are no more. */
-const readAnswers = async (program: LayersProgram, answered: (error: number, part: Part) => void): Promise<string> => {
+const readAnswers = async (
+  program: LayersProgram,
+  answered: (error: number, part: Part) => void,
+): Promise<string> => {
   const header = Buffer.alloc(ANSWER_BYTES)
   let data: Buffer | undefined
   let have = 0
+  const answer = (bytes: Buffer): void =>
+    answered(header.readUInt32LE(0), { sizeBytes: Number(header.readBigUInt64LE(8)), data: bytes })
   for await (const chunk of program.stdout as AsyncIterable<Buffer>) {
-    let at = 0
-    while (at < chunk.length || data?.length === 0) {
+    for (let at = 0; at < chunk.length; ) {
       const target: Buffer = data ?? header
-      const bytes = chunk.copy(target, have, at)
-      at += bytes
-      have += bytes
+      const copied = chunk.copy(target, have, at)
+      at += copied
+      have += copied
       if (have < target.length) break
       have = 0
-      if (data === undefined) data = Buffer.allocUnsafe(header.readUInt32LE(4))
-      else {
-        answered(header.readUInt32LE(0), { sizeBytes: Number(header.readBigUInt64LE(8)), data })
+      if (data !== undefined) {
+        answer(data)
         data = undefined
+        continue
       }
+      const bytes = header.readUInt32LE(4)
+      if (at + bytes <= chunk.length) {
+        // As it came: small files need no copy.
+        answer(chunk.subarray(at, at + bytes))
+        at += bytes
+      } else data = Buffer.allocUnsafe(bytes)
     }
   }
   return 'its program ended'
