@@ -13,6 +13,8 @@ import {
 export const NODE_LABEL = 'dev.bramble.node'
 /** Of a kept sandbox: the name of the layer that the container is. */
 export const LAYER_LABEL = 'dev.bramble.layer'
+/** Of a container that never runs: files are read by it. */
+export const READER_LABEL = 'dev.bramble.reader'
 /** Where the agent of a kept sandbox listens. */
 export const AGENT_SOCKET = '/.bramble/run/agent.sock'
 const EVENTS_SOCKET = '/.bramble/run/events.sock'
@@ -57,7 +59,8 @@ export const containerOptions = (
     WorkingDir: '/',
     Env: [],
     Hostname: config.hostname ?? DEFAULT_HOSTNAME,
-    Labels: { [NODE_LABEL]: context.node, ...(keep && { [LAYER_LABEL]: keep.layer }) },
+    // An image that was a container has that one's labels.
+    Labels: { [NODE_LABEL]: context.node, [LAYER_LABEL]: keep?.layer ?? '' },
     AttachStdin: attached,
     AttachStdout: attached,
     AttachStderr: attached,

@@ -45,6 +45,8 @@ const subject = {
         const reopen = () => open(socketPath, directory)
         return { runtime: await reopen(), restart: reopen, reopen }
       },
+      // In images, times are whole seconds, and attributes are those of the host alone.
+      coarseSeals: true,
       killAgent: async ({ id }: Sandbox) => {
         await engine.getContainer(`bramble-${id}`).kill()
       },

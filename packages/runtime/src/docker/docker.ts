@@ -11,6 +11,9 @@ import { watchEngine } from './events.ts'
 import { type AgentProgram, loadImage, readAgent, removeImage, tagOf } from './image.ts'
 import { attachKept, createKept, dockerLayers, findContainers, isSandbox } from './kept.ts'
 import { createSandbox, type DockerContext, removeContainer, stopContainer } from './sandbox.ts'
+import { pruneSealImages } from './seal-images.ts'
+import { sealReaders } from './seal-reader.ts'
+import { dockerSeals, sealContainer, sealedImages } from './seals.ts'
 
 export type DockerOptions = EngineOptions
 
@@ -80,6 +83,7 @@ const openRuntime = async (
     busyLayers: new Set(),
     agent,
     pause: true,
+    seal: (sandbox, options) => sealContainer(context, sandbox, options),
   }
   try {
     // It is tried, not believed: the seccomp profile, the limits and the attached streams have to work together.
@@ -95,7 +99,9 @@ const openRuntime = async (
     throw error
   }
   const keep = await canKeep(context, probeTag)
-  return makeRuntime(context, { ...capabilitiesOf(info, context.diskQuota), keep, pause: context.pause }, agent)
+  const { pause } = context
+  // A state is one of a moment only where the sandbox stands still for it.
+  return makeRuntime(context, { ...capabilitiesOf(info, context.diskQuota), keep, pause, seals: pause }, agent)
 }
 
 /** Whether a container goes on without us, and a program run in it reaches its agent. */
@@ -111,7 +117,7 @@ const canKeep = async (context: DockerContext, image: string): Promise<boolean> 
   return kept
 }
 
-const capabilitiesOf = (info: EngineInfo, diskQuota: boolean): Omit<Capabilities, 'keep' | 'pause'> => {
+const capabilitiesOf = (info: EngineInfo, diskQuota: boolean): Omit<Capabilities, 'keep' | 'pause' | 'seals'> => {
   const security = info.SecurityOptions ?? []
   const has = (name: string) => security.some((option) => option.split(',').includes(`name=${name}`))
   return {
@@ -124,7 +130,7 @@ const capabilitiesOf = (info: EngineInfo, diskQuota: boolean): Omit<Capabilities
     },
     userNamespace: has('userns') || has('rootless'),
     seccomp: has('seccomp'),
-    seals: false,
+    // The engine's own is experimental, and does not continue what it saved.
     checkpoint: false,
     volumes: false,
     network: ['none'],
@@ -162,15 +168,19 @@ const makeRuntime = (context: DockerContext, capabilities: Capabilities, agent: 
     await (signal ? Promise.race([work, abortOf(signal)]) : work)
   }
 
+  const readers = sealReaders(context)
+  const sealed = sealedImages(context, readers, (image) => prepare(image))
+
   const create = async (config: SandboxConfig, signal?: AbortSignal) => {
-    const tag = tagOf(config.image.digest, agent)
+    signal?.throwIfAborted()
+    const tag = config.from ? await sealed(config) : tagOf(config.image.digest, agent)
     const { keep } = config
     const make = () =>
       keep ? createKept(context, { ...config, keep }, tag, signal) : createSandbox(context, config, tag, signal)
     try {
       return await make()
     } catch (error) {
-      if (statusOf(error) !== 404) throw asFailure(error, signal)
+      if (statusOf(error) !== 404 || config.from) throw asFailure(error, signal)
     }
     // The engine does not have the image: nobody readied it, or somebody removed it behind our back.
     prepared.delete(config.image.digest)
@@ -192,6 +202,7 @@ const makeRuntime = (context: DockerContext, capabilities: Capabilities, agent: 
     closed ??= (async () => {
       await Promise.allSettled(creating)
       await Promise.all([...own.values()].map((each) => (each.config.keep ? each.letGo() : each.destroy())))
+      await readers.close()
       context.events.close()
     })()
     return closed
@@ -211,13 +222,19 @@ const makeRuntime = (context: DockerContext, capabilities: Capabilities, agent: 
     },
     list: async () => (await findContainers(context)).filter(isSandbox).map(({ id }) => id),
     reap: async (keep = new Set()) => {
-      const found = (await findContainers(context)).filter(isSandbox)
-      const left = found.filter(({ id, layer }) => !ids.has(id) && !(layer !== undefined && keep.has(id)))
+      const all = await findContainers(context)
+      const left = all
+        .filter(isSandbox)
+        .filter(({ id, layer }) => !ids.has(id) && !(layer !== undefined && keep.has(id)))
       await Promise.all(
         left.map(({ container, layer }) => (layer ? stopContainer(container) : removeContainer(container))),
       )
+      const unread = all.filter(({ reader, container }) => reader && !readers.owns(container.id))
+      await Promise.all(unread.map(({ container }) => removeContainer(container)))
+      await pruneSealImages(context)
       return left.length
     },
+    ...(capabilities.seals && { seals: dockerSeals(context, readers) }),
     layers: dockerLayers(context),
     forget: async (digest) => {
       prepared.delete(digest)

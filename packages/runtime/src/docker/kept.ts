@@ -4,7 +4,16 @@ import type { Agent } from '../agent/agent.ts'
 import { connectAgent } from '../agent/connect-agent.ts'
 import { layerInUse } from '../layer-in-use.ts'
 import type { Layers, Sandbox, SandboxConfig } from '../runtime.ts'
-import { AGENT_SOCKET, containerOptions, idOf, LAYER_LABEL, limitsOf, NODE_LABEL, nameOf } from './container.ts'
+import {
+  AGENT_SOCKET,
+  containerOptions,
+  idOf,
+  LAYER_LABEL,
+  limitsOf,
+  NODE_LABEL,
+  nameOf,
+  READER_LABEL,
+} from './container.ts'
 import { refreshAgent } from './image.ts'
 import { demultiplex } from './multiplexed.ts'
 import { asFailed, type DockerContext, removeContainer, stopContainer, trackSandbox } from './sandbox.ts'
@@ -14,6 +23,8 @@ export interface Found {
   readonly container: Docker.Container
   readonly id: SandboxId
   readonly layer: string | undefined
+  /** Files of a seal are read by it. */
+  readonly reader: boolean
   readonly alive: boolean
   readonly paused: boolean
 }
@@ -28,14 +39,15 @@ export const findContainers = async ({ engine, node }: Pick<DockerContext, 'engi
   return containers.map(({ Id, Names, Labels, State }) => ({
     container: engine.getContainer(Id),
     id: idOf(Names),
-    layer: Labels[LAYER_LABEL],
+    layer: Labels[LAYER_LABEL] || undefined,
+    reader: Labels[READER_LABEL] === 'true',
     alive: State === 'running' || State === 'paused',
     paused: State === 'paused',
   }))
 }
 
 /** Those that are sandboxes: a kept one that does not run is a layer, no more. */
-export const isSandbox = ({ layer, alive }: Found): boolean => layer === undefined || alive
+export const isSandbox = ({ layer, reader, alive }: Found): boolean => !reader && (layer === undefined || alive)
 
 /**
  * The agent's stream of a container that runs: a program in it carries it from the agent's socket. It ends with our
@@ -77,6 +89,7 @@ export const createKept = async (
   try {
     const before = (await findContainers(context)).find((found) => found.layer === layer)
     if (before?.alive) throw layerInUse(layer)
+    if (before && config.from) throw new BrambleError('conflict', { detail: `there is a layer ${layer} already` })
     if (before) {
       undo = stopContainer
       container = before.container
@@ -84,7 +97,10 @@ export const createKept = async (
       await container.update(limitsOf(config.resources))
       // The sandbox may have changed it, and the host's may be a newer one.
       await refreshAgent(container, context.agent)
-    } else container = await context.engine.createContainer(containerOptions(config, { ...context, image }))
+    } else {
+      container = await context.engine.createContainer(containerOptions(config, { ...context, image }))
+      if (config.from) await refreshAgent(container, context.agent)
+    }
     signal?.throwIfAborted()
     await container.start()
     const { agent, stderr } = await connectRelay(container, signal)

@@ -3,11 +3,12 @@ import type Docker from 'dockerode'
 import type { Agent } from '../agent/agent.ts'
 import { connectAgent } from '../agent/connect-agent.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
+import type { Sealed } from '../seals/seals.ts'
 import { withoutPause } from '../without.ts'
 import { containerOptions } from './container.ts'
 import { statusOf, wordsOf } from './engine.ts'
 import type { EngineEvents } from './events.ts'
-import type { AgentProgram } from './image.ts'
+import { type AgentProgram, refreshAgent } from './image.ts'
 import { type Demultiplexed, demultiplex } from './multiplexed.ts'
 import { readStats } from './stats.ts'
 
@@ -25,7 +26,14 @@ export interface DockerContext {
   readonly busyLayers: Set<string>
   /** Whether the engine can stop processes where they are; found by trying. */
   pause: boolean
+  /** Makes a seal of a container's files. */
+  readonly seal: SealContainer
 }
+
+type SealContainer = (
+  sandbox: { readonly container: Docker.Container; readonly config: SandboxConfig },
+  options: Parameters<NonNullable<Sandbox['seal']>>[0],
+) => Promise<Sealed>
 
 export interface DockerSandbox extends Sandbox {
   /** It is kept and runs, but the connection to its agent is over: it may be attached to again. */
@@ -58,6 +66,8 @@ export const createSandbox = async (
     })
   let attached: Demultiplexed | undefined
   try {
+    // The sandbox that the image was may have changed it, and the host's may be a newer one.
+    if (config.from) await refreshAgent(container, context.agent)
     signal?.throwIfAborted()
     const streams = { stream: true, hijack: true, stdin: true, stdout: true, stderr: true }
     attached = demultiplex(await container.attach(streams))
@@ -167,6 +177,12 @@ export const trackSandbox = (context: DockerContext, connected: Connected): Dock
       readStats(container, agent, { cgroupVersion: context.cgroupVersion, paused, seenOomKills }).catch((cause) => {
         throw new BrambleError('sandbox_died', { detail: `no statistics: ${wordsOf(cause)}`, cause })
       }),
+    ...(context.pause && {
+      seal: async (options) => {
+        if (over || ending) throw new BrambleError('sandbox_died', { detail: 'the sandbox has ended' })
+        return await context.seal({ container, config }, options)
+      },
+    }),
     get lost() {
       return lost
     },

@@ -22,7 +22,12 @@ export interface TarEntry {
   readonly sizeBytes: number
   readonly uid: number
   readonly gid: number
+  readonly mode: number
+  /** Since 1970, as the plain header has it; `pax` may have more. */
+  readonly modifiedSeconds: number
   readonly xattrs: readonly string[]
+  /** The records of its extended header, as they stand there. */
+  readonly pax: ReadonlyMap<string, string>
   /** The header blocks of this entry, extended ones included, to be written again as they are. */
   readonly header: Buffer
   /** Read it before asking for the next entry; what is left is skipped. */
@@ -112,6 +117,9 @@ class Extension {
       sizeBytes,
       uid: this.#number('uid', header.uid),
       gid: this.#number('gid', header.gid),
+      mode: header.mode,
+      modifiedSeconds: header.modifiedSeconds,
+      pax: this.#pax,
       xattrs: [...this.#pax.keys()].filter((key) => key.startsWith(XATTR)).map((key) => key.slice(XATTR.length)),
       header: Buffer.concat([...this.#blocks, block]),
       body: bodyOf(reader, name, sizeBytes),

@@ -14,6 +14,8 @@ export interface TarHeader {
   readonly sizeBytes: number
   readonly uid: number
   readonly gid: number
+  readonly mode: number
+  readonly modifiedSeconds: number
 }
 
 const text = (block: Buffer, start: number, length: number): string => {
@@ -36,6 +38,12 @@ const number = (block: Buffer, start: number, length: number, what: string): num
   if (digits === '') return 0
   if (!/^[0-7]+$/.test(digits)) throw imageInvalid(`an entry has a ${what} that is not a number`)
   return Number.parseInt(digits, 8)
+}
+
+/** 0 for what is no such number: nothing that is unpacked here depends on it. */
+const octal = (block: Buffer, start: number, length: number): number => {
+  const digits = text(block, start, length).trim()
+  return /^[0-7]+$/.test(digits) ? Number.parseInt(digits, 8) : 0
 }
 
 const hasChecksum = (block: Buffer): boolean => {
@@ -73,6 +81,8 @@ export const parseTarHeader = (block: Buffer): TarHeader => {
     sizeBytes: number(block, 124, 12, 'size'),
     uid: number(block, 108, 8, 'uid'),
     gid: number(block, 116, 8, 'gid'),
+    mode: octal(block, 100, 8),
+    modifiedSeconds: octal(block, 136, 12),
   }
 }
 

@@ -14,8 +14,11 @@ export interface Subject {
   killAgent(sandbox: Sandbox): Promise<void>
   /** True: sandboxes see the host's files, users and processes (isolation `none`). */
   readonly sharesHost?: boolean
-  /** False: the driver's seals lose the extended attributes of the kind `user.`. */
-  readonly keepsUserXattrs?: boolean
+  /**
+   * True: seals of the driver's sandboxes know times to the second, and no extended attributes of the kind `user.`; the names of
+   * one file are files of their own once one is written to in what continues from a seal.
+   */
+  readonly coarseSeals?: boolean
   /** Starts a command that the driver cannot save the memory of, and resolves when it runs. */
   refusesMemoryOf?(sandbox: Sandbox): Promise<void>
   close(): Promise<void>
