@@ -242,7 +242,7 @@ export const createExecutions = (deps: ExecutionsDeps): Executions => {
     history.changed(live)
   }
 
-  const executeCached = createCachedMode({
+  const cachedMode = createCachedMode({
     ...{ cache, history, clock, log, notice, outputRoom: deps.outputRoom, check, enter, leave },
     run: async (live, kind, changed) => {
       const entered = orRefuse(() => placeFor(live.spec, live.context))
@@ -252,7 +252,7 @@ export const createExecutions = (deps: ExecutionsDeps): Executions => {
   })
 
   const execute = (spec: ExecutionSpec, context: ExecuteContext): Execution => {
-    if (spec.mode === 'cached') return orRefuse(() => executeCached(spec, context))
+    if (spec.mode === 'cached') return orRefuse(() => cachedMode.execute(spec, context))
     const admitted = orRefuse(() => admit(spec, context))
     const { kind, inputHash, entered } = admitted
     const now = clock.now()
@@ -312,6 +312,7 @@ export const createExecutions = (deps: ExecutionsDeps): Executions => {
       clearTimeout(timer)
       for (const live of lives.values()) live.stop('cancelled')
       await ends
+      await cachedMode.settled()
     },
   }
 }

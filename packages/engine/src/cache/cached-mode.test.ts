@@ -166,6 +166,7 @@ describe('mode cached', () => {
     await node.until(started(node))
     await node.engine.close({ graceMs: 0 })
     for (const result of waiting) expect(await result).toMatchObject({ status: 'cancelled' })
+    expect(node.host.sandboxes.size).toBe(0)
     expect(() => node.engine.execute(cached(SLOW), CONTEXT)).toThrow(expect.objectContaining({ code: 'shutting_down' }))
   })
 })

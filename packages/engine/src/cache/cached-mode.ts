@@ -41,13 +41,18 @@ export interface CachedModeDeps {
 const rounded = (ms: number): number => Math.round(ms * 1000) / 1000
 const MB_IN_GB = 1024
 
+export interface CachedMode {
+  execute(spec: ExecutionSpec, context: ExecuteContext): Execution
+  /** Resolves when no run is left: those whom nobody waits for any more end, too. */
+  settled(): Promise<void>
+}
+
 /** Executions of mode `cached`: from memory at once, else by way of the cache's tiers and its single flight. */
-export const createCachedMode = (
-  deps: CachedModeDeps,
-): ((spec: ExecutionSpec, context: ExecuteContext) => Execution) => {
+export const createCachedMode = (deps: CachedModeDeps): CachedMode => {
   const { cache, history, clock, log, notice } = deps
   const waiting = new Map<string, Set<CachedExecution>>()
   const runs = new Map<string, LiveExecution>()
+  const ends = new Set<Promise<void>>()
 
   /** Costs no I/O, no place in the queue and no sandbox. */
   const hit = (spec: ExecutionSpec, context: ExecuteContext, kept: CachedResult, beganMs: number): Execution => {
@@ -97,6 +102,7 @@ export const createCachedMode = (
     signal.addEventListener('abort', stop, { once: true })
     const each = (tell: (one: CachedExecution) => void): void => waiting.get(key)?.forEach(tell)
     runs.set(key, run)
+    ends.add(run.done)
     each((one) => one.follow(run))
     try {
       const result = await deps.run(run, kind, () => each((one) => one.ran(run)))
@@ -116,6 +122,8 @@ export const createCachedMode = (
     } finally {
       signal.removeEventListener('abort', stop)
       if (runs.get(key) === run) runs.delete(key)
+      run.recorded()
+      ends.delete(run.done)
       run.stdout.release()
       run.stderr.release()
     }
@@ -179,7 +187,7 @@ export const createCachedMode = (
     }
   }
 
-  return (spec, context) => {
+  const execute: CachedMode['execute'] = (spec, context) => {
     const beganMs = clock.monotonicMs()
     const { tenant } = context
     assertCacheable(spec)
@@ -199,5 +207,11 @@ export const createCachedMode = (
       cancel: () => live.stop('cancelled'),
       [Symbol.asyncIterator]: () => live.watch()[Symbol.asyncIterator](),
     }
+  }
+  return {
+    execute,
+    async settled() {
+      while (ends.size > 0) await Promise.all(ends)
+    },
   }
 }

@@ -116,10 +116,22 @@ export const openInvalidations = ({ store, clock, log, refreshMs, keptMs }: Inva
     return { version: 1, tenant, id, stamp: Number(digits) }
   }
 
+  /** While the tier that nodes share does not answer, what this node has of it: others are not heard then. */
+  const namesOf = async (tenant: string, signal?: AbortSignal): Promise<string[]> => {
+    const prefix = invalidationsOf(tenant)
+    try {
+      return await Array.fromAsync(store.names.list(prefix, { signal }))
+    } catch (error) {
+      signal?.throwIfAborted()
+      log.warn({ err: error }, 'invalidations of other nodes are not heard')
+      return await Array.fromAsync(store.names.list(prefix, { signal, reach: 'local' }))
+    }
+  }
+
   const load = async (tenant: string, known: Known, signal?: AbortSignal): Promise<Invalidation[]> => {
     const beganMs = clock.monotonicMs()
     const fresh: Invalidation[] = []
-    for await (const name of store.names.list(invalidationsOf(tenant), { signal })) {
+    for (const name of await namesOf(tenant, signal)) {
       const [, digits, id] = NAME.exec(name) ?? []
       if (id === undefined || known.all.has(id) || Number(digits) <= known.floor) continue
       const one = await read(tenant, name, signal)

@@ -1,4 +1,4 @@
-import type { BlobStore } from '@bramble/blobs'
+import type { BlobStore, NameOptions } from '@bramble/blobs'
 import type { BlobHash } from '@bramble/protocol'
 import type { Clock, EngineNotice, Log } from '../options.ts'
 import type { Invalidation, Invalidations } from './invalidations.ts'
@@ -45,6 +45,7 @@ export interface StoredResultsDeps {
 
 /** Values that are read while an invalidation waits for what it removes. */
 const MAX_REMOVED_AT_ONCE = 10_000
+const SWEEPS_A_WIDE_ONE = 24
 const CLOSE_WAIT_MS = 5_000
 const NOTHING: Loaded = { entry: undefined, shared: false, learned: [] }
 
@@ -124,19 +125,19 @@ export const openStoredResults = (deps: StoredResultsDeps): StoredResults => {
     if (!isAlive(tenant, value)) await names.remove(resultName(tenant, inputHash))
   }
 
-  const each = async function* (prefix: string, signal?: AbortSignal) {
-    for await (const name of names.list(prefix, { signal })) {
-      const value = await names.get(name, { signal })
+  const each = async function* (prefix: string, options: NameOptions) {
+    for await (const name of names.list(prefix, options)) {
+      const value = await names.get(name, options)
       if (value) yield { name, stored: parseStored(value) }
     }
   }
 
+  // What is elsewhere is dead wherever it is read: an invalidation need not wait for it.
   const removeDead: StoredResults['removeDead'] = async (tenant, inputHash) => {
     const gone: string[] = []
     let looked = 0
-    for await (const { name, stored } of each(
-      inputHash === undefined ? resultsOf(tenant) : resultName(tenant, inputHash),
-    )) {
+    const prefix = inputHash === undefined ? resultsOf(tenant) : resultName(tenant, inputHash)
+    for await (const { name, stored } of each(prefix, { reach: 'local' })) {
       if (looked++ === MAX_REMOVED_AT_ONCE) break
       if (stored?.tenant === tenant && isAlive(tenant, stored)) continue
       await names.remove(name)
@@ -146,11 +147,14 @@ export const openStoredResults = (deps: StoredResultsDeps): StoredResults => {
     return gone
   }
 
+  let sweeps = 0
   const sweep = async (): Promise<void> => {
     const { signal } = closing
+    // What only nodes that are gone have kept is looked at now and then.
+    const reach = sweeps++ % SWEEPS_A_WIDE_ONE === 0 ? 'recent' : 'local'
     const tenants = new Set<string>()
     const kept: { name: string; createdAtMs: number }[] = []
-    for await (const { name, stored } of each(RESULTS, signal)) {
+    for await (const { name, stored } of each(RESULTS, { signal, reach })) {
       if (stored && !tenants.has(stored.tenant)) await invalidations.refresh(stored.tenant, { signal })
       if (stored) tenants.add(stored.tenant)
       const inPlace = stored && name === resultName(stored.tenant, stored.inputHash)
@@ -183,7 +187,8 @@ export const openStoredResults = (deps: StoredResultsDeps): StoredResults => {
     removeDead,
     sweep,
     async *roots() {
-      for await (const { stored } of each(RESULTS)) {
+      // A collection removes what lies here; what only others have need not come here for it.
+      for await (const { stored } of each(RESULTS, { reach: 'local' })) {
         if (!stored || clock.now() >= stored.expiresAtMs) continue
         const { texts, outputs } = blobsOf(stored)
         yield* texts
