@@ -10,7 +10,7 @@ const MAX_SLOWDOWN = 1.3
 const TEN = 10
 /** What a sandbox does before it is branched: a shell whose child is a command; and four of those with 12.5 MB each. */
 const SHELL = 'while true; do sleep 1000; done'
-const LARGE = `for i in 1 2 3 4; do sh -c 'x=$(head -c 12500000 /dev/zero | tr "\\0" x); echo ready; while true; do sleep 1000; done' & done; wait`
+const LARGE = `mkfifo /tmp/wait; for i in 1 2 3 4; do awk 'BEGIN { s = sprintf("%12500000s", "x"); print "ready"; fflush(); getline < "/tmp/wait" }' & done; wait`
 
 interface Branches {
   readonly items: readonly { readonly instanceId: string; readonly memory: boolean }[]
