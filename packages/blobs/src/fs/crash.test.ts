@@ -102,7 +102,10 @@ const enumerate = async (
 
 const isThere = async (store: BlobStore, hash: BlobHash): Promise<boolean> => (await store.stat(hash)) !== undefined
 
-describe('killed at every step', () => {
+/** As many processes are started as there are steps. */
+const timeout = 300_000
+
+describe('killed at every step', { timeout }, () => {
   test('of puts', async () => {
     const steps = await enumerate('put', async (store) => {
       // It goes on where it was.

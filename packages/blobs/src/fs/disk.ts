@@ -61,7 +61,7 @@ export const openDisk = async (tmp: string, step: Step, durable = true): Promise
     await step('directory.sync')
     if (!durable) return
     // A directory in which a file has just been made or renamed is in memory: opening it waits for no disk.
-    const fd = fs.openSync(path)
+    const fd = fs.openSync(path, 'r')
     try {
       await fsync(fd)
     } finally {
