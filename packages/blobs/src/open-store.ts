@@ -1,9 +1,8 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { BlobStore } from './blob-store.ts'
+import type { Abortable, BlobStore } from './blob-store.ts'
 import { fsStore } from './fs/fs-store.ts'
 import type { S3Event } from './s3/s3-connection.ts'
-import { s3Store } from './s3/s3-store.ts'
 import { parseObjectStoreUrl } from './s3/s3-url.ts'
 import type { TierEvent } from './tiered/context.ts'
 import { type TieredStore, tieredStore } from './tiered/tiered-store.ts'
@@ -37,6 +36,8 @@ export const openStore = async (options: OpenStoreOptions): Promise<BlobStore> =
   const { directory, objectStoreUrl, maxBytes, log, observe = () => undefined } = options
   if (objectStoreUrl === undefined) return fsStore({ directory, maxBytes })
   const location = parseObjectStoreUrl(objectStoreUrl)
+  // The client of S3 is large, and most nodes have no object store.
+  const { s3Store } = await import('./s3/s3-store.ts')
   const opened: { tiered?: TieredStore } = {}
   await mkdir(directory, { recursive: true, mode: 0o700 })
   const local = await fsStore({
@@ -82,4 +83,12 @@ const logEvent = (log: StoreLog, store: string, event: TierEvent): void => {
     default:
       event satisfies never
   }
+}
+
+/** Whether the object store answers, and lets this node write: rejects with `store_unavailable` and the reason. Gives its label. */
+export const checkObjectStore = async (url: string, options: Abortable = {}): Promise<string> => {
+  const { s3Store } = await import('./s3/s3-store.ts')
+  await using store = s3Store({ location: parseObjectStoreUrl(url) })
+  await store.check(options)
+  return store.label
 }

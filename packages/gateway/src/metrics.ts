@@ -1,3 +1,4 @@
+import type { StoreEvent } from '@bramble/blobs'
 import type { CacheSource, Engine, EngineNotice } from '@bramble/engine'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { LiveRegistry } from './live/live-registry.ts'
@@ -9,6 +10,8 @@ import type { LiveRegistry } from './live/live-registry.ts'
 export interface Metrics {
   /** Counts what the engine says happened. */
   notice(notice: EngineNotice): void
+  /** Counts what passes between the store and the object store behind it. */
+  store(event: StoreEvent): void
   request(labels: { method: string; route: string; status: number; seconds: number }): void
   /** Counts bytes of messages of WebSockets. */
   liveBytes(bytes: number): void
@@ -56,10 +59,12 @@ export const createMetrics = (options: { version: string }): Metrics => {
   const notice = noticeCounter(registers)
   const state = stateGauges(registers)
   const store = storeGauges(registers)
+  const countStore = storeCounter(registers)
   processMetrics()
 
   return {
     notice,
+    store: countStore,
     request: ({ method, route, status, seconds }) => {
       const labels = { method, route, status }
       requests.inc(labels)
@@ -200,6 +205,41 @@ const stateGauges = (registers: Registry[]): ((engine: Engine, live: Pick<LiveRe
       ready.inc(labels, pool.ready)
       starting.inc(labels, pool.starting)
       target.inc(labels, pool.target)
+    }
+  }
+}
+
+const storeCounter = (registers: Registry[]): ((event: StoreEvent) => void) => {
+  const count = <const Label extends string>(name: string, help: string, ...labelNames: Label[]) =>
+    new Counter({ name, help, labelNames, registers })
+  const bytes = count('bramble_object_store_bytes_total', 'Bytes to and from the object store', 'direction')
+  const requests = count('bramble_object_store_requests_total', 'Requests to the object store, by outcome', 'outcome')
+  const blobs = count('bramble_store_moved_blobs_total', 'Blobs that were uploaded, or fetched', 'direction')
+  const healed = count('bramble_store_healed_total', 'Damaged copies that were replaced from the other tier', 'tier')
+  const lost = count('bramble_store_lost_total', 'Blobs and names of which no good copy is left')
+  const failed = count('bramble_store_failed_uploads_total', 'Uploads that failed, and are tried again')
+  return (event) => {
+    switch (event.kind) {
+      case 'sent':
+      case 'received':
+        return bytes.inc({ direction: event.kind }, event.bytes)
+      case 'request':
+        return requests.inc({ outcome: event.failure ?? 'answered' })
+      case 'uploaded':
+      case 'fetched':
+        return blobs.inc({ direction: event.kind })
+      case 'healed':
+        return healed.inc({ tier: event.tier })
+      case 'lost':
+        return lost.inc()
+      case 'failed':
+        return failed.inc()
+      case 'available':
+      case 'unavailable':
+        // `bramble_store_lower_tier_available` tells that.
+        return
+      default:
+        event satisfies never
     }
   }
 }

@@ -68,7 +68,12 @@ for (const url of [
   `s3://bucket/${'x'.repeat(300)}`,
 ])
   test(`${url.slice(0, 60)} is refused, and what it holds not told`, () => {
-    const refused = expect(() => parseObjectStoreUrl(url, {}))
-    refused.toThrow(expect.objectContaining({ code: 'invalid_request' }))
-    refused.not.toThrow(/very-secret|very%2fsecret/)
+    let refused: unknown
+    try {
+      parseObjectStoreUrl(url, {})
+    } catch (thrown) {
+      refused = thrown
+    }
+    expect(refused).toMatchObject({ code: 'invalid_request' })
+    expect(inspect(refused, { depth: 9 })).not.toMatch(/very-secret|very%2fsecret/)
   })

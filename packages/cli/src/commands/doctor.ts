@@ -21,13 +21,13 @@ export default {
       .action(async (options: { test: boolean; dataDir?: string; json: boolean }) => {
         using interrupted = interrupt()
         const directory = options.dataDir === undefined ? dataDirectory() : resolve(options.dataDir)
-        const { host, port, sshPort = SSH_PORT } = readNodeConfig({ dataDir: directory }, directory)
+        const { host, port, sshPort = SSH_PORT, objectStoreUrl } = readNodeConfig({ dataDir: directory }, directory)
         const running = runningNode(directory)
         const reports = await examineAll(
           [
             ...hostParts({ dataDirectory: directory, address: { host, port }, sshPort, running }),
             ...toolParts(options),
-            ...brambleParts({ dataDirectory: directory, nodeRuns: running !== undefined }),
+            ...brambleParts({ dataDirectory: directory, nodeRuns: running !== undefined, objectStoreUrl }),
           ],
           interrupted.signal,
         )

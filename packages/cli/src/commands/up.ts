@@ -19,6 +19,8 @@ interface UpOptions {
   dataDir?: string
   runtime?: string
   logLevel?: string
+  objectStore?: string
+  storeMaxGb?: string
   isolation: boolean
   setup: boolean
   detach: boolean
@@ -38,6 +40,8 @@ export default {
       .option('--runtime <name>', 'auto, oci or docker (default auto, BRAMBLE_RUNTIME)')
       .option('--data-dir <path>', 'where the node keeps its data (BRAMBLE_DATA_DIR)')
       .option('--log-level <level>', 'debug, info, warn, error or silent (default info, BRAMBLE_LOG_LEVEL)')
+      .option('--object-store <url>', 's3://bucket/prefix?endpoint=…: blobs are there too (BRAMBLE_OBJECT_STORE_URL)')
+      .option('--store-max-gb <number>', 'what blobs may take on this host (BRAMBLE_STORE_MAX_GB)')
       .option('-d, --detach', 'leave the node running in the background; `bramble down` stops it', false)
       .option('--no-isolation', 'run commands as plain processes of this host: for your own code only')
       .option('--no-setup', 'take the host as it is')

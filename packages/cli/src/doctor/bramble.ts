@@ -5,6 +5,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Duplex } from 'node:stream'
+import { checkObjectStore } from '@bramble/blobs'
+import { toBrambleError } from '@bramble/protocol'
 import {
   agentBinaryPath,
   connectAgent,
@@ -123,16 +125,32 @@ const describe = ({ capabilities }: Runtime, notices: readonly string[]): Omit<P
   return { state: 'limited', detail: [detail, ...short].join('; ') }
 }
 
+const objectStore = (url: string): Part => ({
+  group: 'bramble',
+  name: 'object store',
+  examine: async (signal) => {
+    try {
+      return { state: 'works', detail: `written and read: ${await checkObjectStore(url, { signal })}` }
+    } catch (error) {
+      const hint =
+        'Blobs stay on this host until it answers; check BRAMBLE_OBJECT_STORE_URL, its server and its rights.'
+      return { state: 'fails', detail: toBrambleError(error).detail, hint }
+    }
+  },
+})
+
 export interface BrambleOptions {
   readonly dataDirectory: string
   readonly nodeRuns: boolean
+  readonly objectStoreUrl?: string | undefined
 }
 
 /** Our own parts, and the runtimes: each starts a sandbox for real. */
-export const brambleParts = ({ dataDirectory, nodeRuns }: BrambleOptions): Part[] => [
+export const brambleParts = ({ dataDirectory, nodeRuns, objectStoreUrl }: BrambleOptions): Part[] => [
   agent,
   criu,
   images(dataDirectory, nodeRuns),
+  ...(objectStoreUrl === undefined ? [] : [objectStore(objectStoreUrl)]),
   runtime('oci (crun)', (dataDirectory, onNotice) => oci({ binary: 'crun' })({ dataDirectory, onNotice })),
   runtime('oci (runc)', (dataDirectory, onNotice) => oci({ binary: 'runc' })({ dataDirectory, onNotice })),
   runtime('docker', (directory) => docker()({ dataDirectory: directory })),

@@ -29,7 +29,29 @@ test('the address of a Redis comes from the environment', () => {
   )
 })
 
+test('the object store comes from the environment, or a flag that holds no secret', () => {
+  const url = 's3://bucket/prefix?endpoint=http://127.0.0.1:9000&accessKeyId=id&secretAccessKey=very-secret'
+  const env = { BRAMBLE_OBJECT_STORE_URL: url, BRAMBLE_STORE_MAX_GB: '1.5' }
+  expect(readNodeConfig({}, '/data', env)).toMatchObject({ objectStoreUrl: url, storeMaxGb: 1.5 })
+  expect(readNodeConfig({ objectStore: 's3://other' }, '/data', env).objectStoreUrl).toBe('s3://other')
+  const detailOf = (run: () => unknown): string => {
+    try {
+      run()
+      return 'accepted'
+    } catch (error) {
+      return String(error)
+    }
+  }
+  const inFlag = detailOf(() => readNodeConfig({ objectStore: url }, '/data', {}))
+  expect(inFlag).toContain('BRAMBLE_OBJECT_STORE_URL')
+  const wrong = detailOf(() => readNodeConfig({}, '/data', { BRAMBLE_OBJECT_STORE_URL: `${url}&region=no region` }))
+  expect(wrong).toContain('its region is no name')
+  expect(inFlag + wrong).not.toContain('very-secret')
+})
+
 test.for([
+  [{ objectStore: 'http://bucket' }, 'objectStoreUrl'],
+  [{ storeMaxGb: '0' }, 'storeMaxGb'],
   [{ port: '65536' }, 'port'],
   [{ port: 'http' }, 'port'],
   [{ runtime: 'fake' }, 'runtime'],

@@ -1,5 +1,6 @@
 import { isAbsolute, resolve } from 'node:path'
-import { parse } from '@bramble/protocol'
+import { parseObjectStoreUrl } from '@bramble/blobs'
+import { BrambleError, parse, toBrambleError } from '@bramble/protocol'
 import { z } from 'zod'
 
 const port = z.coerce.number().int().min(0).max(65_535)
@@ -45,6 +46,23 @@ const fields = z.strictObject({
     .max(2048)
     .regex(/^rediss?:\/\/./, 'is not the URL of a Redis (redis://, rediss://)')
     .optional(),
+  /**
+   * `--object-store`, `BRAMBLE_OBJECT_STORE_URL`: where blobs are beside this host (`s3://bucket/prefix?endpoint=…`). A secret in
+   * it belongs in the environment: arguments are seen by all.
+   */
+  objectStoreUrl: z
+    .string()
+    .max(4096)
+    .superRefine((url, context) => {
+      try {
+        parseObjectStoreUrl(url)
+      } catch (error) {
+        context.addIssue({ code: 'custom', message: toBrambleError(error).detail })
+      }
+    })
+    .optional(),
+  /** `--store-max-gb`, `BRAMBLE_STORE_MAX_GB`: what blobs may take on this host; what the object store has makes room. Default: no bound. */
+  storeMaxGb: z.coerce.number().positive().max(1_000_000).optional(),
   /** `BRAMBLE_SHUTDOWN_GRACE_MS`: how long running executions may go on after a stop was asked for. */
   shutdownGraceMs: z.coerce.number().int().min(0).max(600_000).default(10_000),
 })
@@ -66,6 +84,8 @@ export interface NodeFlags {
   readonly runtime?: string | undefined
   readonly noIsolation?: boolean | undefined
   readonly logLevel?: string | undefined
+  readonly objectStore?: string | undefined
+  readonly storeMaxGb?: string | number | undefined
 }
 
 type Environment = Readonly<Record<string, string | undefined>>
@@ -78,6 +98,10 @@ export const readNodeConfig = (
   defaultDataDirectory: string,
   env: Environment = process.env,
 ): NodeConfig => {
+  if (flags.objectStore?.includes('secretAccessKey') || flags.objectStore?.includes('sessionToken'))
+    throw new BrambleError('invalid_request', {
+      detail: '--object-store holds a secret, and arguments are seen by all: set BRAMBLE_OBJECT_STORE_URL instead',
+    })
   const wanted = {
     dataDirectory: resolve(flags.dataDir ?? given(env, 'BRAMBLE_DATA_DIR') ?? defaultDataDirectory),
     host: flags.host ?? given(env, 'BRAMBLE_HOST'),
@@ -89,6 +113,8 @@ export const readNodeConfig = (
     logLevel: flags.logLevel ?? given(env, 'BRAMBLE_LOG_LEVEL'),
     maxPooled: given(env, 'BRAMBLE_MAX_POOLED'),
     redisUrl: given(env, 'BRAMBLE_REDIS_URL'),
+    objectStoreUrl: flags.objectStore ?? given(env, 'BRAMBLE_OBJECT_STORE_URL'),
+    storeMaxGb: flags.storeMaxGb ?? given(env, 'BRAMBLE_STORE_MAX_GB'),
     shutdownGraceMs: given(env, 'BRAMBLE_SHUTDOWN_GRACE_MS'),
   }
   return parse(nodeConfigSchema, Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)))

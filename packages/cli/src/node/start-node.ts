@@ -11,6 +11,7 @@ import { lockDataDirectory } from './data-directory-lock.ts'
 import { imagesDirectory } from './images-directory.ts'
 import { type NodeConfig, SSH_PORT } from './node-config.ts'
 import { removeNodeFile, writeNodeFile } from './node-file.ts'
+import { openNodeStore } from './open-node-store.ts'
 import { openRuntimes } from './open-runtimes.ts'
 
 export interface StartNodeOptions {
@@ -50,8 +51,10 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
   if (config.noIsolation) log.warn({ runtime: 'process' }, 'nothing isolates the commands: run your own code only')
   const images = await openImageStore({ directory: imagesDirectory(dataDirectory) })
   const metrics = listen ? createMetrics({ version: version() }) : undefined
+  const blobs = undo.use(await openNodeStore(config, { log, observe: metrics?.store }))
   const engine = await openEngine({
     dataDirectory,
+    blobs,
     runtimes,
     unavailable,
     images,
