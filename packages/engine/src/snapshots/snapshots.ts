@@ -50,8 +50,14 @@ export interface Snapshots {
   branch(request: BranchesRequest, context: InstanceContext): Promise<BranchesResponse>
   branches(query: BranchQuery): Promise<{ items: Branch[]; nextCursor: string | null }>
   merge(request: MergeRequest, context: InstanceContext): Promise<MergeResponse>
-  /** Removes blobs and seals that nothing needs any more. Runs by itself now and then. */
-  collect(options?: { signal?: AbortSignal }): Promise<{ blobs: number; storedBytes: number; seals: number }>
+  /**
+   * Removes blobs and seals that nothing needs any more. Runs by itself when the node rests. What was put within `graceMs`
+   * (default 1 h) stays, whoever needs it.
+   */
+  collect(options?: {
+    signal?: AbortSignal
+    graceMs?: number
+  }): Promise<{ blobs: number; storedBytes: number; seals: number }>
 }
 
 export interface SnapshotQuery {
