@@ -19,6 +19,7 @@ const CAPABILITIES: Capabilities = {
   userNamespace: false,
   seccomp: false,
   pause: false,
+  // What its commands wrote lies anywhere on the host: its directory alone is no state that another could continue.
   seals: false,
   checkpoint: false,
   keep: true,
