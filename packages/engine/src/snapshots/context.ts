@@ -34,6 +34,8 @@ export interface Context extends SnapshotsDeps {
   readonly held: Map<string, number>
   /** Seals that are being written from blobs, by what they will be. */
   readonly writing: Map<string, Promise<string>>
+  /** Waits until what was put is in the lower tier. */
+  sharing: Promise<void> | undefined
 }
 
 export const timeText = (ms: number): string => new Date(ms).toISOString()

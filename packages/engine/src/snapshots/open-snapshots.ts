@@ -14,7 +14,7 @@ import { type ExecutionStates, executionStatesOf } from './execution-states.ts'
 import { foldBranches } from './fold.ts'
 import { listBranches } from './list-branches.ts'
 import { snapshotOf } from './record.ts'
-import { changeOf, findSnapshot, listOf, mirrorAll, removeSnapshot } from './registry.ts'
+import { changeOf, findSnapshot, listOf, mirrorAll, noteShared, removeSnapshot } from './registry.ts'
 import { reconcileSeals, sealOfSnapshot, wantsMemory } from './seals.ts'
 import type { Snapshots } from './snapshots.ts'
 import { pauseInto, takeSnapshot } from './take.ts'
@@ -52,6 +52,7 @@ export const openSnapshots = async (
     closing: new AbortController(),
     held: new Map(),
     writing: new Map(),
+    sharing: undefined,
   }
   await clearImports(stagingDirectory)
   const working = new Set<Promise<unknown>>()
@@ -100,7 +101,7 @@ export const openSnapshots = async (
       if (context.closing.signal.aborted) return
       context.closing.abort(new BrambleError('shutting_down', { detail: 'the engine is closing' }))
       stopTidying()
-      await Promise.allSettled([...working, ...context.writing.values()])
+      await Promise.allSettled([...working, ...context.writing.values(), context.sharing])
       await db.destroy()
     },
   }
@@ -144,6 +145,7 @@ const startTidying = (context: Context, during: <T>(work: () => Promise<T>) => P
   let running = false
   const tidy = async (): Promise<void> => {
     await mirrorAll(context)
+    await noteShared(context)
     await removeExpired(context)
     const sinceMs = clock.monotonicMs() - collectedMs
     if (sinceMs < (context.isIdle() ? COLLECT_EVERY_MS : COLLECT_AT_LEAST_MS)) return

@@ -30,7 +30,8 @@ export const findSnapshot = async (context: Context, ref: string, tenant: string
   return row
 }
 
-const findLocal = async ({ db }: Context, ref: string, tenant: string): Promise<SnapshotRow | undefined> => {
+/** What this node knows of itself. */
+export const findLocal = async ({ db }: Context, ref: string, tenant: string): Promise<SnapshotRow | undefined> => {
   if (HASH.test(ref)) {
     const [row, another] = await snapshotsByHash(db, tenant, ref)
     if (another)
@@ -83,6 +84,33 @@ export const mirror = async (context: Context, row: SnapshotRow): Promise<void> 
   } catch (error) {
     log.warn({ err: error, snapshot: row.hash }, 'other nodes cannot be told of a snapshot yet')
   }
+  shareSoon(context)
+}
+
+const shareSoon = (context: Context): void => {
+  const { blobs, closing } = context
+  context.sharing ??= blobs
+    .settled({ signal: closing.signal })
+    .then(() => noteShared(context))
+    // It is looked at again from time to time.
+    .catch(() => {})
+    .finally(() => {
+      context.sharing = undefined
+    })
+}
+
+/** Says of snapshots that they are in the lower tier too, once nothing waits to go there. */
+export const noteShared = async ({ blobs, db, clock }: Context): Promise<void> => {
+  const before = timeText(clock.now())
+  const stats = await blobs.stats?.()
+  if (!stats?.lowerTier?.available || stats.pendingUploads > 0) return
+  await db
+    .updateTable('snapshots')
+    .set({ stored: 'shared' })
+    .where('stored', '=', 'local')
+    .where('mirrored', '=', 1)
+    .where('created_at', '<', before)
+    .execute()
 }
 
 export const mirrorAll = async (context: Context): Promise<void> => {

@@ -1,6 +1,6 @@
 import { BrambleError, type ExecutionId, executionIdSchema, instanceIdSchema, toBrambleError } from '@bramble/protocol'
 import type { Context } from './context.ts'
-import { findSnapshot } from './registry.ts'
+import { findLocal, findSnapshot } from './registry.ts'
 
 /** A state that somebody named: an instance, or a snapshot by its hash. */
 export interface FoundState {
@@ -17,21 +17,19 @@ export const findState = async (context: Context, ref: string, tenant: string): 
     const { id } = await context.instances.get(ref, tenant)
     return { kind: 'instance', id }
   }
-  const snapshot = await findSnapshot(context, ref, tenant).catch((error: unknown) => {
-    if (!isMissing(error)) throw error
-    return undefined
-  })
   const instance = await context.instances.get(ref, tenant).catch((error: unknown) => {
     if (!isMissing(error)) throw error
     return undefined
   })
-  if (instance && snapshot?.name === ref)
-    throw new BrambleError('conflict', {
-      detail: `there is an instance \`${ref}\` and a snapshot \`${ref}\`: give the id of the one that is meant`,
-    })
-  if (instance) return { kind: 'instance', id: instance.id }
-  if (snapshot) return { kind: 'snapshot', id: snapshot.hash }
-  throw new BrambleError('not_found', { detail: `there is no instance and no snapshot ${ref}` })
+  // An instance of this node is continued whether the store answers or not.
+  if (instance) {
+    if ((await findLocal(context, ref, tenant))?.name === ref)
+      throw new BrambleError('conflict', {
+        detail: `there is an instance \`${ref}\` and a snapshot \`${ref}\`: give the id of the one that is meant`,
+      })
+    return { kind: 'instance', id: instance.id }
+  }
+  return { kind: 'snapshot', id: (await findSnapshot(context, ref, tenant)).hash }
 }
 
 const ofExecution = async (context: Context, id: ExecutionId, tenant: string): Promise<FoundState> => {
