@@ -1,6 +1,7 @@
 import { newId } from '@bramble/protocol'
 import { describe, expect, test } from 'vitest'
 import type { Runtime } from '../runtime.ts'
+import { followLog } from '../testing/follow-log.ts'
 import { configOf } from '../testing/subject.ts'
 import { endOf, makeTestImage, runCommand, testRuntime } from '../testing.ts'
 import { type FakeOptions, fake, makeFakeHost } from './fake.ts'
@@ -154,4 +155,31 @@ describe('kept sandboxes', () => {
     expect(bytes).toBe(all)
     await sandbox.destroy()
   })
+})
+
+test('memory that was read of one host continues on another of its kind, and on no other', async () => {
+  const here = makeFakeHost()
+  await using runtime = await open({}, { host: here })
+  const sandbox = await runtime.create(configOf({ image: {} as never }))
+  const script = 'kept=memory; read line; echo $kept $line'
+  sandbox.agent.log.start({ argv: ['sh', '-c', script], stdin: 'pipe', env: { PATH: '/bin' } }, 'asks')
+  await sandbox.seal?.({ name: 'one', memory: true })
+  const store = runtime.seals
+  const info = await store?.memory('one')
+  if (!store || !info) throw new Error('no memory')
+  const source = {
+    entries: store.entries('one'),
+    read: (path: string) => store.read('one', path),
+    diskBytes: 1024,
+    memory: { info, read: (file: string) => store.readMemory('one', file) },
+  }
+  await using stranger = await open({}, { host: makeFakeHost() })
+  await expect(stranger.seals?.write('two', source)).rejects.toMatchObject({ code: 'snapshot_incompatible' })
+  await using there = await open({}, { host: makeFakeHost(here) })
+  await there.seals?.write('two', { ...source, entries: store.entries('one') })
+  const from = { seal: 'two', memory: true }
+  await using copy = await there.create({ ...configOf({ image: {} as never }), from })
+  const log = followLog(copy)
+  await copy.agent.log.commands.get('asks')?.write(Buffer.from('moved\n'))
+  await log.until(() => log.text('asks') === 'memory moved\n')
 })
