@@ -66,6 +66,15 @@ describe('what the README shows', () => {
     expect(await shell(code)).toMatch(/^ins_\w+\nhello from \S+\nbox\n$/)
   })
 
+  test('a state: kept, compared, forked, merged', async ({ skip: skipTest }) => {
+    if (skip !== undefined) skipTest(skip)
+    const code = blocks('sh').find((block) => block.includes('snapshot')) ?? ''
+    const said = await shell(code)
+    expect(said).toMatch(/^ins_\w+\n[0-9a-f]{64}\n[0-9a-f]{64}\n\{\n/)
+    expect(said).toContain('"path": "root/one"')
+    expect(said).toMatch(/\n[0-9a-f]{64}\nins_\w+\na\nb\none\n(?:lab\n|merged\n|ins_\w+\n){4}$/)
+  })
+
   test('over HTTP, with curl', async ({ skip: skipTest }) => {
     if (skip !== undefined) skipTest(skip)
     const code = blocks('sh').find((block) => block.includes('curl')) ?? ''
