@@ -87,11 +87,21 @@ export const ask = async (
   }
 }
 
+export interface LiveNodeOptions {
+  /** Of its process, beside what all of them have. */
+  readonly env?: Record<string, string>
+  /** Default a fresh one. */
+  readonly directory?: string
+  /** Only a host that saves memory has such a node. */
+  readonly checkpoint?: boolean
+}
+
 /** A live node on a fresh data directory, or why this host has none. */
-export const openLiveNode = async (): Promise<LiveNode | { skip: string }> => {
-  const skip = await canRunNode(oci())
+export const openLiveNode = async (options: LiveNodeOptions = {}): Promise<LiveNode | { skip: string }> => {
+  const skip = await canRunNode(oci(), options)
   if (skip !== undefined) return { skip }
-  let current = await startNodeProcess(ENVIRONMENT)
+  const environment = { ...ENVIRONMENT, ...options.env }
+  let current = await startNodeProcess(environment, options.directory)
   const { dataDirectory } = current
   const keys = new Set([current.key])
 
@@ -132,7 +142,7 @@ export const openLiveNode = async (): Promise<LiveNode | { skip: string }> => {
     },
     kill: () => current.kill('SIGKILL'),
     async again() {
-      current = await startNodeProcess(ENVIRONMENT, dataDirectory)
+      current = await startNodeProcess(environment, dataDirectory)
     },
     async [Symbol.asyncDispose]() {
       try {

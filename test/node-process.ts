@@ -57,20 +57,22 @@ const client = (url: string, key: string) => {
 /** Why no node can run here, or undefined. Throws where `REQUIRE_DRIVERS` says that one must. */
 export const canRunNode = async (
   open: (deps: { dataDirectory: string }) => Promise<Probe<Runtime>>,
+  { checkpoint = false }: { checkpoint?: boolean } = {},
 ): Promise<string | undefined> => {
   const dataDirectory = mkdtempSync(join(tmpdir(), 'bramble-probe-'))
   try {
     const probe = await open({ dataDirectory })
-    if (!probe.available) {
-      if ((process.env.REQUIRE_DRIVERS ?? '').split(',').includes('oci')) throw new Error(probe.reason)
-      return probe.reason
-    }
-    await probe.runtime.close()
-    return undefined
+    const reason = probe.available ? whyForgetful(probe.runtime, checkpoint) : probe.reason
+    if (probe.available) await probe.runtime.close()
+    if (reason !== undefined && (process.env.REQUIRE_DRIVERS ?? '').split(',').includes('oci')) throw new Error(reason)
+    return reason
   } finally {
     rmSync(dataDirectory, { recursive: true, force: true })
   }
 }
+
+const whyForgetful = ({ capabilities }: Runtime, checkpoint: boolean): string | undefined =>
+  checkpoint && !capabilities.checkpoint ? 'this host saves no memory of sandboxes (`bramble doctor`)' : undefined
 
 /** Starts a node on a data directory, a fresh one unless one is given, and waits until it serves. */
 export const startNodeProcess = async (env: Record<string, string> = {}, directory?: string): Promise<NodeProcess> => {

@@ -1,0 +1,48 @@
+import type { StoreStats } from '@bramble/protocol'
+import { launcherOf } from '@bramble/runtime/testing'
+import { hostProcesses, until } from './leftovers.ts'
+import type { AskOptions, LiveNode } from './live-node.ts'
+import type { LiveSocket } from './live-socket.ts'
+import type { ProgramImage } from './time-image.ts'
+
+/** The JSON of an answer; throws where it is a problem. */
+export const call = async <T>(
+  node: Pick<LiveNode, 'ask'>,
+  method: string,
+  path: string,
+  json?: unknown,
+  options: AskOptions = {},
+): Promise<T> => {
+  const answer = await node.ask(method, `/api/v1/${path}`, { ...(json !== undefined && { json }), ...options })
+  if (answer.status >= 400) throw new Error(`${method} ${path}: ${answer.status} ${answer.text}`)
+  return answer.text === '' ? (undefined as T) : answer.json<T>()
+}
+
+export const importImage = (node: LiveNode, { tar }: ProgramImage, name: string): Promise<unknown> =>
+  call(node, 'POST', `images?format=rootfsTar&name=${name}`, undefined, {
+    body: tar,
+    headers: { 'content-type': 'application/x-tar' },
+  })
+
+/** All that the node has stored so far is in its object store, too. */
+export const untilUploaded = (node: LiveNode): Promise<void> =>
+  until('all is uploaded', async () => {
+    const { pendingUploads, lowerTier } = await call<StoreStats>(node, 'GET', 'store')
+    return lowerTier?.available === true && pendingUploads === 0
+  })
+
+/** The machine of the node is gone: all of its processes, without a word. */
+export const killMachine = async (node: LiveNode): Promise<void> => {
+  const launcher = launcherOf(node.dataDirectory)
+  await node.kill()
+  if (launcher === undefined) return
+  const children = hostProcesses().filter(({ parent }) => parent === launcher)
+  for (const pid of [launcher, ...children.map((child) => child.pid)]) process.kill(pid, 'SIGKILL')
+}
+
+/** Waits until a command has written so many whole lines, and gives all that it has written. */
+export const lines = async (stream: LiveSocket, id: string, count: number): Promise<string[]> =>
+  await stream.until(() => {
+    const all = stream.output(id).split('\n').slice(0, -1)
+    return all.length >= count && all
+  })
