@@ -174,7 +174,12 @@ test('an export is one file, which another node imports, whole or not at all', a
     })
   const broken = file.slice()
   broken[broken.length >> 1] = (broken[broken.length >> 1] ?? 0) ^ 0xff
-  for (const bytes of [broken, file.slice(0, file.length >> 1), new Uint8Array(0), new TextEncoder().encode('no snapshot')])
+  for (const bytes of [
+    broken,
+    file.slice(0, file.length >> 1),
+    new Uint8Array(0),
+    new TextEncoder().encode('no snapshot'),
+  ])
     expect(await problemOf(await send(bytes))).toMatchObject({ code: 'import_refused' })
   expect(await (await other.fetch(snapshots)).json()).toMatchObject({ items: [] })
 
