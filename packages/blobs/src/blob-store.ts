@@ -144,8 +144,11 @@ export interface NameOptions extends Abortable {
 /** Holds blobs against collections until it is released, or expires. */
 export interface Lease extends AsyncDisposable {
   readonly id: string
-  /** Protects blobs that are there already. Rejects with `blob_not_found` when one is not: it must be put again. */
-  hold(hashes: Iterable<BlobHash>): Promise<void>
+  /**
+   * Protects blobs that are there already. Rejects with `blob_not_found` when one is not: it must be put again. `here`: one that
+   * only a lower tier has is not there, and that tier is not asked: for who has the bytes at hand.
+   */
+  hold(hashes: Iterable<BlobHash>, options?: { readonly here?: boolean | undefined }): Promise<void>
   release(): Promise<void>
 }
 

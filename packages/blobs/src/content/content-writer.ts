@@ -47,7 +47,7 @@ export const contentWriter = ({ store, lease, temperature, known }: ContentWrite
   /** Whether all of them are there; then they stay. */
   const held = async (hashes: readonly BlobHash[]): Promise<boolean> => {
     try {
-      await lease.hold(hashes)
+      await lease.hold(hashes, { here: true })
       return true
     } catch (thrown) {
       if (thrown instanceof BrambleError && thrown.code === 'blob_not_found') return false

@@ -134,7 +134,7 @@ export const tieredBlobs = (context: TieredContext, fetch: FetchBlob): TieredBlo
       const lease = await local.leases.acquire(options)
       return {
         id: lease.id,
-        hold: (hashes) => hold(lease, [...hashes]),
+        hold: (hashes, { here = false } = {}) => (here ? lease.hold(hashes) : hold(lease, [...hashes])),
         release: () => lease.release(),
         [Symbol.asyncDispose]: () => lease.release(),
       }

@@ -1,6 +1,6 @@
 import type { BlobStore } from '@bramble/blobs'
 import type { BlobHash } from '@bramble/protocol'
-import type { ImageStore, Runtime } from '@bramble/runtime'
+import type { ImageStore, LocalImage, Runtime } from '@bramble/runtime'
 import type { Kysely } from 'kysely'
 import type { EngineLimits } from '../engine.ts'
 import type { History } from '../history.ts'
@@ -13,6 +13,8 @@ export interface SnapshotsDeps {
   readonly blobs: BlobStore
   readonly runtimes: readonly Runtime[]
   readonly images: ImageStore
+  /** The image, from the store where this node lacks it. Rejects with `image_not_found`. */
+  readonly obtainImage: (digest: string, options?: { readonly signal?: AbortSignal }) => Promise<LocalImage>
   readonly instances: OpenInstances
   readonly executions: Pick<History, 'find'>
   readonly limits: EngineLimits

@@ -26,7 +26,7 @@ export const diffSnapshots = async (
     const { filesystem } = await readManifest(blobs, hash as BlobHash, { signal })
     return { entries: readTree(blobs, filesystem.tree, { signal }) }
   }
-  const image = imageFilesOf(context.images.resolve(before.image_digest).rootfs)
+  const image = imageFilesOf((await context.obtainImage(before.image_digest, { signal })).rootfs)
   const diff = await diffTrees(await treeOf(before.hash), await treeOf(after.hash), image, { signal })
   return { from: before.hash as BlobHash, to: after.hash as BlobHash, ...diff }
 }

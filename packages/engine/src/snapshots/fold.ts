@@ -63,7 +63,8 @@ export const foldBranches = async (
   if (!ours) throw new BrambleError('invalid_request', { detail: '`branches` is empty' })
   const { digest } = ours.manifest.image
   for (const { manifest } of branches) assertSameImage(manifest, digest)
-  const folding = { request, owner, lease, signal, image: context.images.resolve(digest), ours, branches }
+  const image = await context.obtainImage(digest, { signal })
+  const folding = { request, owner, lease, signal, image, ours, branches }
   const base = await baseOf(context, folding)
   const { entries, ...merged } = await mergeTrees(
     {

@@ -64,7 +64,7 @@ const stepping = (store: BlobStore, step: (at: string) => void): BlobStore => {
   }
   const leased = (lease: Lease): Lease => ({
     id: lease.id,
-    hold: (hashes) => around('hold', () => lease.hold(hashes)),
+    hold: (...args) => around('hold', () => lease.hold(...args)),
     release: () => around('release', () => lease.release()),
     [Symbol.asyncDispose]: () => around('release', () => lease.release()),
   })

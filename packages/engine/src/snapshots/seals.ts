@@ -108,7 +108,7 @@ export const findSeal = async (
 /** Many may wait for it: it goes on whoever leaves. */
 const writeSeal = async (context: Context, row: SnapshotRow, memory: boolean): Promise<string> => {
   const { blobs, clock, closing } = context
-  const image = context.images.resolve(row.image_digest)
+  const image = await context.obtainImage(row.image_digest, { signal: closing.signal })
   const requires = memoryOf(row)?.requires
   const runtime = memory
     ? context.runtimes.find(({ name }) => name === requires?.runtime)

@@ -85,7 +85,14 @@ const storeFiles = async (options: StoreSealOptions): Promise<StoredTree> => {
   }
 }
 
-const GONE: ReadonlySet<string> = new Set(['not_found', 'blob_not_found', 'blob_corrupt', 'import_refused'])
+const GONE: ReadonlySet<string> = new Set([
+  'not_found',
+  'blob_not_found',
+  'blob_corrupt',
+  'import_refused',
+  // It may be in a tier that does not answer; what is stored now does not need that one.
+  'store_unavailable',
+])
 
 const storeFilesBeside = async (options: StoreSealOptions, ancestor: Ancestor | undefined): Promise<StoredTree> => {
   const { store, lease, seals, seal, image, config, signal } = options
