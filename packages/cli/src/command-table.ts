@@ -53,7 +53,7 @@ export const COMMANDS = {
     load: () => import('./commands/branches.ts'),
   },
   fork: {
-    summary: 'Run a command in a branch of an instance, a snapshot or an execution, which is gone afterwards',
+    summary: 'Run a command in a branch of an instance, a snapshot or an execution, and keep what it left',
     load: () => import('./commands/fork.ts'),
   },
   merge: { summary: 'Fold the files of branches into one snapshot', load: () => import('./commands/merge.ts') },

@@ -12,7 +12,7 @@ interface ForkOptions extends SpecOptions, ConnectionOptions {
 
 export default {
   name: 'fork',
-  summary: 'Run a command in a branch of an instance, a snapshot or an execution, which is gone afterwards',
+  summary: 'Run a command in a branch of an instance, a snapshot or an execution, and keep what it left',
   configure(command) {
     command.argument('<parent>', 'an instance, a snapshot or an execution: id, beginning of one, or name')
     addCommandOptions(command).option('--json', 'print the result as JSON at the end instead of the output as it comes')
@@ -21,7 +21,7 @@ export default {
       .passThroughOptions()
       .addHelpText(
         'after',
-        '\nThe parent goes on undisturbed. The exit codes are those of `run`.\n\nExample:\n  bramble fork box -- ./migrate --dry-run',
+        '\nThe parent goes on undisturbed. The id of the snapshot that is left goes to standard error. The exit codes are those of `run`.\n\nExample:\n  bramble fork box -- ./migrate --dry-run',
       )
       .action(fork)
   },

@@ -96,6 +96,9 @@ test('a fork runs in a branch; forks are descriptions, for map and race too', as
   let output = ''
   for await (const event of fork.command('cat /tmp/file').stream()) if (event.type === 'stdout') output += event.data
   expect(output).toBe('here\n')
+  const [left, right] = await Promise.all([fork.run('echo l > /tmp/l'), fork.run('echo r > /tmp/r')])
+  const { snapshot } = await bramble.merge({ branches: [left, right] })
+  expect((await bramble.fork(snapshot).run('cat /tmp/file /tmp/l /tmp/r')).stdout).toBe('here\nl\nr\n')
   await expect(fork.send()).rejects.toMatchObject({ code: 'invalid_request' })
 })
 
