@@ -31,7 +31,9 @@ export const insertSnapshot = async (db: Db, { row, parents, seal, head }: NewSn
       created_at: row.created_at,
     })
     if (seal) await transaction.insertInto('seals').values(seal).execute()
-    if (head !== undefined) await setHead(transaction, head, tenant, hash)
+    // A newer state may have been kept while this one was stored.
+    if (head !== undefined && (await headOf(transaction, head)) === parents[0])
+      await setHead(transaction, head, tenant, hash)
   })
 }
 
@@ -91,7 +93,7 @@ export const deleteBranches = async (db: Db, ids: readonly string[]): Promise<vo
   })
 }
 
-export const headOf = async (db: Db, instance: string): Promise<string | undefined> =>
+export const headOf = async (db: Writer, instance: string): Promise<string | undefined> =>
   (await db.selectFrom('heads').select('state').where('instance_id', '=', instance).executeTakeFirst())?.state
 
 export const parentsOf = async (db: Db, tenant: string, state: string): Promise<string[]> => {
