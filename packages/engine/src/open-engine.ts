@@ -26,6 +26,7 @@ import { databasePath, loadInstances } from './store/instances.ts'
 import { openDatabase } from './store/open-database.ts'
 import { ENGINE_MIGRATIONS, type EngineTables } from './store/tables.ts'
 import { VOLUME_MIGRATIONS, type VolumeTables } from './store/volume-tables.ts'
+import { openSync } from './sync/open-sync.ts'
 import { usageBetween, withStorage } from './usage.ts'
 import { openVolumes } from './volumes/open-volumes.ts'
 
@@ -99,7 +100,11 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
       }),
     )
   const dataDirectory = resolve(options.dataDirectory)
-  const blobs = options.blobs ?? undo.adopt(await fsStore({ directory: join(dataDirectory, 'blobs') }), closeStore)
+  const node = sha256(`${hostname()} ${dataDirectory}`).slice(0, NODE_CHARS)
+  const store = options.blobs ?? undo.adopt(await fsStore({ directory: join(dataDirectory, 'blobs') }), closeStore)
+  const isIdle = (): boolean => admission.running + admission.queued === 0
+  const sync = undo.adopt(openSync({ blobs: store, images, node, log, isIdle, limits: options.syncLimits }), closeStore)
+  const { blobs } = sync
   const blobsDb = await openDatabase<BlobTables>({
     path: join(dataDirectory, 'blobs.db'),
     owner: 'blobs',
@@ -109,7 +114,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   const cache = undo.adopt(
     openResultCache({
       store: blobs,
-      node: sha256(`${hostname()} ${dataDirectory}`).slice(0, NODE_CHARS),
+      node,
       redisUrl: options.redisUrl,
       limits: options.cacheLimits,
       ...{ clock, log, notice },
@@ -139,6 +144,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     if (image) pools.keep(executions.kindOf(image, {}, resourcesSchema.parse({})))
   }
   const use = (digest: string, by: 1 | -1): void => {
+    if (by === 1) sync.usedImage(digest)
     const count = (uses.get(digest) ?? 0) + by
     if (count === 0) uses.delete(digest)
     else uses.set(digest, count)
@@ -181,7 +187,9 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     log,
     notice,
     extraRoots: [() => cache.roots(), () => tenantBlobs.roots()],
-    isIdle: () => admission.running + admission.queued === 0,
+    isIdle,
+    obtainImage: sync.obtainImage,
+    needImage: sync.needImage,
   })
   const executions = createExecutions({
     runtime,
@@ -204,6 +212,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   })
   undo.move()
 
+  sync.start()
   keepDefault()
   const shrinking = setInterval(() => {
     keepDefault()
@@ -231,7 +240,8 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     await history.close()
     await cache.close()
     await tenantBlobs.close()
-    if (!options.blobs) await blobs.close()
+    await sync.close()
+    if (!options.blobs) await store.close()
   }
 
   const close: Engine['close'] = ({ graceMs = DEFAULT_GRACE_MS } = {}) => {

@@ -3,6 +3,7 @@ import type { ExecutionStatus, SnapshotOrigin, Timings } from '@bramble/protocol
 import type { ImageStore, Runtime } from '@bramble/runtime'
 import type { CacheLimits, CacheSource } from './cache/result-cache.ts'
 import type { EngineLimits } from './engine.ts'
+import type { SyncLimits } from './sync/open-sync.ts'
 
 export interface OpenEngineOptions {
   /** Where the engine keeps its database. One engine at a time: a second one is refused with `conflict`. */
@@ -17,6 +18,8 @@ export interface OpenEngineOptions {
   /** A Redis that nodes share their cached results through, beside the store (`redis://`, `rediss://`). */
   readonly redisUrl?: string | undefined
   readonly limits?: Partial<EngineLimits>
+  /** How nodes that share a store keep each other warm. */
+  readonly syncLimits?: Partial<SyncLimits>
   readonly cacheLimits?: Partial<CacheLimits>
   /** How much more memory sandboxes may be promised than the host has. Default 4. */
   readonly memoryOvercommit?: number

@@ -15,6 +15,8 @@ export interface SnapshotsDeps {
   readonly images: ImageStore
   /** The image, from the store where this node lacks it. Rejects with `image_not_found`. */
   readonly obtainImage: (digest: string, options?: { readonly signal?: AbortSignal }) => Promise<LocalImage>
+  /** Other nodes may need the image from now on. */
+  readonly needImage: (digest: string) => void
   readonly instances: OpenInstances
   readonly executions: Pick<History, 'find'>
   readonly limits: EngineLimits

@@ -76,6 +76,7 @@ const sharedHash = async ({ blobs }: Context, ref: string, tenant: string): Prom
 /** Tells other nodes of a snapshot. Where the store does not take it now, `mirrorAll` tries again. */
 export const mirror = async (context: Context, row: SnapshotRow): Promise<void> => {
   const { blobs, db, log } = context
+  context.needImage(row.image_digest)
   try {
     const parents = (await parentsOf(db, row.tenant, row.hash)).filter((state) => state.length === HASH_CHARS)
     await blobs.names.set(recordName(row.tenant, row.hash), recordOf(row, parents))

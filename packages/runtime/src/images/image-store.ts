@@ -19,6 +19,14 @@ export type ImageSource =
   /** An image of a Docker Engine; `host` as in DOCKER_HOST, default `unix:///var/run/docker.sock`. */
   | { readonly kind: 'dockerDaemon'; readonly reference: string; readonly host?: string }
   | { readonly kind: 'rootfsDirectory'; readonly path: string; readonly config?: Partial<ImageRunConfig> }
+  /**
+   * As another node unpacked it: its digest is taken from there, so the source is trusted. `fill` writes its files into an empty
+   * directory, of which it may set the attributes, too.
+   */
+  | { readonly kind: 'unpacked'; readonly image: UnpackedImage; readonly fill: FillRootfs }
+
+export type UnpackedImage = Pick<Image, 'digest' | 'source' | 'config'>
+export type FillRootfs = (rootfs: string, options: { readonly signal: AbortSignal }) => Promise<void>
 
 /** What a command gets from its image. */
 export type ImageRunConfig = Image['config']

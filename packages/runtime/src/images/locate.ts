@@ -20,6 +20,10 @@ export const locate = (source: ImageSource, context: ImportContext): Promise<Loc
       return locateRegistry(source, context)
     case 'dockerDaemon':
       return locateDockerDaemon(source, context)
+    case 'unpacked': {
+      const { digest, source: origin, config } = source.image
+      return Promise.resolve({ digest, source: origin, fetch: async () => config, fill: source.fill })
+    }
     default:
       return source satisfies never
   }

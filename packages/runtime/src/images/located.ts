@@ -1,5 +1,5 @@
 import type { ByteBudget } from './byte-budget.ts'
-import type { OnImportProgress } from './image-store.ts'
+import type { FillRootfs, OnImportProgress } from './image-store.ts'
 import type { LayoutConfig } from './oci-layout.ts'
 import type { ImageTools } from './run-tool.ts'
 import type { EntryBudget } from './write-layer.ts'
@@ -22,6 +22,8 @@ export interface Located {
   readonly source: string
   /** The name it gets when none is asked for. */
   readonly defaultName?: string | undefined
+  /** There is no layout then: it writes the root filesystem itself. */
+  readonly fill?: FillRootfs
   /** Writes a checked layout of plain layers to `layoutPath(context)`, and gives the config that commands use. */
   fetch(context: ImportContext): Promise<LayoutConfig>
 }

@@ -9,7 +9,7 @@ import { locate } from './locate.ts'
 import { type ImportContext, type Located, layoutPath } from './located.ts'
 import { DEFAULT_TOOLS, type ImageTools } from './run-tool.ts'
 import { sharedWork } from './shared-work.ts'
-import { unpackLayout } from './unpack-layout.ts'
+import { fillRootfs, unpackLayout } from './unpack-layout.ts'
 
 export interface ImageStoreOptions {
   /** Made if it is missing. The images of one node. */
@@ -45,7 +45,9 @@ export const openImageStore = async (options: ImageStoreOptions): Promise<ImageS
   const bringIn = async (located: Located, context: ImportContext): Promise<void> => {
     const config = await located.fetch(context)
     const rootfs = join(context.work, 'rootfs')
-    const sizeBytes = await unpackLayout(layoutPath(context), rootfs, context)
+    const sizeBytes = located.fill
+      ? await fillRootfs(rootfs, located.fill, context)
+      : await unpackLayout(layoutPath(context), rootfs, context)
     context.progress({ phase: 'commit', message: 'putting it in place' })
     const image: StoredImage = {
       digest: located.digest,

@@ -1,7 +1,7 @@
-import { lstat, readdir, readFile, rm } from 'node:fs/promises'
+import { lstat, mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { imageInvalid } from './image-errors.ts'
-import type { OnImportProgress } from './image-store.ts'
+import type { FillRootfs, OnImportProgress } from './image-store.ts'
 import { LAYOUT_TAG } from './oci-layout.ts'
 import { type ImageTools, lastWords, runTool, startTool } from './run-tool.ts'
 
@@ -28,6 +28,18 @@ export const unpackLayout = async (layout: string, rootfs: string, options: Unpa
   const watch = await watchReading(umoci.pid, layout, options.progress)
   const { exitCode, message } = await umoci.ended.finally(() => clearInterval(watch))
   if (exitCode !== 0) throw imageInvalid(`it cannot be unpacked: ${lastWords(message)}`)
+  return settleOnDisk(rootfs, options)
+}
+
+/** As `unpackLayout`, of what `fill` writes. */
+export const fillRootfs = async (rootfs: string, fill: FillRootfs, options: UnpackOptions): Promise<number> => {
+  options.progress({ phase: 'unpack', message: 'writing the files' })
+  await mkdir(rootfs, { mode: 0o755 })
+  await fill(rootfs, options)
+  return settleOnDisk(rootfs, options)
+}
+
+const settleOnDisk = async (rootfs: string, { tools, signal }: UnpackOptions): Promise<number> => {
   const sizeBytes = await settleTree(rootfs, signal)
   const synced = await runTool(tools.sync, ['--file-system', rootfs], { signal })
   if (synced.exitCode !== 0) throw new Error(`sync failed: ${lastWords(synced.message)}`)
