@@ -204,7 +204,7 @@ static void link_one(const char *name) { link_image(linked_seal, linked_folder, 
 /* Restores a seal's processes over the root filesystem of `id`. Its pid file says who is their first. */
 pid_t criu_restore(const char *id, const struct wanted *wanted)
 {
-	char folder[sizeof RUN + ID_BYTES + 8], run[sizeof RUN + ID_BYTES], source[PATH_MAX], launcher[PATH_MAX];
+	char folder[sizeof RUN + ID_BYTES + 8], run[sizeof RUN + ID_BYTES], source[PATH_MAX], launcher[32];
 	snprintf(run, sizeof run, "%s/%s", RUN, id);
 	snprintf(folder, sizeof folder, "%s/img", run);
 	snprintf(source, sizeof source, "%s/%s/memory", SEALS, wanted->from);
@@ -217,10 +217,10 @@ pid_t criu_restore(const char *id, const struct wanted *wanted)
 	for (int i = 0; i < wanted->image_count; i++)
 		if (write_image(folder, wanted->images[i]) != 0)
 			return -1;
-	ssize_t length = readlink("/proc/self/exe", launcher, sizeof launcher - 1);
-	if (length < 0 || begin("restore", folder, run, "log") != 0)
-		return fail("restore");
-	launcher[length] = '\0';
+	/* An update may have put another program in our place. */
+	snprintf(launcher, sizeof launcher, "/proc/%d/exe", getpid());
+	if (begin("restore", folder, run, "log") != 0)
+		return -1;
 	add("--restore-detached");
 	add("--restore-sibling");
 	add("--pidfile");
@@ -247,7 +247,7 @@ static int adopt_network(char *wish, const char *init)
 	if (length < 0)
 		return 1;
 	program[length] = '\0';
-	strcpy(strrchr(program, '/'), "/networks");
+	strcpy(strrchr(program, '/'), "/networks"); /* the folder is the same, if an update replaced us */
 	for (int i = 0; i < 4; i++)
 		if ((word[i] = strsep(&wish, " ")) == NULL)
 			return 1;
