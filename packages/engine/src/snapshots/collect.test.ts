@@ -89,6 +89,9 @@ test('what branches have in common stays while one of them does', async () => {
   expect((await merge(engine, { branches: [one, two] })).conflicts).toEqual([])
   await engine.instances.remove(one, tenant)
   expect((await engine.snapshots.collect()).seals).toBe(0)
+  expect((await engine.snapshots.branches({ tenant, limit: 10 })).items.map(({ instanceId }) => instanceId)).toEqual([
+    two,
+  ])
   await engine.instances.remove(two, tenant)
   expect((await engine.snapshots.collect()).seals).toBe(1)
   expect(host.seals.size).toBe(0)
@@ -116,4 +119,19 @@ test('what others need stays: blobs of tenants', async () => {
   pass(2 * HOUR_MS)
   await engine.snapshots.collect()
   expect(await count()).toBe(0)
+})
+
+test('a branch that is gone is listed for a day', async () => {
+  const { engine, pass } = await open()
+  const box = await make(engine)
+  const { items } = await branch(engine, { parent: box.id, count: 1, memory: false })
+  const id = items[0]?.instanceId ?? ''
+  await engine.instances.remove(id, tenant)
+  await engine.snapshots.collect()
+  const listed = async () =>
+    (await engine.snapshots.branches({ tenant, limit: 10 })).items.map(({ instanceId }) => instanceId)
+  expect(await listed()).toEqual([id])
+  pass(25 * HOUR_MS)
+  await engine.snapshots.collect()
+  expect(await listed()).toEqual([])
 })

@@ -1,7 +1,7 @@
 import { type Collection, collect } from '@bramble/blobs'
 import { type BlobHash, blobHashSchema, toBrambleError } from '@bramble/protocol'
 import type { SealRow } from '../store/snapshot-tables.ts'
-import { deleteBranches } from '../store/snapshots.ts'
+import { deleteBranches, deleteHeads } from '../store/snapshots.ts'
 import { references } from './content/references.ts'
 import { type Context, timeText } from './context.ts'
 import { removeSnapshot } from './registry.ts'
@@ -48,16 +48,11 @@ const forgetGone = async (context: Context): Promise<void> => {
   const snapshots = await db.selectFrom('snapshots').select(['hash', 'source']).execute()
   const parents = new Set<string>(branches.map(({ parent }) => parent))
   for (const { source } of snapshots) if (source !== null) parents.add(source)
-  const isThere = (id: string): boolean => instances.has(id)
-  const gone = new Set<string>()
-  for (const { instance_id, created_at } of branches)
-    if (!isThere(instance_id) && !parents.has(instance_id) && created_at < old) gone.add(instance_id)
-  for (const { instance_id } of heads) if (!isThere(instance_id)) gone.add(instance_id)
-  const listed = new Set(branches.map(({ instance_id }) => instance_id))
-  await deleteBranches(
-    db,
-    [...gone].filter((id) => !isThere(id) && (!listed.has(id) || !parents.has(id))),
-  )
+  const isGone = ({ instance_id }: { instance_id: string }): boolean => !instances.has(instance_id)
+  const idOf = ({ instance_id }: { instance_id: string }): string => instance_id
+  const over = branches.filter((row) => isGone(row) && !parents.has(row.instance_id) && row.created_at < old)
+  await deleteBranches(db, over.map(idOf))
+  await deleteHeads(db, heads.filter(isGone).map(idOf))
   await forgetStates(context)
 }
 
@@ -86,10 +81,11 @@ const forgetStates = async ({ db }: Context): Promise<void> => {
 }
 
 /**
- * Removes seals. Those of snapshots are copies of what blobs have: the least recently used go when all take more than
- * `maxSealBytes`. Those that branches have in common are the only ones of their states.
+ * Removes seals: the least recently used, where all take more than `maxSealBytes`. Those of snapshots are copies of what blobs
+ * have. Those that branches have in common are the only ones of their states: they stay while a branch does, and otherwise no
+ * longer than a day.
  */
-const collectSeals = async (context: Context, signal: AbortSignal): Promise<number> => {
+export const collectSeals = async (context: Context, signal: AbortSignal): Promise<number> => {
   const { db, clock, limits } = context
   const rows = await db.selectFrom('seals').selectAll().orderBy('used_at', 'desc').execute()
   const snapshots = await db.selectFrom('snapshots').select(['tenant', 'hash']).execute()
@@ -102,9 +98,8 @@ const collectSeals = async (context: Context, signal: AbortSignal): Promise<numb
     signal.throwIfAborted()
     const key = `${row.tenant} ${row.state}`
     const bytes = await bytesOf(context, row)
-    const isOver = stored.has(key)
-      ? totalBytes + bytes > limits.maxSealBytes
-      : !bases.has(key) && row.created_at < young
+    const isTooMuch = totalBytes + bytes > limits.maxSealBytes
+    const isOver = stored.has(key) ? isTooMuch : !bases.has(key) && (isTooMuch || row.created_at < young)
     if (isOver && (await evictSeal(context, row))) removed++
     else totalBytes += bytes
   }

@@ -7,7 +7,7 @@ import { deleteBranches, insertBranches, type StoredByKey, storedByKey } from '.
 import { clearImports } from './archive/import-snapshot.ts'
 import { makeBranches, restoreSnapshot } from './branch.ts'
 import { exportOf, importOf } from './carry.ts'
-import { collectAll, removeExpired } from './collect.ts'
+import { collectAll, collectSeals, removeExpired } from './collect.ts'
 import { type Context, type SnapshotsDeps, timeText } from './context.ts'
 import { diffSnapshots } from './diff.ts'
 import { type ExecutionStates, executionStatesOf } from './execution-states.ts'
@@ -147,6 +147,7 @@ const startTidying = (context: Context, during: <T>(work: () => Promise<T>) => P
     await mirrorAll(context)
     await noteShared(context)
     await removeExpired(context)
+    await collectSeals(context, context.closing.signal)
     const sinceMs = clock.monotonicMs() - collectedMs
     if (sinceMs < (context.isIdle() ? COLLECT_EVERY_MS : COLLECT_AT_LEAST_MS)) return
     collectedMs = clock.monotonicMs()

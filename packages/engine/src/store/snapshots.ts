@@ -93,6 +93,12 @@ export const deleteBranches = async (db: Db, ids: readonly string[]): Promise<vo
   })
 }
 
+export const deleteHeads = async (db: Db, ids: readonly string[]): Promise<void> => {
+  await db.transaction().execute(async (transaction) => {
+    for (const id of ids) await transaction.deleteFrom('heads').where('instance_id', '=', id).execute()
+  })
+}
+
 export const headOf = async (db: Writer, instance: string): Promise<string | undefined> =>
   (await db.selectFrom('heads').select('state').where('instance_id', '=', instance).executeTakeFirst())?.state
 
