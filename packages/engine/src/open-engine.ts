@@ -103,7 +103,13 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   const node = sha256(`${hostname()} ${dataDirectory}`).slice(0, NODE_CHARS)
   const store = options.blobs ?? undo.adopt(await fsStore({ directory: join(dataDirectory, 'blobs') }), closeStore)
   const isIdle = (): boolean => admission.running + admission.queued === 0
-  const sync = undo.adopt(openSync({ blobs: store, images, node, log, isIdle, limits: options.syncLimits }), closeStore)
+  const sync = undo.adopt(
+    openSync({
+      ...{ blobs: store, images, node, log, isIdle, volumes, limits: options.syncLimits },
+      stagingDirectory: join(dataDirectory, 'sync'),
+    }),
+    closeStore,
+  )
   const { blobs } = sync
   const blobsDb = await openDatabase<BlobTables>({
     path: join(dataDirectory, 'blobs.db'),

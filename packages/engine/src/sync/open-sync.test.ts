@@ -5,7 +5,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { silentLog } from '../options.ts'
 import { memoryImages } from '../testing.ts'
 import { openSync, type Sync, type SyncLimits } from './open-sync.ts'
-import { openNodeStore, useObjectStore } from './testing.ts'
+import { newDirectory, openNodeStore, useObjectStore } from './testing.ts'
 
 const objectStore = useObjectStore()
 
@@ -18,14 +18,9 @@ interface Node {
 const openNode = async (url: string, node: string, limits: Partial<SyncLimits> = {}): Promise<Node> => {
   const store = await openNodeStore(url)
   const state = { idle: true }
-  const sync = openSync({
-    blobs: store,
-    images: memoryImages(),
-    node,
-    log: silentLog,
-    isIdle: () => state.idle,
-    limits,
-  })
+  const stagingDirectory = await newDirectory()
+  const deps = { blobs: store, images: memoryImages(), node, log: silentLog, stagingDirectory, limits }
+  const sync = openSync({ ...deps, isIdle: () => state.idle })
   onTestFinished(() => sync.close())
   return { store, sync, state }
 }

@@ -1,10 +1,13 @@
+import { rm } from 'node:fs/promises'
 import type { BlobStore } from '@bramble/blobs'
 import { BrambleError, toBrambleError } from '@bramble/protocol'
 import { type Abortable, createLayerFiles, type ImageStore, type LocalImage } from '@bramble/runtime'
 import type { Log } from '../options.ts'
+import type { Volumes } from '../volumes/volumes.ts'
 import { type Announcement, countUses, openPopularity, parseAnnouncement } from './popularity.ts'
 import { prefetch } from './prefetch.ts'
 import { findShared, type ImageSharing, obtainImage, shareImage } from './share-image.ts'
+import { cacheSync } from './sync-caches.ts'
 
 export interface SyncDeps {
   readonly blobs: BlobStore
@@ -13,6 +16,10 @@ export interface SyncDeps {
   readonly node: string
   readonly log: Log
   readonly isIdle: () => boolean
+  /** Absent where no runtime keeps any. */
+  readonly volumes?: Pick<Volumes, 'generations' | 'adopt'> | undefined
+  /** What is fetched lies there until it is in its place; removed at the start. */
+  readonly stagingDirectory: string
   readonly limits?: Partial<SyncLimits> | undefined
 }
 
@@ -62,6 +69,8 @@ export const openSync = ({ blobs: store, images, node, log, isIdle, ...deps }: S
   const sharing: ImageSharing = { blobs: store, images, files }
   const closing = new AbortController()
   const { signal } = closing
+  const { volumes, stagingDirectory } = deps
+  const caches = volumes && cacheSync({ blobs: store, files, volumes, node, stagingDirectory }, { log, isIdle })
   /** Used here, and not known to be in the store. */
   const toShare = new Set<string>()
   /** Of these, whether the node is idle or not. */
@@ -104,6 +113,9 @@ export const openSync = ({ blobs: store, images, node, log, isIdle, ...deps }: S
     if (!stored) return
     const { newStoredBytes: storedBytes, uploaded } = stored
     log.info({ image: image.digest, storedBytes }, 'an image is in the store')
+    hold(uploaded)
+  }
+  const hold = (uploaded: Promise<void>): void => {
     uploading.add(uploaded)
     void uploaded.catch(() => undefined).then(() => uploading.delete(uploaded))
   }
@@ -133,8 +145,11 @@ export const openSync = ({ blobs: store, images, node, log, isIdle, ...deps }: S
     busyRounds = isIdle() ? 0 : busyRounds + 1
     await announce()
     await share()
+    for (const uploaded of (await caches?.share({ signal })) ?? []) hold(uploaded)
     if (!isIdle()) return 0
-    return prefetch(
+    const ofCaches = (await caches?.take(budget, { signal })) ?? 0
+    budget.leftBytes -= ofCaches
+    const came = await prefetch(
       {
         blobs: store,
         signal,
@@ -149,6 +164,7 @@ export const openSync = ({ blobs: store, images, node, log, isIdle, ...deps }: S
       },
       await others(),
     )
+    return ofCaches + came
   }
 
   let running: Promise<number> | undefined
@@ -159,6 +175,7 @@ export const openSync = ({ blobs: store, images, node, log, isIdle, ...deps }: S
     return running
   }
   const start = async (): Promise<void> => {
+    await rm(stagingDirectory, { recursive: true, force: true })
     const own = await store.names.get(`${ANNOUNCEMENTS}${node}`, { signal })
     const before = own && parseAnnouncement(own)
     if (before) popularity.remember(before)

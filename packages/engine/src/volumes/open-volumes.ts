@@ -109,14 +109,14 @@ export const openVolumes = async ({ db, store, log, owners, usersOf, settled }: 
     if (before) await removeUnused('generation', before.generation)
   }
 
-  const promoteOne = async (tenant: string, cache: CacheName, from: string): Promise<number> => {
+  const promoteOne = async (tenant: string, cache: CacheName, from: string, settled = false): Promise<number> => {
     const before = await cacheOf(tenant, cache)
     const generation = newGeneration(tenant, cache)
     const base = before !== undefined && before.bytes <= CACHE_BYTES_MAX - SANDBOX_BYTES_MAX ? before : undefined
     await store.nextGeneration(generation, base?.generation)
     try {
       const to = await store.directory('generation', generation)
-      const { files, bytes } = await promoteFiles({ from, to, rule: CACHE_RULES[cache] })
+      const { files, bytes } = await promoteFiles({ from, to, rule: CACHE_RULES[cache], settled })
       if (files > 0) await setCache({ tenant, cache, generation, bytes: (base?.bytes ?? 0) + bytes })
       else await removeUnused('generation', generation)
       return files
@@ -221,6 +221,16 @@ export const openVolumes = async ({ db, store, log, owners, usersOf, settled }: 
       if (!keep) await store.remove('upper', owner)
       return files
     },
+    generations: async () => {
+      const rows = await db.selectFrom('caches').selectAll().where('tenant', '!=', SEED).execute()
+      return await Promise.all(
+        rows.map(async ({ tenant, cache, generation: name, bytes }) => ({
+          ...{ tenant, cache, name, bytes },
+          directory: await store.directory('generation', name),
+        })),
+      )
+    },
+    adopt: (tenant, cache, from) => inLine(tenant, cache, () => promoteOne(tenant, cache, from, true)),
     discard: (owner) => store.remove('upper', owner),
     close,
     [Symbol.asyncDispose]: close,

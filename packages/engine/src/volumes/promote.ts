@@ -1,6 +1,6 @@
 import { constants } from 'node:fs'
 import { chmod, copyFile, lchown, lstat, mkdir, opendir, rename, unlink } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import type { CacheRule } from './cache-rules.ts'
 
 /** Of one cache of a tenant. One that might grow past it begins anew with what the last sandbox added. */
@@ -19,6 +19,8 @@ export interface Promotion {
   /** The next generation, which nobody has mounted yet. */
   readonly to: string
   readonly rule: CacheRule
+  /** `from` is a generation, of another node: files lie where tools look for them. Default false. */
+  readonly settled?: boolean
 }
 
 const isThere = (path: string): Promise<boolean> =>
@@ -32,21 +34,27 @@ const isThere = (path: string): Promise<boolean> =>
  * sandbox: only regular files in real directories are looked at, no link is followed, and what overlayfs keeps there for
  * deleted files (character devices) is passed over. Returns how many files were added, and their bytes.
  */
-export const promoteFiles = async ({ from, to, rule }: Promotion): Promise<{ files: number; bytes: number }> => {
+export const promoteFiles = async ({
+  from,
+  to,
+  rule,
+  settled = false,
+}: Promotion): Promise<{ files: number; bytes: number }> => {
   const added = { files: 0, bytes: 0 }
   let seen = 0
 
   const take = async (path: string): Promise<void> => {
-    const goal = rule.target?.(path) ?? path
+    const written = settled ? writtenAs(rule, path) : path
+    const goal = rule.target?.(written) ?? written
     const [source, target] = [join(from, path), join(to, goal)]
     const { size, uid, gid } = await lstat(source)
-    if (!rule.shared.test(path) || added.bytes + size > SANDBOX_BYTES_MAX || (await isThere(target))) return
+    if (!rule.shared.test(written) || added.bytes + size > SANDBOX_BYTES_MAX || (await isThere(target))) return
     await makeDirectories(to, dirname(goal))
     // Whole or not there: a crash leaves a name that no tool looks for, in a generation that nobody uses.
     const fresh = `${target}.bramble-new`
     await copyFile(source, fresh, constants.COPYFILE_FICLONE)
     await chmod(fresh, FILE_MODE)
-    if (rule.check !== undefined && !(await rule.check(path, fresh))) {
+    if (rule.check !== undefined && !(await rule.check(written, fresh))) {
       await unlink(fresh)
       return
     }
@@ -69,6 +77,12 @@ export const promoteFiles = async ({ from, to, rule }: Promotion): Promise<{ fil
   }
   await walk('', 0)
   return added
+}
+
+/** Where a tool wrote what lies at `path` in a generation. */
+const writtenAs = ({ target }: CacheRule, path: string): string => {
+  const name = basename(path)
+  return target?.(name) === path ? name : path
 }
 
 const makeDirectories = async (root: string, folder: string): Promise<void> => {

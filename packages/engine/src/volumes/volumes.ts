@@ -33,9 +33,21 @@ export interface Volumes extends AsyncDisposable {
    * `keep`: its own layers stay for its next start. Returns how many files were added.
    */
   promote(tenant: string, owner: string, options?: { keep?: boolean }): Promise<number>
+  /** The newest generation of every tenant's caches. It stays where it lies until the next one is there. */
+  generations(): Promise<Generation[]>
+  /** Adds to the tenant's cache what a generation of another node has, and passes the check. Returns how many files were added. */
+  adopt(tenant: string, cache: CacheName, from: string): Promise<number>
   /** Removes a sandbox's own layers of its caches. */
   discard(owner: string): Promise<void>
   close(): Promise<void>
+}
+
+export interface Generation {
+  readonly tenant: string
+  readonly cache: CacheName
+  readonly name: string
+  readonly directory: string
+  readonly bytes: number
 }
 
 export interface CachePlace {
