@@ -2,7 +2,7 @@ import type { StoreStats } from '@bramble/protocol'
 import { launcherOf } from '@bramble/runtime/testing'
 import { hostProcesses, until } from './leftovers.ts'
 import type { AskOptions, LiveNode } from './live-node.ts'
-import type { LiveSocket } from './live-socket.ts'
+import { connectStream, type LiveSocket } from './live-socket.ts'
 import type { ProgramImage } from './time-image.ts'
 
 /** The JSON of an answer; throws where it is a problem. */
@@ -46,3 +46,22 @@ export const lines = async (stream: LiveSocket, id: string, count: number): Prom
     const all = stream.output(id).split('\n').slice(0, -1)
     return all.length >= count && all
   })
+
+const SHELL = 'all=; while read line; do all="$all$line"; echo $all; done'
+
+/** A shell in an instance that remembers all the words it was told, and nothing else does. */
+export const shellOf = (node: LiveNode, id: string) => ({
+  async start(): Promise<void> {
+    using stream = await connectStream(node, id)
+    stream.send({ type: 'exec', id: 'shell', command: SHELL, stdin: true })
+    await stream.event('started')
+  },
+  /** What it knows when it has been told one more. */
+  async tell(word: string): Promise<string> {
+    using stream = await connectStream(node, id)
+    await stream.event('state')
+    stream.send({ type: 'stdin', id: 'shell', data: `${word}\n` })
+    const [last = ''] = await lines(stream, 'shell', 1)
+    return last
+  },
+})

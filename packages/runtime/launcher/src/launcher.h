@@ -104,6 +104,7 @@ void volumes_unmount(const char *id);
 /* seals.c: states of sandboxes that stay. */
 int seals_open(void);
 void seals_close(void);
+int seals_remove_half_made(void);
 bool seal_is_there(const char *seal);
 int seal_begin(const char *seal);
 int seal_files(const char *seal, int from, const char *name);
@@ -117,6 +118,7 @@ int seal_list(void (*each)(const char *seal));
 void sealing_begin(const char *tag, const char *id, const char *seal, bool memory, char *places);
 bool sealing_reaped(pid_t pid, int status);
 void sealing_sync(const char *tag);
+bool sealing_busy(void);
 int sealing_patience_ms(void);
 void sealing_expire(void);
 

@@ -277,8 +277,10 @@ void peer_loop(int signals)
 			continue;
 		}
 		sandbox_failed = false;
-		if (parting && sandbox_leaving() == 0) {
+		if (parting && sandbox_leaving() == 0 && !sealing_busy()) {
 			parting = false;
+			if (settings.disk_bytes > 0)
+				seals_remove_half_made();
 			drop_peer();
 		}
 		if (peer < 0 && patience_ms == 0 && sandbox_high_water() == 0)

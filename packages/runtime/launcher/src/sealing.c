@@ -123,6 +123,15 @@ bool sealing_reaped(pid_t pid, int status)
 	return false;
 }
 
+/* Whether one is being made. CRIU must not be killed before it has left the processes. */
+bool sealing_busy(void)
+{
+	for (const struct sealing *one = sealings; one < sealings + MAX_SEALINGS; one++)
+		if (one->tag[0] != '\0')
+			return true;
+	return false;
+}
+
 /* Milliseconds to the first that is late, or -1. */
 int sealing_patience_ms(void)
 {

@@ -1,6 +1,6 @@
 /* Seals: states of sandboxes that stay. Each is a folder below SEALS with `files`, a read-only snapshot of a sandbox's writable
  * layer, and `memory`, the images of its processes where there are any. Until `seal-finish` its name begins with a dot,
- * which no name does, so a half-made one is never taken for a seal, and the next launcher removes it. */
+ * which no name does, so a half-made one is never taken for a seal, and it is removed when its node has gone. */
 #define _GNU_SOURCE
 #include "launcher.h"
 
@@ -40,7 +40,8 @@ static int remove_folder(const char *name)
 	return result == 0 ? remove_tree(path) : -1;
 }
 
-static int remove_half_made(void)
+/* Nobody finishes them any more. */
+int seals_remove_half_made(void)
 {
 	DIR *directory = opendir(SEALS);
 	if (directory == NULL)
@@ -59,7 +60,7 @@ int seals_open(void)
 	if (make_directory(SEALS, 0711) != 0)
 		return -1;
 	place = open(SEALS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return place < 0 ? fail("open %s", SEALS) : remove_half_made();
+	return place < 0 ? fail("open %s", SEALS) : seals_remove_half_made();
 }
 
 void seals_close(void)
