@@ -2,10 +2,13 @@ import { createHash, hash as hashAtOnce } from 'node:crypto'
 import { type BlobHash, BrambleError, type Content } from '@bramble/protocol'
 import type { ContentTotals, ContentWriter, ContentWriterOptions } from '../content.ts'
 import { piecesOf } from '../pieces.ts'
-import { chunkBytesMin, cutter } from './cut-points.ts'
+import { cutter } from './cut-points.ts'
 
-/** What is smaller than any chunk goes into packs, so that a tree of small files is not a store of small blobs. */
-const smallBytesMax = chunkBytesMin - 1
+/**
+ * What is no larger goes into packs, so that a tree of ordinary files is not a store of small blobs, each with its own flushes. It
+ * is stored again as a whole when it changes; larger contents are cut.
+ */
+const smallBytesMax = 512 * 1024
 const packBytesMax = 4 * 1024 * 1024
 /** Chunks that are being stored while the next is cut: what a content holds in memory, in chunks of less than 1 MiB. */
 const storingMax = 4
@@ -114,9 +117,7 @@ export const contentWriter = ({ store, lease, temperature, known }: ContentWrite
         ahead.push(stored)
         if (ahead.length >= storingMax) await ahead.shift()
       }
-      for await (const piece of piecesOf(source, signal)) {
-        sha256.update(piece)
-        sizeBytes += piece.length
+      const cutUp = async (piece: Uint8Array): Promise<void> => {
         for (let from = 0; from < piece.length; ) {
           const end = cut.next(piece, from)
           const part = piece.subarray(from, end < 0 ? undefined : end)
@@ -126,10 +127,17 @@ export const contentWriter = ({ store, lease, temperature, known }: ContentWrite
           if (end >= 0) await closeChunk()
         }
       }
+      const head: Uint8Array[] = []
+      for await (const piece of piecesOf(source, signal)) {
+        sha256.update(piece)
+        sizeBytes += piece.length
+        head.push(piece)
+        if (sizeBytes > smallBytesMax) for (const early of head.splice(0)) await cutUp(early)
+      }
       const hash = sha256.digest('hex') as BlobHash
       totals.contents++
       totals.sizeBytes += sizeBytes
-      if (sizeBytes <= smallBytesMax) return addSmall(joined(parts, partBytes), hash)
+      if (sizeBytes <= smallBytesMax) return addSmall(joined(head, sizeBytes), hash)
       if (partBytes > 0) await closeChunk()
       await Promise.all(ahead)
       return () => ({ sizeBytes, sha256: hash, pieces })
