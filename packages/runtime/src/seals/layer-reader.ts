@@ -69,10 +69,7 @@ const failureOf = (path: BytePath, error: number): BrambleError => {
 }
 
 /** Calls back for every answer, and resolves when there are no more. */
-const readAnswers = async (
-  program: LayersProgram,
-  answered: (error: number, part: Part) => void,
-): Promise<string> => {
+const readAnswers = async (program: LayersProgram, answered: (error: number, part: Part) => void): Promise<string> => {
   const header = Buffer.alloc(ANSWER_BYTES)
   let data: Buffer | undefined
   let have = 0
