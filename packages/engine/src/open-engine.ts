@@ -1,7 +1,7 @@
 import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fsStore } from '@bramble/blobs'
-import { BrambleError, resourcesSchema, toBrambleError } from '@bramble/protocol'
+import { type BlobHash, BrambleError, resourcesSchema, toBrambleError } from '@bramble/protocol'
 import { auto, type ImageStore, type LocalImage } from '@bramble/runtime'
 import { createAdmission } from './admission.ts'
 import { openTenantBlobs } from './blobs/open-tenant-blobs.ts'
@@ -107,6 +107,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
     openSync({
       ...{ blobs: store, images, node, log, isIdle, volumes, limits: options.syncLimits },
       stagingDirectory: join(dataDirectory, 'sync'),
+      roots: (): AsyncIterable<BlobHash> => tenantBlobs.roots(),
     }),
     closeStore,
   )

@@ -4,6 +4,7 @@ import { addConnectionOptions, type ConnectionOptions, connect } from '../connec
 import { formatBytes } from '../format.ts'
 import { interrupt } from '../node/interrupt.ts'
 import { waitingLine } from '../snapshots/waiting-line.ts'
+import { collectObjectStore, verifyStore } from '../store/object-store.ts'
 import { hasColor, paint, safeLine } from '../terminal.ts'
 
 interface StoreOptions extends ConnectionOptions {
@@ -59,5 +60,18 @@ export default {
       command.command('status', { isDefault: true }).description('what it holds, and what waits to be uploaded'),
     ).action(status)
     common(command.command('collect').description('remove what nothing needs any more, now')).action(collect)
+    command
+      .command('verify')
+      .description('compare this host with the object store, and heal either from the other; the node does not run')
+      .option('--data-dir <path>', 'of the node (BRAMBLE_DATA_DIR)')
+      .option('--json', 'answer in JSON', false)
+      .action(verifyStore)
+    command
+      .command('collect-shared')
+      .description('remove from the object store what no snapshot, image, cache, result or tenant of any node needs')
+      .option('--dry-run', 'count, and remove nothing', false)
+      .option('--grace-hours <number>', 'what is younger stays', '24')
+      .option('--json', 'answer in JSON', false)
+      .action(collectObjectStore)
   },
 } satisfies CliCommand

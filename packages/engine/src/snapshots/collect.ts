@@ -129,7 +129,7 @@ const bytesOf = async (context: Context, row: SealRow): Promise<number> => {
 const collectBlobs = (context: Context, signal: AbortSignal, graceMs: number | undefined): Promise<Collection> =>
   collect(context.blobs, roots(context, signal), { signal, graceMs, now: () => context.clock.now() })
 
-/** Every blob that a snapshot of this node, or one that others may find by the store's names, needs; and what others need. */
+/** Every blob that a snapshot of this node, or one that the store's names lead to, needs; and what others need. */
 async function* roots(context: Context, signal: AbortSignal): AsyncGenerator<BlobHash, void, undefined> {
   const { blobs, db } = context
   const own = await db.selectFrom('snapshots').select('hash').distinct().execute()
@@ -139,7 +139,9 @@ async function* roots(context: Context, signal: AbortSignal): AsyncGenerator<Blo
     // Where one cannot be read, nobody knows what it needs: nothing is removed then.
     yield* references(blobs, hash as BlobHash, { signal })
   }
-  for await (const name of blobs.names.list('snapshots/', { signal })) {
+  // What only other nodes need, lies in the shared tier, which they all have; here it makes room.
+  const others = blobs.lower ? [] : blobs.names.list('snapshots/', { signal })
+  for await (const name of others) {
     const { success, data: hash } = blobHashSchema.safeParse(name.slice(name.lastIndexOf('/') + 1))
     if (!success || seen.has(hash)) continue
     seen.add(hash)

@@ -19,11 +19,13 @@ const openNode = async (url: string, node: string, limits: Partial<SyncLimits> =
   const store = await openNodeStore(url)
   const state = { idle: true }
   const stagingDirectory = await newDirectory()
-  const deps = { blobs: store, images: memoryImages(), node, log: silentLog, stagingDirectory, limits }
+  const deps = { blobs: store, images: memoryImages(), node, log: silentLog, stagingDirectory, limits, roots: noRoots }
   const sync = openSync({ ...deps, isIdle: () => state.idle })
   onTestFinished(() => sync.close())
   return { store, sync, state }
 }
+
+async function* noRoots(): AsyncGenerator<BlobHash> {}
 
 const bytes = (size: number, seed: number): Buffer => {
   const parts: Buffer[] = []

@@ -1,12 +1,13 @@
 import { rm } from 'node:fs/promises'
 import type { BlobStore } from '@bramble/blobs'
-import { BrambleError, toBrambleError } from '@bramble/protocol'
+import { type BlobHash, BrambleError, toBrambleError } from '@bramble/protocol'
 import { type Abortable, createLayerFiles, type ImageStore, type LocalImage } from '@bramble/runtime'
 import type { Log } from '../options.ts'
 import type { Volumes } from '../volumes/volumes.ts'
 import { type Announcement, countUses, openPopularity, parseAnnouncement } from './popularity.ts'
 import { prefetch } from './prefetch.ts'
 import { findShared, type ImageSharing, obtainImage, shareImage } from './share-image.ts'
+import { shareRoots } from './share-roots.ts'
 import { cacheSync } from './sync-caches.ts'
 
 export interface SyncDeps {
@@ -20,6 +21,8 @@ export interface SyncDeps {
   readonly volumes?: Pick<Volumes, 'generations' | 'adopt'> | undefined
   /** What is fetched lies there until it is in its place; removed at the start. */
   readonly stagingDirectory: string
+  /** Blobs that this node needs, and no name in the store leads to. */
+  readonly roots: () => AsyncIterable<BlobHash>
   readonly limits?: Partial<SyncLimits> | undefined
 }
 
@@ -55,6 +58,8 @@ export const SYNC_LIMITS: SyncLimits = { syncEveryMs: 60_000, maxPrefetchBytes: 
 const ANNOUNCEMENTS = 'popular/'
 /** A snapshot is seldom alone. */
 const SOON_MS = 500
+/** Well within what a collection of the shared tier leaves alone. */
+const ROOTS_EVERY_MS = 10 * 60_000
 const HOUR_MS = 3_600_000
 /** More nodes than that are not listened to. */
 const NODES_MAX = 1000
@@ -81,6 +86,7 @@ export const openSync = ({ blobs: store, images, node, log, isIdle, ...deps }: S
   const uploading = new Set<Promise<void>>()
   let announcedUses = 0
   let busyRounds = 0
+  let rootsSharedAtMs = Number.NEGATIVE_INFINITY
 
   const obtain = (digest: string): Promise<LocalImage> => {
     const present = obtaining.get(digest)
@@ -144,6 +150,10 @@ export const openSync = ({ blobs: store, images, node, log, isIdle, ...deps }: S
       Object.assign(budget, { leftBytes: limits.maxPrefetchBytes, fullAtMs: performance.now() })
     busyRounds = isIdle() ? 0 : busyRounds + 1
     await announce()
+    if (performance.now() - rootsSharedAtMs > ROOTS_EVERY_MS) {
+      await shareRoots(store, node, deps.roots(), { signal })
+      rootsSharedAtMs = performance.now()
+    }
     await share()
     for (const uploaded of (await caches?.share({ signal })) ?? []) hold(uploaded)
     if (!isIdle()) return 0

@@ -11,13 +11,14 @@ import {
 } from '@bramble/protocol'
 import type { Abortable, LayerFiles } from '@bramble/runtime'
 import { z } from 'zod'
+import { tenantSegment } from '../cache/names.ts'
 import { layerSource } from '../snapshots/content/materialize.ts'
 import { readTreeLines } from '../snapshots/content/read-tree.ts'
 import { storeTree } from '../snapshots/content/store-tree.ts'
 import type { Generation, Volumes } from '../volumes/volumes.ts'
 import { readJsonBlob } from './json-blob.ts'
 
-export const CACHE_NAMES = 'caches/'
+const CACHE_NAMES = 'caches/'
 const LEASE_MS = 24 * 3_600_000
 /** A larger one stays on its node: it would be read whole for every change. */
 const SHARED_BYTES_MAX = 2 * 1024 ** 3
@@ -63,8 +64,9 @@ export const shareGeneration = async (
   { signal }: Abortable = {},
 ): Promise<{ readonly uploaded: Promise<void> } | undefined> => {
   const name = nameOf(tenant, cache, node)
-  if (bytes > SHARED_BYTES_MAX || (await pointerAt(blobs, name, { signal }))?.generation === generation)
-    return undefined
+  // The tenant has to be told by the name.
+  if (bytes > SHARED_BYTES_MAX || tenantSegment(tenant) !== tenant) return undefined
+  if ((await pointerAt(blobs, name, { signal }))?.generation === generation) return undefined
   await using undo = new AsyncDisposableStack()
   const lease = undo.use(await blobs.leases.acquire({ ttlMs: LEASE_MS }))
   const { tree } = await storeTree({

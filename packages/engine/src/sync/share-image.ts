@@ -8,7 +8,7 @@ import { readTreeLines } from '../snapshots/content/read-tree.ts'
 import { storeTree } from '../snapshots/content/store-tree.ts'
 import { readJsonBlob } from './json-blob.ts'
 
-export const IMAGE_NAMES = 'images/'
+const IMAGE_NAMES = 'images/'
 /** How long what was not uploaded stays when the process ends. */
 const LEASE_MS = 24 * 3_600_000
 const MAX_IMAGE_FILES_BYTES = 64 * 1024 ** 3
@@ -48,7 +48,21 @@ export const findShared = async (
   digest: string,
   options: NameOptions = {},
 ): Promise<ImagePointer | undefined> => {
-  const value = await blobs.names.get(nameOf(digest), options)
+  return parsePointer(await blobs.names.get(nameOf(digest), options))
+}
+
+/** Every image that the store has. */
+export async function* sharedImages(
+  blobs: BlobStore,
+  options: Abortable = {},
+): AsyncGenerator<ImagePointer, void, undefined> {
+  for await (const name of blobs.names.list(IMAGE_NAMES, options)) {
+    const pointer = parsePointer(await blobs.names.get(name, options))
+    if (pointer) yield pointer
+  }
+}
+
+const parsePointer = (value: Uint8Array | undefined): ImagePointer | undefined => {
   if (!value) return undefined
   try {
     return pointerSchema.parse(JSON.parse(Buffer.from(value).toString()))
