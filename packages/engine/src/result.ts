@@ -19,6 +19,7 @@ export interface WhatCame {
   readonly outputs?: Record<string, OutputFile>
   readonly instanceId?: InstanceId
   readonly snapshotId?: BlobHash
+  readonly snapshotExpiresAt?: string
   /** Why there is no snapshot where there should be one. */
   readonly note?: string
 }
@@ -40,7 +41,7 @@ export const resultOf = (
   times: Times,
   came: WhatCame,
 ): ExecutionResult => {
-  const { ending, usage = NO_USAGE, outputs = {}, instanceId, snapshotId, note } = came
+  const { ending, usage = NO_USAGE, outputs = {}, instanceId, snapshotId, snapshotExpiresAt, note } = came
   const message = [ending.message, note].filter(Boolean).join('; ')
   const { stdoutSha256, stderrSha256, ...output } = encodeOutput(live.stdout, live.stderr)
   const nowMs = clock.monotonicMs()
@@ -57,6 +58,7 @@ export const resultOf = (
     cached: false,
     ...(instanceId !== undefined && { instanceId }),
     ...(snapshotId !== undefined && { snapshotId }),
+    ...(snapshotExpiresAt !== undefined && { snapshotExpiresAt }),
     outputs,
     inputHash: live.inputHash,
     resultHash: resultHashOf(ending, { ...output, stdoutSha256, stderrSha256 }, outputs),

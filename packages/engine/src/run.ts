@@ -1,6 +1,5 @@
 import { setTimeout as after } from 'node:timers/promises'
 import {
-  type BlobHash,
   DEFAULT_BLOB_TTL_MS,
   type ExecutionResult,
   type OutputFile,
@@ -21,6 +20,7 @@ import type { Fresh, Kind } from './pool.ts'
 import { type Coming, isComing, type Pools } from './pools.ts'
 import { resultOf, type Times, type WhatCame } from './result.ts'
 import { type CommandEnd, runCommand } from './run-command.ts'
+import type { KeptSnapshot } from './snapshots/execution-states.ts'
 import { type BlobTransfer, blobsOfFiles, getOutputs, putFiles } from './transfer.ts'
 
 export interface RunDeps {
@@ -33,7 +33,7 @@ export interface RunDeps {
   /** The execution's state changed: its record should say so. */
   readonly changed: (live: LiveExecution) => void
   /** Makes the snapshot that the execution leaves; absent: it leaves none. */
-  readonly keep?: (sandbox: Sandbox) => Promise<BlobHash | undefined>
+  readonly keep?: (sandbox: Sandbox) => Promise<KeptSnapshot | undefined>
 }
 
 /** How long a runtime may take to say why a sandbox ended whose agent fell silent. */
@@ -168,10 +168,15 @@ const runIn = async (
 }
 
 /** The snapshot of its state. The command has run, whether it can be kept or not. */
-const leave = async ({ keep }: RunDeps, sandbox: Sandbox): Promise<Pick<WhatCame, 'snapshotId' | 'note'>> => {
+const leave = async (
+  { keep }: RunDeps,
+  sandbox: Sandbox,
+): Promise<Pick<WhatCame, 'snapshotId' | 'snapshotExpiresAt' | 'note'>> => {
   try {
-    const snapshotId = await keep?.(sandbox)
-    return snapshotId === undefined ? {} : { snapshotId }
+    const kept = await keep?.(sandbox)
+    if (kept === undefined) return {}
+    const { id, expiresAt } = kept
+    return { snapshotId: id, ...(expiresAt !== null && { snapshotExpiresAt: expiresAt }) }
   } catch (error) {
     return { note: `its snapshot could not be taken: ${toBrambleError(error).detail}` }
   }

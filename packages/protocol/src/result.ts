@@ -56,6 +56,8 @@ export const executionResultSchema = z.object({
   truncated: z.boolean(),
   cached: z.boolean(),
   snapshotId: z.string().optional(),
+  /** When the snapshot goes, unless somebody names it or gives it another time to live. Absent: it stays. */
+  snapshotExpiresAt: z.string().optional(),
   instanceId: z.string().optional(),
   outputs: z.record(z.string(), outputFileSchema),
   inputHash: z.string(),

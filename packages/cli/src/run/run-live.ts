@@ -1,6 +1,7 @@
 import type { ExecutionResult, ExecutionSpecInput } from '@bramble/protocol'
 import { EXIT, ExitError } from '../exit.ts'
 import { Interrupted } from '../node/interrupt.ts'
+import { shortId } from '../snapshots/snapshot-columns.ts'
 import { exitCodeOf } from './exit-code.ts'
 import type { LiveRun } from './live-run.ts'
 import { processOutput } from './output.ts'
@@ -35,9 +36,17 @@ export const runLive = async (
   if (result === undefined) throw new ExitError(EXIT.failure, 'the command ended without a result')
   if (json) await output.write('stdout', `${JSON.stringify(result, null, 2)}\n`)
   // Whoever asked for it needs its id; the output of the command stays the command's own.
-  else if (result.snapshotId !== undefined) await output.write('stderr', `bramble: snapshot ${result.snapshotId}\n`)
+  else if (result.snapshotId !== undefined) await output.write('stderr', snapshotText(result))
   const { reason } = interrupted
   const cancelledCode =
     reason instanceof Interrupted ? reason.exitCode : output.readerGone.aborted ? NOBODY_READS : undefined
   process.exitCode = exitCodeOf(result, { timeoutMs, cancelledCode })
+}
+
+/** Its id alone on a line: scripts look for it. */
+const snapshotText = ({ snapshotId = '', snapshotExpiresAt }: ExecutionResult): string => {
+  const line = `bramble: snapshot ${snapshotId}\n`
+  if (snapshotExpiresAt === undefined) return line
+  const until = snapshotExpiresAt.replace(/\.\d+Z$/, 'Z')
+  return `${line}  It goes at ${until}, unless \`bramble snapshot set ${shortId(snapshotId)} --name <name>\` names it.\n`
 }

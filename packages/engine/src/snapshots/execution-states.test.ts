@@ -47,7 +47,13 @@ test('branched: from an instance, a snapshot or an execution, which go on undist
   const snapshot = await take(engine, box.id, { memory: false })
 
   const one = await run({ command: 'cat /data; printf %s $WHO; echo one > /data', mode: 'branched', parent: box.id })
-  expect(one).toMatchObject({ status: 'succeeded', stdout: 'baseparent' })
+  expect(one).toMatchObject({ status: 'succeeded', stdout: 'baseparent', snapshotExpiresAt: expect.any(String) })
+  const left = await engine.snapshots.get(one.snapshotId ?? '', OWNER.tenant)
+  expect(left.expiresAt).toBe(one.snapshotExpiresAt)
+  expect(Date.parse(left.expiresAt ?? '') - Date.parse(left.createdAt)).toBe(24 * 3_600_000)
+  const change = { labels: { a: 'b' } }
+  expect((await engine.snapshots.change(left.id, OWNER.tenant, change)).expiresAt).toBe(left.expiresAt)
+  expect((await engine.snapshots.change(left.id, OWNER.tenant, { name: 'kept' })).expiresAt).toBeNull()
   const two = await run({ command: 'cat /data', mode: 'branched', parent: snapshot.id })
   expect(two.stdout).toBe('base')
   const three = await run({ command: 'cat /data', mode: 'branched', parent: one.id })

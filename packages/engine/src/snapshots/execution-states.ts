@@ -1,4 +1,4 @@
-import { type BlobHash, BrambleError, type ExecutionSpec, type InstanceSpec, toBrambleError } from '@bramble/protocol'
+import { BrambleError, type ExecutionSpec, type InstanceSpec, type Snapshot, toBrambleError } from '@bramble/protocol'
 import type { LocalImage, Runtime, Sandbox, Sealed } from '@bramble/runtime'
 import type { Beginning } from '../instances/open-instances.ts'
 import { ofInstance, ofSnapshot } from './branch.ts'
@@ -18,12 +18,14 @@ export interface ExecutionStart extends Disposable {
   readonly defaults: Pick<InstanceSpec, 'env' | 'user' | 'workdir' | 'image'>
 }
 
+export type KeptSnapshot = Pick<Snapshot, 'id' | 'expiresAt'>
+
 /** What executions need of snapshots. */
 export interface ExecutionStates {
   /** Undefined: it begins as its image. Rejects where it would leave a snapshot, and none may be kept. */
   begin(spec: ExecutionSpec, owner: Owner, signal: AbortSignal): Promise<ExecutionStart | undefined>
   /** The snapshot that it leaves, by its mode; undefined: it leaves none. */
-  keep(ended: EndedExecution): Promise<BlobHash | undefined>
+  keep(ended: EndedExecution): Promise<KeptSnapshot | undefined>
 }
 
 export interface EndedExecution {
@@ -76,17 +78,20 @@ const startOf = (
   }
 }
 
+/** Every branch leaves a snapshot, whether anybody wants it or not. What was asked for stays: a name, another time to live. */
+const FORK_TTL_MS = 24 * 3_600_000
+
 /** The agent. */
 const NO_PROCESSES = 1
 
-const keepEnded = async (context: Context, ended: EndedExecution): Promise<BlobHash | undefined> => {
+const keepEnded = async (context: Context, ended: EndedExecution): Promise<KeptSnapshot | undefined> => {
   const { spec, owner, sandbox, image, start } = ended
   if (!leavesSnapshot(spec)) return undefined
   const sealing = sealingOf(context, sandbox.runtime)
   const { signal } = context.closing
   const sealed = await sealEnded(ended, newSealName(), signal)
   const env = { ...start?.defaults.env, ...spec.env }
-  const snapshot = await orDropSeal(context, sealing, {
+  return await orDropSeal(context, sealing, {
     owner,
     sealing,
     sealed,
@@ -98,9 +103,9 @@ const keepEnded = async (context: Context, ended: EndedExecution): Promise<BlobH
     source: ended.id,
     parents: start ? [start.state] : [],
     labels: spec.labels ?? {},
+    ...(spec.mode === 'branched' && { ttlMs: FORK_TTL_MS }),
     signal,
   })
-  return snapshot.id
 }
 
 /** With what its command left running, where that can be saved; a branch is for its files. */

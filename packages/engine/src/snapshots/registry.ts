@@ -153,9 +153,12 @@ export const changeOf = async (
   { name, labels, ttlMs }: SnapshotChange,
 ): Promise<Snapshot> => {
   const row = await findSnapshot(context, ref, tenant)
+  // What a fork left goes after a day, unless somebody gives it a name.
+  const isKept = typeof name === 'string' && ttlMs === undefined && row.origin === 'execution'
   const change: Partial<SnapshotRow> = {
     ...(name !== undefined && { name }),
     ...(labels !== undefined && { labels: JSON.stringify(labels) }),
+    ...(isKept && { expires_at: null }),
     ...(ttlMs !== undefined && { expires_at: ttlMs === null ? null : timeText(context.clock.now() + ttlMs) }),
     mirrored: 0,
   }

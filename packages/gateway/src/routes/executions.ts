@@ -52,7 +52,7 @@ const fork = route({
   tag,
   summary: 'Run a command in a branch of an instance, a snapshot, or what an execution left',
   description:
-    'As `execute` with the mode `branched`: it begins with the files of `parent` and, where that works, its processes; `parent` goes on undisturbed. Its files at the end are left as a snapshot (`snapshotId`).',
+    'As `execute` with the mode `branched`: it begins with the files of `parent` and, where that works, its processes; `parent` goes on undisturbed. Its files at the end are left as a snapshot (`snapshotId`), for a day, unless it is given a name or another time to live.',
   scope: 'execute',
   body: forkRequestSchema,
   answer: { status: 200, description: 'The result', schema: executionResultSchema },
