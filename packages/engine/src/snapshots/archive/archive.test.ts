@@ -377,6 +377,19 @@ describe('an import refuses, and changes nothing,', () => {
       await refuses(packed.subarray(0, end), /cut off|compression|not one/)
   })
 
+  test('the end of what is exported, too: without its last bytes, with other ones, with more', async () => {
+    const { archive } = await make({ a: Buffer.from('one') })
+    const bytes = await archive()
+    for (let gone = 1; gone <= 24; gone++) {
+      await refuses(bytes.subarray(0, -gone), /compression|cut off/)
+      const changed = Buffer.from(bytes)
+      changed.writeUInt8(changed.readUInt8(bytes.length - gone) ^ 0x55, bytes.length - gone)
+      await refuses(changed, /compression|cut off|after the end|more than the snapshot|not one/)
+    }
+    for (const more of [Buffer.from('more'), Buffer.alloc(64), bytes])
+      await refuses(Buffer.concat([bytes, more]), /after the end/)
+  })
+
   test('or takes what is the same: random bits are changed', async () => {
     const { archive, hash } = await make({ 'd/a': Buffer.from('one'), b: randomBytes(3000), c: Buffer.alloc(0) })
     const packed = await archive()

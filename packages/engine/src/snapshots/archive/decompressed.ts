@@ -56,11 +56,20 @@ async function* unpacked(
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const zstd = createZstdDecompress({ params: { [constants.ZSTD_d_windowLogMax]: maxWindowLog } })
-  const running = pipeline(Readable.from(source, { objectMode: false }), zstd, { signal })
+  let givenBytes = 0
+  const counted = async function* (): AsyncGenerator<Uint8Array, void, undefined> {
+    for await (const piece of source) {
+      givenBytes += piece.length
+      yield piece
+    }
+  }
+  const running = pipeline(Readable.from(counted(), { objectMode: false }), zstd, { signal })
   running.catch(() => undefined)
   try {
     yield* zstd
     await running
+    // The decoder says nothing of what follows the frame.
+    if (zstd.bytesWritten !== givenBytes) throw refused('there is something after the end')
   } finally {
     zstd.destroy()
     await running.catch(() => undefined)

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { Readable } from 'node:stream'
+import type { Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { constants, createZstdCompress } from 'node:zlib'
 import type { BlobStore } from '@bramble/blobs'
@@ -42,7 +42,7 @@ async function* compressed(
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const zstd = createZstdCompress({ params: { [constants.ZSTD_c_checksumFlag]: 1 } })
-  const running = pipeline(Readable.from(source, { objectMode: false, highWaterMark: 256 * 1024 }), zstd, { signal })
+  const running = pipeline(settledPieces(source, zstd), zstd, { signal })
   // Its error comes by the stream, too, which is where it is looked for.
   running.catch(() => undefined)
   try {
@@ -55,6 +55,18 @@ async function* compressed(
     zstd.destroy()
     await running.catch(() => undefined)
   }
+}
+
+/**
+ * A compressor that is ended while it has a piece in its hands ends its frame twice, and the file has an empty one at its end: it
+ * would depend on the moment which bytes the file has.
+ */
+async function* settledPieces(
+  source: AsyncGenerator<Uint8Array>,
+  zstd: Writable,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  yield* source
+  await new Promise<void>((resolve) => zstd.write(Buffer.alloc(0), () => resolve()))
 }
 
 async function* archiveOf(
