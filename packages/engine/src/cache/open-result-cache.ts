@@ -7,7 +7,6 @@ import { type Invalidation, openInvalidations } from './invalidations.ts'
 import { isComplete, isKeepable } from './keepable.ts'
 import { memoryResults } from './memory-results.ts'
 import { asCached, jsonTailOf } from './prepared.ts'
-import { openRedisTier } from './redis-tier.ts'
 import type { FindOptions, ResultCache, ThroughAnswer } from './result-cache.ts'
 import {
   type CachedResult,
@@ -90,10 +89,11 @@ export const openResultCache = (deps: ResultCacheDeps): ResultCache => {
       })
   }
 
+  // Its client is not small, and most nodes have no Redis.
   const redis =
     deps.redisUrl === undefined
       ? undefined
-      : openRedisTier({
+      : (await import('./redis-tier.ts')).openRedisTier({
           ...{ url: deps.redisUrl, waitMs: limits.redisWaitMs, clock, log, notice },
           onInvalidation: (one) => void (invalidations.learn(one) && apply(one)),
           onListening: refresh,
