@@ -125,7 +125,8 @@ export const leaseTable = (options: LeaseTableOptions): LeaseTable => {
           for (const hash of wanted) own.seen.add(hash)
         },
         release: () => release(id),
-        [Symbol.asyncDispose]: () => release(id),
+        // What cannot be taken back now expires; it must not hide what went wrong before.
+        [Symbol.asyncDispose]: () => release(id).catch(() => undefined),
       }
     },
     held: async function* () {

@@ -17,6 +17,8 @@ const property = (value: unknown, name: string): unknown =>
  */
 export const presentable = (thrown: unknown): BrambleError => {
   if (thrown instanceof BrambleError) return thrown
+  // What releasing things threw is not why.
+  if (property(thrown, 'name') === 'SuppressedError') return presentable(property(thrown, 'suppressed'))
   const code = FASTIFY_CODES[String(property(thrown, 'code'))]
   const status = property(thrown, 'statusCode')
   const message = thrown instanceof Error ? thrown.message : String(thrown)

@@ -352,9 +352,14 @@ export class BrambleError extends Error {
   }
 }
 
-/** Any thrown value as a `BrambleError`; what is not one becomes `internal` with the value as its cause. */
+/**
+ * Any thrown value as a `BrambleError`; what is not one becomes `internal` with the value as its cause. Of an error, and one that
+ * releasing what was held threw then (`SuppressedError`), the first is meant.
+ */
 export const toBrambleError = (thrown: unknown): BrambleError => {
   if (thrown instanceof BrambleError) return thrown
+  if (thrown instanceof Error && thrown.name === 'SuppressedError' && 'suppressed' in thrown)
+    return toBrambleError(thrown.suppressed)
   const detail = thrown instanceof Error ? thrown.message : String(thrown)
   return new BrambleError('internal', { detail, cause: thrown })
 }

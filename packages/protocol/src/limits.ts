@@ -53,6 +53,10 @@ export const LIMITS = {
     value: 2_000_000,
     why: 'files that one snapshot changed; its tree is held in memory for a diff',
   },
+  minSealRoomBytes: {
+    value: 128 * 1024 * 1024,
+    why: 'what the host’s disk must have left for a state: what sandboxes wrote last may not have reached it, and would be lost in silence',
+  },
   maxImportBytes: {
     value: 64 * 1024 * 1024 * 1024,
     why: 'blobs of an imported snapshot, and its files with their holes',

@@ -136,7 +136,7 @@ export const tieredBlobs = (context: TieredContext, fetch: FetchBlob): TieredBlo
         id: lease.id,
         hold: (hashes, { here = false } = {}) => (here ? lease.hold(hashes) : hold(lease, [...hashes])),
         release: () => lease.release(),
-        [Symbol.asyncDispose]: () => lease.release(),
+        [Symbol.asyncDispose]: () => lease[Symbol.asyncDispose](),
       }
     },
     held: () => local.leases.held(),

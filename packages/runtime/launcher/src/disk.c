@@ -168,7 +168,7 @@ static pid_t apart(const char *id, const char *layer, const char *seal, bool cop
 	int place = place_of(id, layer, &name);
 	pid_t launcher = getpid(), pid = fork();
 	if (pid == 0)
-		_exit(prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != launcher || (copy ? seal_copy(seal, place, name) : seal_files(seal, place, name)) == 0 ? 0 : 1);
+		_exit(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == launcher && (copy ? seal_copy(seal, place, name) : seal_files(seal, place, name)) == 0 ? 0 : 1);
 	return pid;
 }
 

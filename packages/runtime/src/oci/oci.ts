@@ -198,6 +198,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
   networks = await openNetworks({ directory, ...options.networks })
   const context: OciContext = {
     name: 'oci',
+    directory,
     cgroup,
     cgroups,
     layer,

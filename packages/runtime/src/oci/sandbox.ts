@@ -21,6 +21,8 @@ const BPF_INSTRUCTION_BYTES = 8
 
 export interface OciContext {
   readonly name: string
+  /** Where the image of the sandboxes' disks is. */
+  readonly directory: string
   readonly cgroup: string
   readonly cgroups: Cgroups
   readonly layer: string
@@ -338,6 +340,7 @@ const track = (context: OciContext, running: Running): OciSandbox => {
         sealSandbox(
           {
             launcher,
+            directory: context.directory,
             config,
             agent,
             freezer: context.freezer,

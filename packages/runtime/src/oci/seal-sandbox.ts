@@ -1,5 +1,5 @@
-import { readFile } from 'node:fs/promises'
-import { BrambleError } from '@bramble/protocol'
+import { readFile, statfs } from 'node:fs/promises'
+import { BrambleError, LIMITS } from '@bramble/protocol'
 import type { ConnectedAgent } from '../agent/connect-agent.ts'
 import type { SandboxConfig } from '../runtime.ts'
 import type { Sealed } from '../seals/seals.ts'
@@ -15,6 +15,7 @@ const LISTENING = '0A'
 
 export interface SealContext {
   readonly launcher: Launcher
+  readonly directory: string
   readonly config: SandboxConfig
   readonly agent: ConnectedAgent
   readonly freezer: Freezer | undefined
@@ -38,11 +39,26 @@ export const sealSandbox = async (
     throw new BrambleError('unsupported', { detail: 'states are kept on btrfs only, which this host has not' })
   if ((await launcher.seals()).includes(name))
     throw new BrambleError('conflict', { detail: `there is a seal ${name} already` })
+  await assertRoom(context.directory)
   if (memory) return await sealMemory(context, name)
   // A snapshot of btrfs has all of one moment: nothing has to stand still for it.
   await launcher.seal(config.id, name, false, [])
   await finish(launcher, name, {})
   return { name, memory: false, frozenMs: 0 }
+}
+
+/**
+ * The image of the disk is sparse. When its file system is full, what the kernel writes back later is lost, and neither the
+ * sandbox nor a state of it would tell.
+ */
+const assertRoom = async (directory: string): Promise<void> => {
+  const { bavail, bsize } = await statfs(directory)
+  const minBytes = LIMITS.minSealRoomBytes.value
+  if (bavail * bsize >= minBytes) return
+  const mib = (bytes: number): number => Math.floor(bytes / (1024 * 1024))
+  throw new BrambleError('store_full', {
+    detail: `the disk of this host has ${mib(bavail * bsize)} MiB left, and a state needs ${mib(minBytes)}`,
+  })
 }
 
 const finish = async (launcher: Launcher, name: string, info: SealInfoFile): Promise<void> => {
