@@ -119,7 +119,7 @@ export const openEngine = async (options: OpenEngineOptions): Promise<Engine> =>
   })
   const tenantBlobs = undo.adopt(await openTenantBlobs({ db: blobsDb, store: blobs, clock, log }), closeStore)
   const cache = undo.adopt(
-    openResultCache({
+    await openResultCache({
       store: blobs,
       node,
       redisUrl: options.redisUrl,

@@ -21,7 +21,7 @@ const tell = (fact: string): void => {
 
 await using store = await fsStore({ directory, step })
 const deps = { store, node: 'dies', log: silentLog, clock: systemClock, notice: () => {}, grant: async () => {} }
-const cache = openResultCache(deps)
+const cache = await openResultCache(deps)
 const large = 'first '.repeat(10_000)
 const run = async (stdout: string): Promise<void> => {
   await cache.through(aWish(), async () => aResult(stdout))

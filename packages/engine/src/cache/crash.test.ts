@@ -24,7 +24,7 @@ const told = async (directory: string, dieAt: number): Promise<string[]> => {
 const found = async (directory: string): Promise<string | undefined> => {
   await using store = await fsStore({ directory })
   const deps = { store, log: silentLog, clock: systemClock, notice: () => {}, grant: async () => {} }
-  const cache = openResultCache({ ...deps, node: 'looks', limits: { storeWaitMs: 30_000 } })
+  const cache = await openResultCache({ ...deps, node: 'looks', limits: { storeWaitMs: 30_000 } })
   try {
     const entry = await cache.find('acme', KEY)
     return entry && sha256(entry.result.stdout)

@@ -23,10 +23,10 @@ interface Options {
   readonly grant?: ResultCacheDeps['grant']
 }
 
-const openCache = ({ store = memoryStore(), node = 'a', limits, grant = async () => {} }: Options = {}) => {
+const openCache = async ({ store = memoryStore(), node = 'a', limits, grant = async () => {} }: Options = {}) => {
   const clock = { nowMs: 1_000_000, now: () => clock.nowMs, monotonicMs: () => clock.nowMs }
   const notices: unknown[] = []
-  const cache = openResultCache({
+  const cache = await openResultCache({
     ...{ store, node, clock, log: silentLog, grant, notice: (notice) => notices.push(notice) },
     // What a store that answers needs, on a host that is busy, too.
     limits: { storeWaitMs: 30_000, refreshMs: 3_600_000, ...limits },
@@ -55,7 +55,7 @@ const held = () => {
 
 describe('what is kept', () => {
   test('a success answers from memory, and from the store after a restart; not as who ran it had it', async () => {
-    const { ask, store } = openCache()
+    const { ask, store } = await openCache()
     const first = await ask('one')
     expect(first).toMatchObject({ source: 'executed', result: { cached: false, usage: { cpuMs: 7 } } })
     expect(await ask('two')).toMatchObject({
@@ -77,22 +77,22 @@ describe('what is kept', () => {
     ['an output that could not be read', { outputs: { '/x': { error: 'unreadable' } } }, {}],
     ['what may be kept for no time', {}, { ttlMs: 0 }],
   ])('%s is not', async (_what, result, wish) => {
-    const { ask, cache, store } = openCache()
+    const { ask, cache, store } = await openCache()
     for (let n = 0; n < 2; n++) expect((await ask(`${n}`, wish, result)).source).toBe('executed')
     await cache.settled()
     expect(await Array.fromAsync(store.names.list(''))).toEqual([])
   })
 
   test('a failure is where that was asked for', async () => {
-    const { ask, cache, store } = openCache()
+    const { ask, cache, store } = await openCache()
     await ask('no', { failures: true }, { status: 'failed', exitCode: 3 })
     await cache.settled()
-    const again = openCache({ store })
+    const again = await openCache({ store })
     expect(await again.ask('', { failures: true })).toMatchObject({ source: 'store', result: { exitCode: 3 } })
   })
 
   test('what is too large is not; the least recently used of who has most goes first', async () => {
-    const { ask, cache, notices } = openCache({ limits: { maxResultBytes: 10_000, maxMemoryBytes: 60_000 } })
+    const { ask, cache, notices } = await openCache({ limits: { maxResultBytes: 10_000, maxMemoryBytes: 60_000 } })
     const key = (n: number) => sha256(`${n}`)
     expect(cache.stats().entries).toBe(0)
     await ask('x'.repeat(10_001))
@@ -107,7 +107,7 @@ describe('what is kept', () => {
   })
 
   test('for as long as it was said, and no older than is asked', async () => {
-    const { ask, clock } = openCache()
+    const { ask, clock } = await openCache()
     await ask('one', { ttlMs: 1000 })
     clock.nowMs += 999
     expect((await ask('two')).source).toBe('memory')
@@ -119,7 +119,7 @@ describe('what is kept', () => {
   })
 
   test('large texts and outputs come back from blobs as they were', async () => {
-    const { ask, cache, store } = openCache()
+    const { ask, cache, store } = await openCache()
     const bytes = Buffer.alloc(100_000, 0xff)
     const sums = { stdoutSha256: sha256(bytes), stderrSha256: sha256(''), status: 'succeeded' as const, exitCode: 0 }
     const content = 'y'.repeat(50_000)
@@ -140,7 +140,7 @@ describe('what is kept', () => {
 
 describe('equal ones at once', () => {
   test('run once; those who wait get what came, whatever its exit code', async () => {
-    const { cache } = openCache()
+    const { cache } = await openCache()
     const run = held()
     const first = cache.through(aWish(), run.execute)
     await run.begun
@@ -154,7 +154,7 @@ describe('equal ones at once', () => {
   })
 
   test('go on when who began them leaves, and end when nobody waits', async () => {
-    const { cache } = openCache()
+    const { cache } = await openCache()
     const run = held()
     const leader = new AbortController()
     const follower = new AbortController()
@@ -181,7 +181,7 @@ describe('equal ones at once', () => {
   })
 
   test('that throw, throw for who began them alone; the next one runs', async () => {
-    const { cache } = openCache()
+    const { cache } = await openCache()
     const run = held()
     const first = cache.through(aWish(), run.execute)
     await run.begun
@@ -192,7 +192,7 @@ describe('equal ones at once', () => {
   })
 
   test('of different tenants are different', async () => {
-    const { cache } = openCache()
+    const { cache } = await openCache()
     const run = held()
     const first = cache.through(aWish(), run.execute)
     await run.begun
@@ -216,7 +216,7 @@ describe('forgetting', () => {
     [{ image: 'other' }, 0],
     [{ image: 'base', label: 'job=daily' }, 0],
   ] as const)('%j forgets %i', async (what, count) => {
-    const { ask, cache, store } = openCache()
+    const { ask, cache, store } = await openCache()
     await ask('one')
     await cache.settled()
     expect(await cache.invalidate('other', what)).toBe(0)
@@ -226,7 +226,7 @@ describe('forgetting', () => {
   })
 
   test('what runs meanwhile is for those who wait, and not kept', async () => {
-    const { cache, ask } = openCache()
+    const { cache, ask } = await openCache()
     const run = held()
     const first = cache.through(aWish(), run.execute)
     await run.begun
@@ -242,8 +242,8 @@ describe('forgetting', () => {
 
   test('another node of the store sees it when it looks again; its older results count no more', async () => {
     const store = memoryStore()
-    const one = openCache({ store, node: 'one', limits: { refreshMs: 1000 } })
-    const two = openCache({ store, node: 'two', limits: { refreshMs: 1000 } })
+    const one = await openCache({ store, node: 'one', limits: { refreshMs: 1000 } })
+    const two = await openCache({ store, node: 'two', limits: { refreshMs: 1000 } })
     await one.ask('first')
     await one.cache.settled()
     expect((await two.ask('')).source).toBe('shared')
@@ -260,7 +260,7 @@ describe('forgetting', () => {
 
   test('what a node stores that had not heard of it is dead for the others', async () => {
     const store = memoryStore()
-    const deaf = openCache({ store, node: 'deaf' })
+    const deaf = await openCache({ store, node: 'deaf' })
     await deaf.ask('', { inputHash: sha256('x') }, { inputHash: sha256('x') })
     await openCache({ store }).cache.invalidate('acme', { label: 'job' })
     await deaf.ask('not knowing')
@@ -270,7 +270,7 @@ describe('forgetting', () => {
 
   test('many times leaves one word for all the old ones, which still holds', async () => {
     const store = memoryStore()
-    const { cache, ask } = openCache({ store, limits: { sweepEveryMs: 10 } })
+    const { cache, ask } = await openCache({ store, limits: { sweepEveryMs: 10 } })
     await ask('old')
     await cache.settled()
     const [name = ''] = await Array.fromAsync(store.names.list('results/'))
@@ -288,7 +288,7 @@ describe('forgetting', () => {
 describe('a store that lies', () => {
   const name = resultName('acme', KEY)
   const kept = async (stdout = 'true') => {
-    const { ask, cache, store } = openCache()
+    const { ask, cache, store } = await openCache()
     await ask(stdout)
     await cache.settled()
     return { store, value: JSON.parse(Buffer.from((await store.names.get(name)) ?? []).toString()) }
@@ -308,7 +308,7 @@ describe('a store that lies', () => {
     const { store, value } = await kept()
     const told = lie(value)
     await store.names.set(name, Buffer.from(typeof told === 'string' ? told : JSON.stringify(told)))
-    const { ask, cache, notices } = openCache({ store })
+    const { ask, cache, notices } = await openCache({ store })
     expect(await ask('new')).toMatchObject({ source: 'executed', result: { stdout: 'new' } })
     expect(notices).toContainEqual({ type: 'cacheRemoved', reason: 'damaged', count: 1 })
     await cache.settled()
@@ -330,7 +330,7 @@ describe('a store that lies', () => {
     }
     const silent = { ...store, names: { ...store.names, get: () => new Promise<undefined>(() => {}) } }
     for (const bad of [broken, silent]) {
-      const { ask, notices } = openCache({ store: bad, limits: { storeWaitMs: 5 } })
+      const { ask, notices } = await openCache({ store: bad, limits: { storeWaitMs: 5 } })
       for (let n = 0; n < 5; n++) {
         const inputHash = sha256(`${n}`)
         expect((await ask('ran', { inputHash }, { inputHash })).source).toBe('executed')
@@ -342,7 +342,7 @@ describe('a store that lies', () => {
   test('that cannot be written keeps results in memory', async () => {
     const { store } = await kept()
     const full = { ...store, names: { ...store.names, set: () => Promise.reject(problem('store_full')) } }
-    const { ask, cache } = openCache({ store: full })
+    const { ask, cache } = await openCache({ store: full })
     const inputHash = sha256('x')
     await ask('one', { inputHash }, { inputHash })
     await cache.settled()
@@ -357,11 +357,11 @@ describe('a store that lies', () => {
     const outputs = { '/o': { blob: hash, sizeBytes: 5, sha256: hash } }
     const sums = { stdoutSha256: sha256('s'), stderrSha256: sha256(''), status: 'succeeded' as const, exitCode: 0 }
     const more = { outputs, resultHash: resultHash({ ...sums, outputs: { '/o': hash } }, sha256) }
-    const { ask, cache } = openCache({ store })
+    const { ask, cache } = await openCache({ store })
     await ask('s', { ttlMs: 5000 }, more)
     await cache.settled()
     const granted: unknown[] = []
-    const other = openCache({ store, node: 'b', grant: async (...args) => void granted.push(args) })
+    const other = await openCache({ store, node: 'b', grant: async (...args) => void granted.push(args) })
     expect(await other.ask('')).toMatchObject({ source: 'shared', result: { outputs } })
     expect(granted).toEqual([['acme', [{ hash, sizeBytes: 5 }], 1_005_000]])
     await store.remove(hash)
@@ -371,7 +371,7 @@ describe('a store that lies', () => {
 
 test('a sweep removes what is over, what was invalidated, and the oldest past the bound', async () => {
   const store = memoryStore()
-  const { ask, clock, cache } = openCache({ store, limits: { sweepEveryMs: 5, maxStoredResults: 2 } })
+  const { ask, clock, cache } = await openCache({ store, limits: { sweepEveryMs: 5, maxStoredResults: 2 } })
   const put = async (n: number, ttlMs?: number) => {
     const inputHash = sha256(`${n}`)
     await ask(`${n}`, { inputHash, ...(ttlMs !== undefined && { ttlMs }) }, { inputHash })

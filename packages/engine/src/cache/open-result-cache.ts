@@ -52,7 +52,7 @@ interface Flying {
 const MAX_COUNTED_TENANTS = 10_000
 const keyOf = (tenant: string, inputHash: string): string => `${inputHash} ${tenant}`
 
-export const openResultCache = (deps: ResultCacheDeps): ResultCache => {
+export const openResultCache = async (deps: ResultCacheDeps): Promise<ResultCache> => {
   const { store, node, clock, log, notice, grant } = deps
   const limits: CacheLimits = { ...DEFAULT_CACHE_LIMITS, ...deps.limits }
   const memory = memoryResults({
