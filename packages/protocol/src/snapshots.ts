@@ -48,7 +48,7 @@ export const snapshotSchema = z.object({
   createdAt: z.string(),
   expiresAt: z.string().nullable(),
   origin: snapshotOriginSchema,
-  /** What it was taken of: an instance, an execution. */
+  /** What it was taken of: an instance, an execution. Of a merge: the instance that its branches were made from. */
   source: z.string().optional(),
   parent: blobHashSchema.optional(),
   image: z.string(),
@@ -232,6 +232,7 @@ export type MergeConflict = z.infer<typeof mergeConflictSchema>
 export const mergeResponseSchema = z.object({
   /** Absent: there were conflicts, and the strategy is `fail`. */
   snapshot: snapshotSchema.optional(),
+  /** What they were compared with: a snapshot, the instance that they were made from as it was then, or an image's digest. */
   base: z.string(),
   conflicts: z.array(mergeConflictSchema),
   truncated: z.boolean(),

@@ -57,6 +57,21 @@ test('one file carries a snapshot to a node that shares nothing; its memory runs
   expect((await snapshots.import(piecesOf(file), {}, OWNER)).memory?.trusted).toBe(true)
 })
 
+test('an import of what is there changes nothing of it but what it asks for', async () => {
+  const { engine } = await open()
+  const box = await make(engine)
+  const first = await take(engine, box.id, { memory: false })
+  await write(engine, box.id, '/data', 'kept')
+  const request = { name: 'mine', memory: false, labels: { a: '1' }, ttlMs: 3_600_000 }
+  const snapshot = await take(engine, box.id, request)
+  expect(snapshot.parent).toBe(first.id)
+  const file = await fileOf(await engine.snapshots.export('mine', tenant))
+  expect(await engine.snapshots.import(piecesOf(file), {}, OWNER)).toEqual(snapshot)
+  const more = { name: 'other', labels: { b: '2' } }
+  const changed = await engine.snapshots.import(piecesOf(file), more, OWNER)
+  expect(changed).toEqual({ ...snapshot, name: 'other', labels: { a: '1', b: '2' } })
+})
+
 test('a file that is not whole changes nothing', async () => {
   const { engine, blobs } = await open()
   const box = await make(engine)

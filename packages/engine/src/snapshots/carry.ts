@@ -1,13 +1,13 @@
-import type { BlobHash, Snapshot } from '@bramble/protocol'
+import { type BlobHash, type Snapshot, toBrambleError } from '@bramble/protocol'
 import type { InstanceContext } from '../instances/instances.ts'
 import type { SnapshotRow } from '../store/snapshot-tables.ts'
-import { insertSnapshot, snapshotsByHash } from '../store/snapshots.ts'
+import { changeSnapshot, insertSnapshot } from '../store/snapshots.ts'
 import { exportSnapshot } from './archive/export-snapshot.ts'
 import { type ImportedSnapshot, importSnapshot } from './archive/import-snapshot.ts'
 import { type Context, timeText } from './context.ts'
 import { assertRoom, LEASE_MS, memoryText } from './keep.ts'
 import { snapshotOf } from './record.ts'
-import { findSnapshot, mirror } from './registry.ts'
+import { changeOf, findSnapshot, mirror } from './registry.ts'
 import type { ExportOptions, ImportRequest } from './snapshots.ts'
 import { signalOf } from './take.ts'
 
@@ -35,8 +35,9 @@ export const importOf = async (
   const signal = signalOf(context, owner)
   const imported = await importSnapshot({ store: blobs, source, stagingDirectory, lease, signal })
   await assertRoom(context, owner, imported.newStoredBytes)
-  const [known] = await snapshotsByHash(context.db, owner.tenant, imported.hash)
-  const row = rowOf(context, imported, request, owner, known)
+  const known = await knownOf(context, imported.hash, owner.tenant)
+  if (known) return await addToKnown(context, known, imported, request)
+  const row = rowOf(context, imported, request, owner)
   const { parent } = imported.manifest
   await insertSnapshot(context.db, { row, parents: parent === undefined ? [] : [parent] })
   await mirror(context, row)
@@ -44,13 +45,42 @@ export const importOf = async (
   return snapshotOf(row)
 }
 
-/** Equal bytes have been made here where the tenant has had the same snapshot: they are trusted as before. */
+/** What the tenant has of it already, on this node or another one of the store. */
+const knownOf = async (context: Context, hash: string, tenant: string): Promise<SnapshotRow | undefined> => {
+  try {
+    return await findSnapshot(context, hash, tenant)
+  } catch (error) {
+    // What only another node may know is no reason to have none.
+    const { code } = toBrambleError(error)
+    if (code !== 'not_found' && code !== 'store_unavailable') throw error
+    return undefined
+  }
+}
+
+/** One that is there stays what it is, with what was asked for beside. Equal bytes are trusted as before. */
+const addToKnown = async (
+  context: Context,
+  known: SnapshotRow,
+  { newStoredBytes }: ImportedSnapshot,
+  { name, labels, trustMemory = false }: ImportRequest,
+): Promise<Snapshot> => {
+  await changeSnapshot(context.db, known, {
+    trusted: Number(trustMemory || known.trusted === 1),
+    added_bytes: known.added_bytes + newStoredBytes,
+    ...(newStoredBytes > 0 && { stored: 'local' }),
+  })
+  const had = JSON.parse(known.labels) as Record<string, string>
+  return await changeOf(context, known.hash, known.tenant, {
+    ...(name !== undefined && { name }),
+    ...(labels && { labels: { ...had, ...labels } }),
+  })
+}
+
 const rowOf = (
   { clock }: Context,
   { manifest, hash, newStoredBytes }: ImportedSnapshot,
   { name, labels = {}, trustMemory = false }: ImportRequest,
   { tenant, keyId }: InstanceContext,
-  known: SnapshotRow | undefined,
 ): SnapshotRow => ({
   tenant,
   hash,
@@ -65,8 +95,8 @@ const rowOf = (
   entries: manifest.filesystem.entries,
   files_bytes: manifest.filesystem.sizeBytes,
   memory: manifest.memory ? memoryText(manifest.memory) : null,
-  trusted: Number(trustMemory || known?.trusted === 1),
-  added_bytes: newStoredBytes + (known?.added_bytes ?? 0),
+  trusted: Number(trustMemory),
+  added_bytes: newStoredBytes,
   frozen_ms: null,
   created_at: timeText(clock.now()),
   expires_at: null,

@@ -20,9 +20,9 @@ test('branches of a running instance fold into one snapshot: their base is the s
   // What the parent does since is none of theirs.
   await write(engine, box.id, '/work/late', 'late')
 
-  const { snapshot, conflicts } = await merge(engine, { branches: [one, two], name: 'merged' })
-  expect(conflicts).toEqual([])
-  expect(snapshot).toMatchObject({ origin: 'merge', name: 'merged' })
+  const { snapshot, conflicts, base } = await merge(engine, { branches: [one, two], name: 'merged' })
+  expect({ conflicts, base }).toEqual({ conflicts: [], base: box.id })
+  expect(snapshot).toMatchObject({ origin: 'merge', name: 'merged', source: box.id })
   const merged = await restore(engine, 'merged')
   expect((await sh(engine, merged.id, 'cat /work/a /work/b /work/one /work/two')).stdout).toBe(
     'a\none\nb\ntwo\nnew\nnew\n',

@@ -14,7 +14,7 @@ import type { InstanceContext } from '../instances/instances.ts'
 import type { MergeFiles, Tree } from '../merge/merge.ts'
 import { mergeTrees } from '../merge/merge-trees.ts'
 import type { SnapshotRow } from '../store/snapshot-tables.ts'
-import { insertSnapshot } from '../store/snapshots.ts'
+import { insertSnapshot, sourceOf } from '../store/snapshots.ts'
 import { storeManifest } from './content/manifest.ts'
 import { readTree } from './content/read-tree.ts'
 import { storeTree } from './content/store-tree.ts'
@@ -30,8 +30,10 @@ import { signalOf } from './take.ts'
 import { type StoredState, storedAncestor, storedState } from './trees.ts'
 
 interface Base {
-  /** A state, or the digest of the image. */
+  /** A snapshot; the instance that it is a state of; or the digest of the image. */
   readonly id: string
+  /** The instance that it is a state of, where it is no snapshot. */
+  readonly instance?: string | undefined
   /** Undefined: the image itself. */
   readonly manifest: SnapshotManifest | undefined
 }
@@ -102,7 +104,7 @@ const baseOf = async (context: Context, folding: Folding): Promise<Base> => {
     const state: FoundState = await findState(context, request.base, tenant)
     const { manifest } = await storedState(context, state, wish)
     assertSameImage(manifest, image.digest)
-    return { id: state.id, manifest }
+    return { id: state.id, manifest, ...(state.kind === 'instance' && { instance: state.id }) }
   }
   const common = await commonStates(
     context,
@@ -111,7 +113,9 @@ const baseOf = async (context: Context, folding: Folding): Promise<Base> => {
   )
   for (const state of common) {
     const manifest = await storedAncestor(context, state, image, ours.manifest.config, wish)
-    if (manifest?.image.digest === image.digest) return { id: state, manifest }
+    if (manifest?.image.digest !== image.digest) continue
+    const instance = isSnapshot(state) ? undefined : await sourceOf(context.db, tenant, state)
+    return { id: instance ?? state, manifest, instance }
   }
   if (common.length > 0)
     throw new BrambleError('conflict', {
@@ -188,7 +192,7 @@ const keepMerged = async (
     name: request.name ?? null,
     labels: JSON.stringify(request.labels),
     origin: 'merge',
-    source: null,
+    source: base.instance ?? null,
     parent: parent ?? null,
     image: ours.manifest.image.name ?? image.digest,
     image_digest: image.digest,

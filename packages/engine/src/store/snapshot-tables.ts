@@ -60,6 +60,8 @@ export interface StateRow {
   tenant: string
   /** JSON. */
   parents: string
+  /** What it is a state of: an instance, an execution. */
+  source: string | null
   created_at: string
 }
 
@@ -183,6 +185,12 @@ export const SNAPSHOT_MIGRATIONS: readonly Migration[] = [
         .addColumn('tenant', 'text', (column) => column.notNull())
         .addColumn('state', 'text', (column) => column.notNull())
         .execute()
+    },
+  },
+  {
+    name: '002-sources-of-states',
+    up: async (db) => {
+      await db.schema.alterTable('states').addColumn('source', 'text').execute()
     },
   },
 ]

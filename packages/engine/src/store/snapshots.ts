@@ -28,6 +28,7 @@ export const insertSnapshot = async (db: Db, { row, parents, seal, head }: NewSn
       state: hash,
       tenant,
       parents: JSON.stringify(parents),
+      source: row.source,
       created_at: row.created_at,
     })
     if (seal) await transaction.insertInto('seals').values(seal).execute()
@@ -72,7 +73,7 @@ export const insertBase = async (
   const { state, tenant, created_at } = seal
   await db.transaction().execute(async (transaction) => {
     await transaction.insertInto('seals').values(seal).execute()
-    await insertState(transaction, { state, tenant, parents: JSON.stringify(parents), created_at })
+    await insertState(transaction, { state, tenant, parents: JSON.stringify(parents), source: head, created_at })
     await setHead(transaction, head, tenant, state)
   })
 }
@@ -110,6 +111,17 @@ export const parentsOf = async (db: Db, tenant: string, state: string): Promise<
     .where('state', '=', state)
     .executeTakeFirst()
   return row ? (JSON.parse(row.parents) as string[]) : []
+}
+
+/** What a state is one of, where anybody knows. */
+export const sourceOf = async (db: Db, tenant: string, state: string): Promise<string | undefined> => {
+  const row = await db
+    .selectFrom('states')
+    .select('source')
+    .where('tenant', '=', tenant)
+    .where('state', '=', state)
+    .executeTakeFirst()
+  return row?.source ?? undefined
 }
 
 export const changeSnapshot = async (db: Db, row: SnapshotRow, change: Partial<SnapshotRow>): Promise<void> => {

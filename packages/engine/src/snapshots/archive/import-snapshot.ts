@@ -68,8 +68,9 @@ export const importSnapshot = async (options: ImportSnapshotOptions): Promise<Im
     try {
       const { manifest, ...received } = await receive(staging, options)
       const newStoredBytes = await copyBlobs(staging, manifest, options)
-      const stored = await storeManifest(store, lease, manifest, { signal })
-      return { ...received, hash: stored.hash, manifest, newStoredBytes: newStoredBytes + stored.storedBytes }
+      const isThere = (await store.stat(received.hash, { signal })) !== undefined
+      const { hash, storedBytes } = await storeManifest(store, lease, manifest, { signal })
+      return { ...received, hash, manifest, newStoredBytes: newStoredBytes + (isThere ? 0 : storedBytes) }
     } finally {
       await staging.close()
     }
@@ -88,6 +89,7 @@ export const clearImports = async (stagingDirectory: string): Promise<void> => {
 }
 
 interface Received {
+  readonly hash: BlobHash
   readonly manifest: SnapshotManifest
   readonly blobs: number
   readonly sizeBytes: number
@@ -97,7 +99,7 @@ const receive = async (staging: BlobStore, options: ImportSnapshotOptions): Prom
   const { source, signal, maxBytes = LIMITS.maxImportBytes.value } = options
   const tar = readTar(decompressed(source, signal))
   try {
-    const manifest = await receiveManifest(tar)
+    const { manifest, hash } = await receiveManifest(tar)
     const totals = { blobs: 0, sizeBytes: 0 }
     const files = { entries: 0, sizeBytes: 0 }
     const checkEntry = makeTreeCheck()
@@ -110,12 +112,12 @@ const receive = async (staging: BlobStore, options: ImportSnapshotOptions): Prom
         if (entry.type === 'file') files.sizeBytes += entry.content.sizeBytes
       },
     }
-    for await (const { hash, sizeBytes } of snapshotBlobs(staging, manifest, walk, { signal })) {
+    for await (const { hash: blob, sizeBytes } of snapshotBlobs(staging, manifest, walk, { signal })) {
       totals.blobs++
       totals.sizeBytes += sizeBytes
       if (totals.sizeBytes > maxBytes) throw refused(`it has more than ${maxBytes} bytes`)
-      await expectMember(tar, blobName(hash), sizeBytes)
-      await putVerified(staging, tar, { hash, sizeBytes, signal })
+      await expectMember(tar, blobName(blob), sizeBytes)
+      await putVerified(staging, tar, { hash: blob, sizeBytes, signal })
     }
     const { entries, sizeBytes } = manifest.filesystem
     if (entries !== files.entries || sizeBytes !== files.sizeBytes)
@@ -123,7 +125,7 @@ const receive = async (staging: BlobStore, options: ImportSnapshotOptions): Prom
     const end = await jsonMember(tar, END_NAME, archiveEndSchema)
     if (end.blobs !== totals.blobs || end.sizeBytes !== totals.sizeBytes) throw refused('its end tells of other blobs')
     await tar.end()
-    return { manifest, ...totals }
+    return { hash, manifest, ...totals }
   } finally {
     await tar.close()
   }
@@ -201,7 +203,7 @@ const checkVersion = (value: unknown, name: string, version: number): void => {
     throw refused(`${name} has the version ${JSON.stringify(found)?.slice(0, 100)}; this node reads version ${version}`)
 }
 
-const receiveManifest = async (tar: TarReader): Promise<SnapshotManifest> => {
+const receiveManifest = async (tar: TarReader): Promise<Pick<Received, 'hash' | 'manifest'>> => {
   const head = await smallMember(tar, HEADER_NAME, maxHeaderBytes)
   checkVersion(jsonOf(head, HEADER_NAME), HEADER_NAME, ARCHIVE_VERSION)
   const header = parseCanonical(archiveHeaderSchema, head, HEADER_NAME)
@@ -214,7 +216,7 @@ const receiveManifest = async (tar: TarReader): Promise<SnapshotManifest> => {
   const memoryBytes = Object.values(memory?.files ?? {}).reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
   if (memory !== undefined && memory.sizeBytes !== memoryBytes)
     throw refused('the manifest says another size of the memory than its files have')
-  return manifest
+  return { hash: header.manifest, manifest }
 }
 
 /** Some at once, each held by the lease from before the next collection may look at it. */
