@@ -63,8 +63,11 @@ describe('what is kept', () => {
       result: { stdout: 'one', cached: true, usage: { cpuMs: 0 } },
     })
     await opened[0]?.settled()
-    expect((await openCache({ store })).ask('three')).toMatchObject({ source: 'store', result: { stdout: 'one' } })
-    expect((await openCache({ store, node: 'b' })).ask('four')).toMatchObject({ source: 'shared' })
+    expect(await (await openCache({ store })).ask('three')).toMatchObject({
+      source: 'store',
+      result: { stdout: 'one' },
+    })
+    expect(await (await openCache({ store, node: 'b' })).ask('four')).toMatchObject({ source: 'shared' })
   })
 
   test.each<[string, Partial<ExecutionResult>, Partial<CacheWish>]>([
@@ -132,7 +135,7 @@ describe('what is kept', () => {
     await ask('', {}, { stdout, encoding: 'base64', outputs, resultHash: hash })
     await cache.settled()
     expect((await Array.fromAsync(cache.roots())).sort()).toEqual([sha256(bytes), sha256(content)].sort())
-    const { source, result } = (await openCache({ store })).ask('')
+    const { source, result } = await (await openCache({ store })).ask('')
     expect(source).toBe('store')
     expect(result).toMatchObject({ stdout, encoding: 'base64', outputs, resultHash: hash })
   })
@@ -222,7 +225,7 @@ describe('forgetting', () => {
     expect(await cache.invalidate('other', what)).toBe(0)
     expect(await cache.invalidate('acme', what)).toBe(count)
     expect((await ask('two')).source).toBe(count === 1 ? 'executed' : 'memory')
-    expect((await openCache({ store, node: 'b' })).ask('three').source).toBe('shared')
+    expect((await (await openCache({ store, node: 'b' })).ask('three')).source).toBe('shared')
   })
 
   test('what runs meanwhile is for those who wait, and not kept', async () => {
@@ -255,22 +258,17 @@ describe('forgetting', () => {
     await two.ask('', { inputHash: sha256('other') }, { inputHash: sha256('other') })
     expect(await two.ask('second')).toMatchObject({ source: 'executed', result: { stdout: 'second' } })
     await two.cache.settled()
-    expect((await openCache({ store })).ask('').result.stdout).toBe('second')
+    expect((await (await openCache({ store })).ask('')).result.stdout).toBe('second')
   })
 
   test('what a node stores that had not heard of it is dead for the others', async () => {
     const store = memoryStore()
     const deaf = await openCache({ store, node: 'deaf' })
-    await deaf
-      .ask(
-        '',
-        { inputHash: sha256('x') },
-        { inputHash: sha256('x') },
-      )(await openCache({ store }))
-      .cache.invalidate('acme', { label: 'job' })
+    await deaf.ask('', { inputHash: sha256('x') }, { inputHash: sha256('x') })
+    await (await openCache({ store })).cache.invalidate('acme', { label: 'job' })
     await deaf.ask('not knowing')
     await deaf.cache.settled()
-    expect((await openCache({ store })).ask('fresh').source).toBe('executed')
+    expect((await (await openCache({ store })).ask('fresh')).source).toBe('executed')
   })
 
   test('many times leaves one word for all the old ones, which still holds', async () => {
@@ -286,7 +284,7 @@ describe('forgetting', () => {
     if (value) await store.names.set(name, value)
     const words = async () => (await Array.fromAsync(store.names.list('invalidations/'))).length
     await expect.poll(words).toBeLessThan(300)
-    expect((await openCache({ store })).ask('new').source).toBe('executed')
+    expect((await (await openCache({ store })).ask('new')).source).toBe('executed')
   })
 })
 
@@ -317,14 +315,14 @@ describe('a store that lies', () => {
     expect(await ask('new')).toMatchObject({ source: 'executed', result: { stdout: 'new' } })
     expect(notices).toContainEqual({ type: 'cacheRemoved', reason: 'damaged', count: 1 })
     await cache.settled()
-    expect((await openCache({ store })).ask('').result.stdout).toBe('new')
+    expect((await (await openCache({ store })).ask('')).result.stdout).toBe('new')
   })
 
   test('an invalidation that cannot be read forgets what was before it', async () => {
     const { store } = await kept()
     const at = String(2_000_000).padStart(16, '0')
     await store.names.set(`invalidations/acme/${at}-${'a'.repeat(16)}`, Buffer.from('???'))
-    expect((await openCache({ store })).ask('new').source).toBe('executed')
+    expect((await (await openCache({ store })).ask('new')).source).toBe('executed')
   })
 
   test('that fails, or answers nothing, costs a wait at first and no execution', async () => {
@@ -370,7 +368,7 @@ describe('a store that lies', () => {
     expect(await other.ask('')).toMatchObject({ source: 'shared', result: { outputs } })
     expect(granted).toEqual([['acme', [{ hash, sizeBytes: 5 }], 1_005_000]])
     await store.remove(hash)
-    expect((await openCache({ store })).ask('s').source).toBe('executed')
+    expect((await (await openCache({ store })).ask('s')).source).toBe('executed')
   })
 })
 
