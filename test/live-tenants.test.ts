@@ -22,6 +22,8 @@ let pty: LiveSocket
 let session = ''
 let executionId = ''
 let sshKeyId = ''
+let snapshotId = ''
+let blobHash = ''
 
 beforeAll(async () => {
   const opened = await openLiveNode()
@@ -45,6 +47,9 @@ beforeAll(async () => {
   await node.ask('POST', '/api/v1/instances/home/ports', { key: a, json: { port: 8000 } })
   const command = { command: ['echo', SECRET], labels: { of: 'a' } }
   executionId = (await node.ask('POST', '/api/v1/execute', { key: a, json: command })).json<{ id: string }>().id
+  const state = { instanceId: 'home', name: 'state', memory: false }
+  snapshotId = (await node.ask('POST', '/api/v1/snapshots', { key: a, json: state })).json<{ id: string }>().id
+  blobHash = (await node.ask('PUT', '/api/v1/blobs', { key: a, body: SECRET })).json<{ hash: string }>().hash
   const user = await openKeyless()
   const added = await node.ask('POST', '/api/v1/ssh-keys', { key: a, json: { name: 'a', publicKey: user } })
   sshKeyId = added.json<{ id: string }>().id
@@ -103,6 +108,17 @@ const CALLS: Readonly<Record<string, Call>> = {
   'post /api/v1/instances/{id}/ports': { json: { port: 8000, visibility: 'public' } },
   'get /api/v1/instances/{id}/ports': {},
   'delete /api/v1/instances/{id}/ports/{port}': { path: { port: '8000' } },
+  'post /api/v1/instances/{id}/snapshot': {},
+  'post /api/v1/instances/{id}/branch': { json: { count: 1 } },
+  'get /api/v1/snapshots/{id}': {},
+  'patch /api/v1/snapshots/{id}': { json: { labels: { of: 'b' } } },
+  'delete /api/v1/snapshots/{id}': {},
+  'post /api/v1/snapshots/{id}/restore': {},
+  'get /api/v1/snapshots/{id}/export': {},
+  'get /api/v1/snapshots/{id}/diff/{other}': { path: { other: 'state' } },
+  'get /api/v1/blobs/{hash}': {},
+  'head /api/v1/blobs/{hash}': {},
+  'delete /api/v1/blobs/{hash}': {},
   'delete /api/v1/ssh-keys/{id}': {},
   'get /api/v1/volumes/{name}': { path: { name: 'data' } },
   'delete /api/v1/volumes/{name}': { path: { name: 'data' } },
@@ -112,15 +128,20 @@ const CALLS: Readonly<Record<string, Call>> = {
 const ELSEWHERE =
   /\/(stream|pty|tunnel\/\{port\})$|^(delete \/api\/v1\/(images|keys|caches)|post \/api\/v1\/caches|put \/api\/v1\/volumes)\//
 
-const idOf = (route: string): string =>
-  route.includes('/executions/') ? executionId : route.includes('/ssh-keys/') ? sshKeyId : box.id
-const nobodyOf = (route: string): string =>
-  route.includes('/volumes/') ? 'nothing' : idOf(route).replace(/_.*/, `_${'0'.repeat(26)}`)
+const idOf = (route: string): string => {
+  if (route.includes('/snapshots/')) return snapshotId
+  if (route.includes('/blobs/')) return blobHash
+  return route.includes('/executions/') ? executionId : route.includes('/ssh-keys/') ? sshKeyId : box.id
+}
+const nobodyOf = (route: string): string => {
+  if (/\/(snapshots|blobs)\//.test(route)) return '0'.repeat(64)
+  return route.includes('/volumes/') ? 'nothing' : idOf(route).replace(/_.*/, `_${'0'.repeat(26)}`)
+}
 
 const send = (route: string, id: string, key: string): Promise<Answer> => {
   const [method = '', template = ''] = route.split(' ')
   const { query, path = {}, ...options } = CALLS[route] ?? {}
-  const named = template.includes('/volumes/') ? { name: id } : { ...path, id }
+  const named = template.includes('/volumes/') ? { name: id } : { ...path, id, hash: id }
   const target = Object.entries(named).reduce((text, [name, value]) => text.replace(`{${name}}`, value), template)
   return node.ask(method.toUpperCase(), query === undefined ? target : `${target}?${query}`, { ...options, key })
 }
@@ -145,6 +166,7 @@ describe('what another tenant has', () => {
       expect(absent.status, route).toBe(404)
       const refs = route.includes('/volumes/') ? ['data'] : [idOf(route)]
       if (route.includes('{id}') && idOf(route) === box.id) refs.push('home')
+      if (route.includes('/snapshots/')) refs.push('state')
       for (const ref of refs) expect(shapeOf(await send(route, ref, b), ref), route).toEqual(shapeOf(absent, none))
     }
     expect(await node.sh('home', 'cat /data/file; ls -d /theirs 2>&1 | wc -l; cat /www/index.html', a)).toBe(
@@ -193,6 +215,8 @@ describe('what another tenant has', () => {
       'executions',
       'volumes',
       'ssh-keys',
+      'snapshots',
+      'branches',
       'usage',
       'instances?label=of',
       'executions?label=of',
