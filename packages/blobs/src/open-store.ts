@@ -75,7 +75,7 @@ const logEvent = (log: StoreLog, store: string, event: TierEvent): void => {
       log.warn({ store, what: event.what, tier: event.tier }, 'a damaged copy was replaced from the other tier')
       return
     case 'failed':
-      log.warn({ store, what: event.what, reason: event.reason }, 'an upload failed; it is tried again')
+      if (!event.all) log.warn({ store, what: event.what, reason: event.reason }, 'an upload failed; it is tried again')
       return
     case 'lost':
       log.error({ store, what: event.what, reason: event.reason }, 'no good copy is left')

@@ -39,15 +39,18 @@ export async function* abortable<T>(
     return
   }
   const iterator = Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]()
-  const { promise: aborted, reject } = Promise.withResolvers<never>()
-  aborted.catch(() => undefined)
-  const abort = (): void => reject(signal.reason)
+  let giveUp: ((reason: unknown) => void) | undefined
+  const abort = (): void => giveUp?.(signal.reason)
   signal.addEventListener('abort', abort)
   let open = true
   try {
     signal.throwIfAborted()
     for (;;) {
-      const next = await Promise.race([iterator.next(), aborted])
+      // Not `Promise.race` with one promise for all: that would hold every piece until the end.
+      const next = await new Promise<IteratorResult<T>>((resolve, reject) => {
+        giveUp = reject
+        Promise.resolve(iterator.next()).then(resolve, reject)
+      })
       if (next.done) {
         open = false
         return

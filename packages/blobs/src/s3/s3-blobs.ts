@@ -15,7 +15,7 @@ import { type Encoded, encodeBlob } from '../codec/encode.ts'
 import type { KeyedLock } from '../keyed-lock.ts'
 import type { LeaseTable } from '../lease-table.ts'
 import { checkPut, notFound, piecesOf, rangeOf, streamOf, verified } from '../pieces.ts'
-import { copyObject, type PartedUpload, partBytes, startUpload } from './s3-multipart.ts'
+import { copyObject, type PartedUpload, partBytesAfter, startUpload } from './s3-multipart.ts'
 import type { ObjectPart, S3Objects } from './s3-objects.ts'
 
 export interface S3Context {
@@ -158,13 +158,15 @@ const sendParts = async (
   const stored = encodeBlob(pieces, options.temperature)
   let waiting: Uint8Array[] = []
   let waitingBytes = 0
+  let parts = 0
   try {
     for (;;) {
       const next = await stored.next()
       if (next.done) return { encoded: next.value, rest: Buffer.concat(waiting, waitingBytes) }
       waiting.push(next.value)
       waitingBytes += next.value.length
-      if (waitingBytes < partBytes) continue
+      if (waitingBytes < partBytesAfter(parts)) continue
+      parts++
       const part = Buffer.concat(waiting, waitingBytes)
       waiting = []
       waitingBytes = 0

@@ -89,10 +89,11 @@ export const openS3Connection = (options: S3ConnectionOptions): S3Connection => 
     send: (signal: AbortSignal) => Promise<T>,
     { signal, withinMs = limits.requestMs }: CallOptions = {},
   ): Promise<T | S3Answer> => {
-    // Ends with this call: a body that the answer leads to is read beyond it.
+    // Both end with this call: a body that the answer leads to is read beyond it, and stopped by its reader.
     using timer = deadline(withinMs)
     const late = timer.signal
-    const either = signal ? AbortSignal.any([signal, late]) : late
+    using both = follow(signal, late)
+    const either = both.signal
     for (let attempt = 1; ; attempt++) {
       signal?.throwIfAborted()
       try {
@@ -122,4 +123,21 @@ const deadline = (ms: number): { signal: AbortSignal } & Disposable => {
   const controller = new AbortController()
   const timer = setTimeout(() => controller.abort(new Error(`no answer within ${ms} ms`)), ms)
   return { signal: controller.signal, [Symbol.dispose]: () => clearTimeout(timer) }
+}
+
+/**
+ * Aborted when one of them is, until it is disposed of. Unlike `AbortSignal.any`, nothing that listens to it is kept by a signal
+ * that lives as long as the store: the client's listeners lead to the bodies of requests.
+ */
+const follow = (...signals: (AbortSignal | undefined)[]): { signal: AbortSignal } & Disposable => {
+  const controller = new AbortController()
+  const abort = (): void => controller.abort(signals.find((signal) => signal?.aborted)?.reason)
+  for (const signal of signals) signal?.addEventListener('abort', abort)
+  if (signals.some((signal) => signal?.aborted)) abort()
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]: () => {
+      for (const signal of signals) signal?.removeEventListener('abort', abort)
+    },
+  }
 }

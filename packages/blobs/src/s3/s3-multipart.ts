@@ -22,11 +22,15 @@ export interface PartedUpload {
   abort(): Promise<void>
 }
 
-/** With 10,000 parts (the most there may be), 80 GB: more than `maxBlobBytes`. */
-export const partBytes = 8 * 1024 * 1024
+const MIB = 1024 * 1024
+/**
+ * How large a part is that follows so many others. The least that S3 takes, and more after some gigabytes: there may be 10,000
+ * parts, which is 77 GiB then, more than `maxBlobBytes`.
+ */
+export const partBytesAfter = (parts: number): number => (parts < 1000 ? 5 : 8) * MIB
 /** Parts on their way at once; each is in memory until it has arrived. */
 const partsAtOnce = 3
-/** All attempts of one part: 8 MiB on a slow line. */
+/** All attempts of one part, on a slow line. */
 const partMs = 600_000
 
 /** Copies of more than 5 GiB are made of parts, too. */

@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream'
 import {
   CopyObjectCommand,
   DeleteObjectCommand,
@@ -128,8 +129,11 @@ export const s3Objects = (connection: S3Connection): S3Objects => {
       // A server that knows no ranges begins at the beginning.
       let skip = output.ContentRange === undefined ? at : 0
       failed = undefined
+      const body = bodyOf(output)
+      const stop = (): void => stopBody(body)
+      signal?.addEventListener('abort', stop)
       try {
-        for await (const piece of bodyOf(output)) {
+        for await (const piece of body) {
           signal?.throwIfAborted()
           observe({ kind: 'received', bytes: piece.length })
           const part = piece.subarray(skip, skip + end - at)
@@ -143,6 +147,8 @@ export const s3Objects = (connection: S3Connection): S3Objects => {
       } catch (thrown) {
         signal?.throwIfAborted()
         failed = thrown
+      } finally {
+        signal?.removeEventListener('abort', stop)
       }
     }
     if (failed !== undefined) throw unavailable(location.label, `reading ${key}`, failed)
@@ -244,6 +250,11 @@ const bodyOf = (output: GetObjectCommandOutput): AsyncIterable<Uint8Array> => {
   if (Body === undefined) throw new Error('an answer without a body')
   if (!(Symbol.asyncIterator in Body)) throw new Error('an answer whose body is no stream')
   return Body as AsyncIterable<Uint8Array>
+}
+
+/** Whoever waits for its next piece is told. */
+const stopBody = (body: AsyncIterable<Uint8Array>): void => {
+  if (body instanceof Readable) body.destroy()
 }
 
 /** The size of the whole object. */

@@ -24,7 +24,8 @@ export type TierEvent =
   | { readonly kind: 'healed'; readonly tier: 'local' | 'shared'; readonly what: string }
   /** The only copy that is known of is damaged, or gone. */
   | { readonly kind: 'lost'; readonly what: string; readonly reason: string }
-  | { readonly kind: 'failed'; readonly what: string; readonly reason: string }
+  /** An upload is tried again later. `all`: it says something of the tier, and not of this blob. */
+  | { readonly kind: 'failed'; readonly what: string; readonly reason: string; readonly all: boolean }
   | { readonly kind: 'available' }
   | { readonly kind: 'unavailable'; readonly reason: string }
 

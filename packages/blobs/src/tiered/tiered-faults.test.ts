@@ -29,6 +29,7 @@ interface Cluster {
   readonly bucket: string
   open(options?: Partial<TieredStoreOptions> & { at?: string; maxBytes?: number }): Promise<Node>
   damageShared(hash: BlobHash): Promise<void>
+  damageName(name: string): Promise<void>
   damageLocal(node: Node, hash: BlobHash): Promise<void>
 }
 
@@ -90,6 +91,7 @@ const cluster = async (context: TestContext): Promise<Cluster> => {
       }
     },
     damageShared: (hash) => damageObject(real.client(), bucket, blobKeyOf(hash)),
+    damageName: (name) => damageObject(real.client(), bucket, `nodes/names/${name}!`),
     damageLocal: async ({ directory }, hash) => {
       const path = join(directory, 'blobs', hash.slice(0, 2), hash)
       const bytes = await readFile(path)
@@ -330,6 +332,24 @@ describe('damage', () => {
     await one.store.settled()
     expect((await read(other.store, hash)).equals(noise(3 * MiB))).toBe(true)
     expect(await one.store.lower.verify()).toEqual({ blobs: 1, healedLocal: [], healedShared: [], lost: [] })
+  })
+
+  test('of a name here is healed from there, and there from here', async (context) => {
+    const { open, damageName } = await cluster(context)
+    const one = await open({ nameFreshMs: 60_000 })
+    await one.store.names.set('results/a', Buffer.from('value'))
+    await one.store.settled()
+    const file = join(one.directory, 'names/results/a~')
+    await writeFile(file, 'damaged')
+    expect(await named(one.store, 'results/a')).toBe('value')
+    expect(await named(one.store, 'results/a')).toBe('value')
+    const other = await open()
+    await damageName('results/a')
+    await expect(other.store.names.get('results/a')).rejects.toMatchObject({ code: 'blob_corrupt' })
+    const again = await one.store.names.get('results/a', { reach: 'now' })
+    expect(Buffer.from(again ?? []).toString()).toBe('value')
+    await one.store.settled()
+    expect(await named(other.store, 'results/a')).toBe('value')
   })
 
   test('on both sides is an error that says so, until it is put again', async (context) => {

@@ -1,4 +1,3 @@
-import type { BrambleError } from '@bramble/protocol'
 import type { Abortable, NameOptions, NameStore } from '../blob-store.ts'
 import { checkName } from '../name-rules.ts'
 import { until } from '../until.ts'
@@ -18,12 +17,13 @@ export const tieredNames = (context: TieredContext): NameStore => {
   const checked: RecentSet = recentSet(checkedMax, context.nameFreshMs, now)
   const asking = new Map<string, Promise<Uint8Array | undefined>>()
 
+  /** A damaged value is none: it was set aside, and the shared tier has another. */
   const localValue = async (name: string): Promise<Uint8Array | undefined> => {
     try {
       return await local.names.get(name)
     } catch (thrown) {
       if (codeOf(thrown) !== 'blob_corrupt') throw thrown
-      context.observe({ kind: 'failed', what: `name ${name}`, reason: (thrown as BrambleError).detail })
+      checked.delete(name)
       return undefined
     }
   }
@@ -112,7 +112,11 @@ export const tieredNames = (context: TieredContext): NameStore => {
       checkName(name)
       signal?.throwIfAborted()
       if (queue.get('name', name)) return own(name)
-      if (reach === 'local' || (reach === 'recent' && checked.has(name))) return localValue(name)
+      if (reach === 'local') return localValue(name)
+      if (reach === 'recent' && checked.has(name)) {
+        const value = await localValue(name)
+        if (checked.has(name)) return value
+      }
       try {
         return await until(askOnce(name), signal)
       } catch (thrown) {

@@ -187,7 +187,7 @@ const counted = (local: BlobStore, now: () => number): ((options: Abortable) => 
       blobs++
       storedBytes += blob.storedBytes
     }
-    return { blobs, sizeBytes: storedBytes, storedBytes, maxBytes: null, pendingUploads: 0, pendingBytes: 0 }
+    return { blobs, storedBytes, maxBytes: null, pendingUploads: 0, pendingBytes: 0 }
   }
   return async (options) => {
     if (local.stats) return local.stats(options)

@@ -91,7 +91,7 @@ export const openUploader = (context: TieredContext, options: UploaderOptions): 
       const failures = (failed.get(number)?.failures ?? 0) + 1
       const pauseMs = jittered(Math.min(pauseMaxMs, options.firstPauseMs * 2 ** (failures - 1)))
       failed.set(number, { failures, notBeforeMs: nowMs() + pauseMs })
-      observe({ kind: 'failed', what, reason: error.detail })
+      observe({ kind: 'failed', what, reason: error.detail, all: isUnavailable(error) })
       if (isUnavailable(error)) pauseAll(error)
     }
   }
