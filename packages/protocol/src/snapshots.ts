@@ -17,7 +17,12 @@ export const snapshotNameSchema = z
   )
 
 /** A snapshot by its hash, by the first 8 or more characters of it, or by its name. */
-export const snapshotRefSchema = z.union([z.string().regex(/^[0-9a-f]{8,64}$/), snapshotNameSchema])
+export const snapshotRefSchema = z
+  .string()
+  .regex(
+    /^(?:[0-9a-f]{8,64}|[a-zA-Z][a-zA-Z0-9._-]{0,127})$/,
+    'is neither the hash of a snapshot, 8 or more characters of one, nor a name',
+  )
 export const snapshotParamsSchema = z.strictObject({ id: snapshotRefSchema })
 export const snapshotDiffParamsSchema = z.strictObject({ id: snapshotRefSchema, other: snapshotRefSchema })
 
@@ -222,7 +227,7 @@ export const mergeConflictSchema = z.object({
   kind: z.enum(['content', 'deleted', 'type', 'attributes']),
   /** The branches that do not agree, as they were named in the request. */
   branches: z.array(z.string()),
-  /** Lines of the base where both changed a text, from 1. */
+  /** Lines of the base where both changed a text, from 1. `to` is `from - 1` where both put something in before `from`. */
   lines: z.array(z.object({ from: z.number().int(), to: z.number().int() })).optional(),
   /** How it was settled; absent with `fail`. */
   settled: z.enum(['ours', 'theirs', 'union']).optional(),

@@ -7,7 +7,7 @@ import { formatCommand, formatMs } from '../format.ts'
 import { interrupt } from '../node/interrupt.ts'
 import { collect, collectLabels, collectPairs, parseDuration, parseInteger } from '../parse-value.ts'
 import { commandOf } from '../run/command-of.ts'
-import { stateRef } from '../snapshots/state-ref.ts'
+import { orNoState, stateRef } from '../snapshots/state-ref.ts'
 import { waitingLine } from '../snapshots/waiting-line.ts'
 import { hasColor, paint, safeLine } from '../terminal.ts'
 
@@ -63,7 +63,7 @@ const branch = async (ref: string, words: string[], options: BranchOptions): Pro
   const rest = defined({ memory, env, network: network as 'none' | 'egress' | undefined, ttlMs, idleTtlMs, labels })
   using line = waitingLine(`branches of ${ref}`)
   const began = performance.now()
-  const made = await bramble.branches.create(parent, { ...wish, ...rest, signal })
+  const made = await orNoState(bramble.branches.create(parent, { ...wish, ...rest, signal }))
   const took = performance.now() - began
   line[Symbol.dispose]()
   if (options.json === true) {

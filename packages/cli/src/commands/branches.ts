@@ -1,8 +1,9 @@
 import type { Bramble } from '@bramble/sdk'
 import type { CliCommand } from '../command.ts'
 import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
+import { EXIT, ExitError } from '../exit.ts'
 import { type Family, treeText } from '../snapshots/branch-tree.ts'
-import { stateRef } from '../snapshots/state-ref.ts'
+import { STATES_HINT, stateRef } from '../snapshots/state-ref.ts'
 import { hasColor } from '../terminal.ts'
 
 interface BranchesOptions extends ConnectionOptions {
@@ -47,9 +48,16 @@ const show = async (ref: string | undefined, options: BranchesOptions): Promise<
     snapshots,
     diskBytes: await sizesOf(found.filter(({ status }) => status === 'running')),
   }
+  if (parent !== undefined && !isKnown(parent, family))
+    throw new ExitError(EXIT.failure, `nothing is known of ${JSON.stringify(ref)}`, STATES_HINT)
   const tree = treeText(family, { color: hasColor(stdout), root: parent, all: options.all === true })
   console.log(tree === '' ? 'no branches; `bramble branch <instance>` makes one' : tree)
 }
+
+const isKnown = (id: string, { branches, instances, snapshots }: Family): boolean =>
+  branches.length > 0 ||
+  instances.some((instance) => instance.id === id) ||
+  snapshots.some((snapshot) => snapshot.id === id || snapshot.source === id || snapshot.parent === id)
 
 /** The node's own id for what a person called it, by which branches name it. */
 const idOf = async (bramble: Bramble, ref: string): Promise<string> => {

@@ -4,7 +4,7 @@ import { interrupt } from '../node/interrupt.ts'
 import { onNode } from '../run/on-node.ts'
 import { runLive } from '../run/run-live.ts'
 import { addCommandOptions, type SpecOptions, specOf } from '../run/run-options.ts'
-import { stateRef } from '../snapshots/state-ref.ts'
+import { orNoState, stateRef } from '../snapshots/state-ref.ts'
 
 interface ForkOptions extends SpecOptions, ConnectionOptions {
   readonly json?: boolean
@@ -32,5 +32,6 @@ const fork = async (ref: string, words: string[], options: ForkOptions): Promise
   const bramble = await clientOf(requireNode(options))
   const parent = await stateRef(bramble, ref, interrupted.signal)
   const spec = { ...(await specOf(words, options)), mode: 'branched' as const, parent }
-  await runLive(onNode(bramble), spec, { json: options.json === true, timeoutMs: options.timeout }, interrupted.signal)
+  const how = { json: options.json === true, timeoutMs: options.timeout }
+  await orNoState(runLive(onNode(bramble), spec, how, interrupted.signal))
 }

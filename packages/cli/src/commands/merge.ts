@@ -7,7 +7,7 @@ import { interrupt } from '../node/interrupt.ts'
 import { collectLabels } from '../parse-value.ts'
 import { conflictText } from '../snapshots/conflict-view.ts'
 import { shortId } from '../snapshots/snapshot-columns.ts'
-import { stateRef } from '../snapshots/state-ref.ts'
+import { orNoState, stateRef } from '../snapshots/state-ref.ts'
 import { waitingLine } from '../snapshots/waiting-line.ts'
 import { hasColor, paint, safeLine } from '../terminal.ts'
 
@@ -53,11 +53,16 @@ const merge = async (refs: string[], options: MergeOptions): Promise<void> => {
   const wish = defined({ name, labels, base, strategy: strategy as MergeStrategy | undefined })
   using line = waitingLine(`merge of ${refs.join(', ')}`)
   const began = performance.now()
-  const outcome = await bramble.merge({ branches, ...wish, check: false, signal })
+  const outcome = await orNoState(bramble.merge({ branches, ...wish, check: false, signal }))
   line[Symbol.dispose]()
   if (options.json === true) console.log(JSON.stringify(outcome, null, 2))
   else show(outcome, refs, performance.now() - began)
   if (outcome.snapshot === undefined) process.exitCode = CONFLICTS
+}
+
+const baseText = (base: string): string => {
+  if (base.startsWith('ins_')) return `${base} as they began from it`
+  return base.startsWith('sha256:') ? 'their image' : `the snapshot ${shortId(base)}`
 }
 
 const show = (
@@ -70,8 +75,7 @@ const show = (
   const say = (text: string): void => void stderr.write(`${text}\n`)
   if (conflicts.length > 0) say(conflictText(conflicts, { color, width: stderr.isTTY ? stderr.columns : undefined }))
   if (truncated) say(paint('dim', `… ${totals.conflicts} in all`, color))
-  const began = /^(ins_|[0-9a-f]{64}$)/.test(base) ? shortId(base) : 'what they began from'
-  const merged = `${totals.taken} taken from one branch, ${totals.merged} merged by lines, against ${began}`
+  const merged = `${totals.taken} taken from one branch, ${totals.merged} merged by lines, against ${baseText(base)}`
   if (snapshot) {
     const settled = totals.conflicts === 0 ? '' : `, ${totals.conflicts} settled`
     say(`${merged}${settled}, in ${formatMs(took)}`)

@@ -4,6 +4,7 @@ import { addConnectionOptions, type ConnectionOptions, connect } from '../connec
 import { formatAge, formatCommand, formatMs } from '../format.ts'
 import { INSTANCE_STYLES } from '../instances/instance-columns.ts'
 import { parseInteger } from '../parse-value.ts'
+import { shortId } from '../snapshots/snapshot-columns.ts'
 import { type Column, printList } from '../terminal.ts'
 
 interface PsOptions extends ConnectionOptions {
@@ -41,7 +42,12 @@ const statusText = (row: Row): string =>
 const whatText = (row: Row): string => {
   if (row.kind === 'instance') {
     if (row.reason !== undefined) return row.reason
-    return row.expiresAt === null ? '' : `expires in ${formatMs(Math.max(0, Date.parse(row.expiresAt) - Date.now()))}`
+    const { parent, snapshotId, expiresAt } = row
+    return [
+      ...(snapshotId === undefined ? [] : [`saved in ${shortId(snapshotId)}`]),
+      ...(parent === undefined ? [] : [`branch of ${shortId(parent)}`]),
+      ...(expiresAt === null ? [] : [`expires in ${formatMs(Math.max(0, Date.parse(expiresAt) - Date.now()))}`]),
+    ].join(', ')
   }
   const until = row.finishedAt === undefined ? Date.now() : Date.parse(row.finishedAt)
   return `${formatCommand(row.command)} (${formatMs(until - Date.parse(row.createdAt))})`

@@ -132,7 +132,10 @@ const lineOf = (node: TreeNode, { diskBytes }: Family): Omit<Line, 'name'> => {
   const age = createdAt === undefined ? '' : formatAge(createdAt)
   if (snapshot) {
     const memory = snapshot.memory ? `memory of ${memoryText(snapshot)}` : ''
-    return { style: 'yellow', rest: textOf(['snapshot', age, formatBytes(snapshot.filesBytes), memory]) }
+    return {
+      style: 'yellow',
+      rest: textOf([snapshot.origin === 'merge' ? 'merge' : 'snapshot', age, formatBytes(snapshot.filesBytes), memory]),
+    }
   }
   const bytes = diskBytes.get(id)
   const size = bytes === undefined ? '' : formatBytes(bytes)

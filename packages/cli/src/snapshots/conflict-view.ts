@@ -13,9 +13,15 @@ const MAX_RANGES = 4
 
 const whatText = ({ kind, lines }: MergeConflict): string => {
   if (lines === undefined || lines.length === 0) return WHAT[kind]
-  const shown = lines.slice(0, MAX_RANGES).map(({ from, to }) => (to > from ? `${from}-${to}` : `${from}`))
+  const shown = lines.slice(0, MAX_RANGES).map(rangeText)
   if (lines.length > MAX_RANGES) shown.push('…')
-  return `${WHAT[kind]}: lines ${shown.join(', ')}`
+  return `${WHAT[kind]}: ${shown.join(', ')}`
+}
+
+/** What both put in where nothing stood ends before it begins. */
+const rangeText = ({ from, to }: { readonly from: number; readonly to: number }): string => {
+  if (to < from) return `before line ${from}`
+  return to === from ? `line ${from}` : `lines ${from}-${to}`
 }
 
 const pathText = ({ path, encoding }: MergeConflict): string =>

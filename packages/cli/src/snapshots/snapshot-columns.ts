@@ -27,5 +27,8 @@ export const SNAPSHOT_COLUMNS: Column<Snapshot>[] = [
   { title: 'ADDED', text: ({ addedBytes }) => formatBytes(addedBytes), right: true },
   { title: 'STORED', text: ({ stored }) => stored, style: ({ stored }) => (stored === 'shared' ? 'green' : undefined) },
   { title: 'EXPIRES', text: expiryText },
-  { title: 'OF', text: ({ origin, source }) => (source === undefined ? origin : shortId(source)) },
+  {
+    title: 'OF',
+    text: ({ origin, source }) => (source === undefined || origin === 'merge' ? origin : shortId(source)),
+  },
 ]

@@ -1,3 +1,4 @@
+import { dirname } from 'node:path'
 import type { Command } from 'commander'
 import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
 import { defined } from '../defined.ts'
@@ -10,6 +11,7 @@ import { collectLabels, collectPairs, parseDuration } from '../parse-value.ts'
 import { hasColor, printList, safeLine } from '../terminal.ts'
 import { diffText } from './diff-view.ts'
 import { calledSnapshot, memoryText, SNAPSHOT_COLUMNS } from './snapshot-columns.ts'
+import { orNoSnapshot } from './state-ref.ts'
 import { waitingLine } from './waiting-line.ts'
 
 interface JsonOptions extends ConnectionOptions {
@@ -59,14 +61,14 @@ const take = async (ref: string, name: string | undefined, options: TakeOptions)
 }
 
 const show = async (ref: string, options: JsonOptions): Promise<void> => {
-  const snapshot = await (await connect(options)).snapshots.get(ref)
+  const snapshot = await orNoSnapshot((await connect(options)).snapshots.get(ref))
   if (options.json === true || !process.stdout.isTTY) return print(snapshot)
   const { memory, requires } = { memory: snapshot.memory, requires: snapshot.memory?.requires }
   const rows = {
     id: snapshot.id,
     name: snapshot.name,
     taken: snapshot.createdAt,
-    of: snapshot.source ?? snapshot.origin,
+    of: snapshot.origin === 'merge' ? 'a merge' : (snapshot.source ?? snapshot.origin),
     parent: snapshot.parent,
     image: snapshot.image,
     files: `${snapshot.entries} paths, ${formatBytes(snapshot.filesBytes)}`,
@@ -87,17 +89,15 @@ const show = async (ref: string, options: JsonOptions): Promise<void> => {
 const remove = async (refs: string[], options: ConnectionOptions): Promise<void> => {
   const bramble = await connect(options)
   for (const ref of refs) {
-    await bramble.snapshots.remove(ref)
+    await orNoSnapshot(bramble.snapshots.remove(ref))
     console.log(ref)
   }
 }
 
 const diff = async (from: string, to: string, options: JsonOptions): Promise<void> => {
   using interrupted = interrupt()
-  const found = await (await connect(options)).snapshots.diff(from, to, {
-    signal: interrupted.signal,
-    requestTimeoutMs: 0,
-  })
+  const { snapshots } = await connect(options)
+  const found = await orNoSnapshot(snapshots.diff(from, to, { signal: interrupted.signal, requestTimeoutMs: 0 }))
   const { stdout } = process
   console.log(
     options.json === true || !stdout.isTTY
@@ -121,7 +121,7 @@ const change = async (ref: string, { name, ttl, label, ...options }: ChangeOptio
   })
   if (Object.keys(wish).length === 0)
     throw new ExitError(EXIT.failure, 'nothing to change', 'Give --name, --ttl or --label.')
-  const snapshot = await bramble.snapshots.change(ref, wish)
+  const snapshot = await orNoSnapshot(bramble.snapshots.change(ref, wish))
   if (options.json === true) print(snapshot)
   else console.log(calledSnapshot(snapshot))
 }
@@ -138,7 +138,7 @@ const exportOne = async (
   using interrupted = interrupt()
   const { signal } = interrupted
   const bramble = await connect(options)
-  const snapshot = await bramble.snapshots.get(ref, { signal })
+  const snapshot = await orNoSnapshot(bramble.snapshots.get(ref, { signal }))
   const file = path ?? `${calledSnapshot(snapshot)}.bramble`
   using progress = transferProgress(`export ${calledSnapshot(snapshot)}`)
   const call = { memory, signal, onBytes: progress.add }
@@ -150,7 +150,11 @@ const exportOne = async (
     }
     return
   }
-  await (await import('@bramble/sdk/node')).exportSnapshot(bramble, snapshot, file, call)
+  const { exportSnapshot } = await import('@bramble/sdk/node')
+  await exportSnapshot(bramble, snapshot, file, call).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error
+    throw new ExitError(EXIT.failure, `there is no folder ${dirname(file)}`)
+  })
   progress[Symbol.dispose]()
   console.log(file)
 }
@@ -200,7 +204,8 @@ const restore = async (ref: string, options: RestoreOptions): Promise<void> => {
     idleTtlMs,
     labels,
   })
-  const instance = (await bramble.snapshots.restore(ref, { ...wish, signal: interrupted.signal })).keep()
+  const restored = await orNoSnapshot(bramble.snapshots.restore(ref, { ...wish, signal: interrupted.signal }))
+  const instance = restored.keep()
   line[Symbol.dispose]()
   if (options.json === true) return print(instance.info)
   process.stderr.write(`${calledOf(instance)} goes on, after ${formatMs(performance.now() - began)}\n`)

@@ -139,15 +139,16 @@ test('conflicts are a table: where, what, which lines, and how they were settled
       branches: ['left', hash('c')],
       lines: [
         { from: 3, to: 5 },
-        { from: 9, to: 8 },
+        { from: 9, to: 9 },
+        { from: 12, to: 11 },
       ],
     },
     { path: 'gone', kind: 'deleted', branches: ['left', 'right'] },
   ]
   expect(conflictText(conflicts, { color: false }).split('\n')).toEqual([
-    'PATH    WHAT                                BRANCHES',
-    '/etc/x  both changed it: lines 3-5, 9       left, cccccccccccc',
-    '/gone   one removed it, another changed it  left, right',
+    'PATH    WHAT                                                BRANCHES',
+    '/etc/x  both changed it: lines 3-5, line 9, before line 12  left, cccccccccccc',
+    '/gone   one removed it, another changed it                  left, right',
   ])
   const settled = conflicts.map((one) => ({ ...one, settled: 'ours' as const }))
   expect(conflictText(settled, { color: false })).toContain('SETTLED')

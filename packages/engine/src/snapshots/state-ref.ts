@@ -29,7 +29,11 @@ export const findState = async (context: Context, ref: string, tenant: string): 
       })
     return { kind: 'instance', id: instance.id }
   }
-  return { kind: 'snapshot', id: (await findSnapshot(context, ref, tenant)).hash }
+  const { hash } = await findSnapshot(context, ref, tenant).catch((error: unknown) => {
+    if (!isMissing(error)) throw error
+    throw new BrambleError('not_found', { detail: `there is no instance and no snapshot ${ref}` })
+  })
+  return { kind: 'snapshot', id: hash }
 }
 
 const ofExecution = async (context: Context, id: ExecutionId, tenant: string): Promise<FoundState> => {

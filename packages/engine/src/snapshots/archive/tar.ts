@@ -113,6 +113,9 @@ export const readTar = (source: AsyncIterable<Uint8Array>): TarReader => {
   }
 }
 
+/** Of a file that is no archive at all, its text is no name. */
+const isPlain = (name: string): boolean => /^[\x21-\x7e]{1,100}$/.test(name)
+
 const isZero = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === 0)
 
 /** A header is what this program would write for that name and size, to the bit: so there is nothing to hide in one. */
@@ -123,6 +126,6 @@ const parseHeader = (header: Buffer): TarMember => {
   const sizeBytes = big ? Number(header.readBigUInt64BE(128)) : Number.parseInt(header.toString('latin1', 124, 135), 8)
   if (isZero(header)) throw refused('it ends before the snapshot does')
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0 || !tarHeader(name, sizeBytes).equals(header))
-    throw refused(`a member of the file is not one of a snapshot: ${JSON.stringify(name)}`)
+    throw refused(`a member of the file is not one of a snapshot${isPlain(name) ? `: ${name}` : ''}`)
   return { name, sizeBytes }
 }
