@@ -11,6 +11,10 @@ export interface UploaderOptions {
   readonly random: () => number
 }
 
+/** Blobs above this size go in parts, several at once of each. */
+const largeBytesMin = 4 * 1024 * 1024
+const isLarge = ({ storedBytes }: Waiting): boolean => storedBytes > largeBytesMin
+
 /** Does what the queue has, oldest first, for ever. */
 export interface Uploader {
   kick(): void
@@ -63,14 +67,15 @@ export const openUploader = (context: TieredContext, options: UploaderOptions): 
     let blobsBefore = false
     for (const waiting of queue.all()) {
       const { kind, target } = waiting.task
-      // An earlier task of the same is still under way.
-      const isBusy = busy.has(`${kind} ${target}`)
+      // An earlier task of the same is still under way; or one as large, of which one at a time is in memory.
+      const isBusy = busy.has(`${kind} ${target}`) || (isLarge(waiting) && largeRunning > 0)
       if (!isBusy && !(kind === 'name' && blobsBefore) && isReady(waiting, at)) return waiting
       if (kind === 'blob' && (failed.get(waiting.number)?.failures ?? 0) < failuresMax) blobsBefore = true
     }
     return undefined
   }
   const busy = new Set<string>()
+  let largeRunning = 0
 
   const run = async (waiting: Waiting): Promise<void> => {
     const { task, number } = waiting
@@ -112,8 +117,10 @@ export const openUploader = (context: TieredContext, options: UploaderOptions): 
       if (!waiting) return
       const key = `${waiting.task.kind} ${waiting.task.target}`
       busy.add(key)
+      if (isLarge(waiting)) largeRunning++
       const task = run(waiting).finally(() => {
         busy.delete(key)
+        if (isLarge(waiting)) largeRunning--
         running.delete(waiting.number)
         kick()
       })
