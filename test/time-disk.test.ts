@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { openS3Server, type S3Server } from '@bramble/blobs/testing/s3'
+import { blobKeyOf, damageObject, openS3Server, type S3Server } from '@bramble/blobs/testing/s3'
 import type { ExecutionResult, Instance, Problem, Snapshot } from '@bramble/protocol'
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { type LiveNode, openLiveNode } from './live-node.ts'
@@ -153,14 +153,7 @@ describe('a bit that flips', () => {
 
 const size = (path = ''): number => readFileSync(path).length
 
-const changeObject = async (hash: string): Promise<void> => {
-  const { GetObjectCommand, PutObjectCommand } = await import('@aws-sdk/client-s3')
-  const client = s3.client()
-  const place = { Bucket: new URL(url).hostname, Key: `nodes/blobs/${hash.slice(0, 2)}/${hash}` }
-  const { Body } = await client.send(new GetObjectCommand(place))
-  const bytes = Buffer.from((await Body?.transformToByteArray()) ?? [])
-  await client.send(new PutObjectCommand({ ...place, Body: flip(bytes) }))
-}
+const changeObject = (hash: string): Promise<void> => damageObject(s3.client(), new URL(url).hostname, blobKeyOf(hash))
 
 /** A small file system of its own, until the test ends. */
 const mountSmall = async (megabytes: number): Promise<string> => {

@@ -9,6 +9,7 @@ import type { Disk } from './disk.ts'
 import type { Fresh } from './fresh.ts'
 import { isErrno, onDisk } from './fs-error.ts'
 import type { Room } from './room.ts'
+import { sizesOf, type Tally } from './tally.ts'
 
 export interface FsPaths {
   readonly blobs: string
@@ -27,6 +28,7 @@ export interface FsContext {
   readonly fresh: Fresh
   readonly leases: LeaseTable
   readonly room: Room
+  readonly tally: Tally
   /** Bounds the files that are open for a moment, however many callers there are at once. */
   readonly opening: Gate
 }
@@ -39,7 +41,7 @@ export const fsPaths = (directory: string): FsPaths => ({
   tmp: join(directory, 'tmp'),
 })
 
-const SHARDS = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, '0'))
+export const SHARDS = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, '0'))
 /** Damaged files that are kept to be looked at. */
 const quarantinedMax = 100
 
@@ -91,7 +93,7 @@ export const touchBlob = async (
 
 /** False: it was touched since, or is held. Under the blob's lock. */
 export const removeBlob = async (
-  { paths, disk, leases, room }: FsContext,
+  { paths, disk, leases, room, tally }: FsContext,
   hash: BlobHash,
   idleSinceMs?: number,
 ): Promise<boolean> => {
@@ -100,8 +102,11 @@ export const removeBlob = async (
   const stats = await stat(path).catch(notThere)
   if (!stats) return true
   if (idleSinceMs !== undefined && (stats.mtimeMs >= idleSinceMs || leases.isHeld(hash))) return false
+  const sizes = await sizesOf(paths, hash)
   await disk.step('unlink')
+  using change = tally.begin(hash)
   await unlink(path).catch(notThere)
+  if (sizes) change.done('removed', sizes)
   room.freed(stats.size)
   leases.lost(hash)
   return true
@@ -128,7 +133,7 @@ export async function* listBlobs(
 
 /** Sets the file aside, if it is still the one that was read, and gives the error that names it. */
 export const setAside = async (
-  { paths, disk, lock, room, leases }: FsContext,
+  { paths, disk, lock, room, leases, tally }: FsContext,
   hash: BlobHash,
   ino: bigint,
   what: string,
@@ -139,8 +144,11 @@ export const setAside = async (
     try {
       const stats = await stat(path, { bigint: true })
       if (stats.ino !== ino) return false
+      const sizes = await sizesOf(paths, hash)
       await disk.step('quarantine')
+      using change = tally.begin(hash)
       await rename(path, join(paths.quarantine, name))
+      if (sizes) change.done('removed', sizes)
       room.freed(Number(stats.size))
       leases.lost(hash)
       await disk.syncDirectory(shardOf(paths, hash))

@@ -13,6 +13,7 @@ import { fsNames } from './fs-names.ts'
 import { getBlob, statBlob } from './get-blob.ts'
 import { putBlob } from './put-blob.ts'
 import { type Evictable, fsRoom } from './room.ts'
+import { blobTally } from './tally.ts'
 
 /** For small blobs, each open for less than a millisecond; streams have files of their own. */
 const openFilesMax = 64
@@ -61,7 +62,8 @@ export const fsStore = async (options: FsStoreOptions): Promise<BlobStore> => {
   })
   const { maxBytes, evictable } = options
   const room = await fsRoom({ maxBytes, evictable, paths, context: () => context })
-  const context: FsContext = { paths, disk, lock, fresh, leases, room, opening: gate(openFilesMax) }
+  const tally = blobTally(paths, { eager: durable !== false })
+  const context: FsContext = { paths, disk, lock, fresh, leases, room, tally, opening: gate(openFilesMax) }
   const names = fsNames(paths.names, paths.quarantine, disk, lock)
 
   const running = new Set<Promise<unknown>>()
@@ -81,6 +83,7 @@ export const fsStore = async (options: FsStoreOptions): Promise<BlobStore> => {
     closing ??= (async () => {
       leases.close()
       await Promise.allSettled(running)
+      await tally.close()
       await keeper.close()
       await disk.close()
     })()
@@ -102,6 +105,12 @@ export const fsStore = async (options: FsStoreOptions): Promise<BlobStore> => {
     },
     leases,
     settled: async () => undefined,
+    stats: async ({ signal } = {}) => ({
+      ...(await tally.totals(signal)),
+      maxBytes: maxBytes ?? null,
+      pendingUploads: 0,
+      pendingBytes: 0,
+    }),
     close,
     [Symbol.asyncDispose]: close,
   }

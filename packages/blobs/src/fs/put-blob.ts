@@ -134,7 +134,7 @@ const keptInfo = async (context: FsContext, hash: BlobHash, options: PutOptions)
  */
 const publish = async (context: FsContext, temp: TempFile, info: BlobInfo, options: PutOptions): Promise<Published> => {
   const { hash } = info
-  const { paths, leases, fresh, lock } = context
+  const { paths, leases, fresh, lock, tally } = context
   const path = pathOf(paths, hash)
   await Promise.all([onDisk(() => temp.finish()), options.lease && leases.claim(options.lease, hash)])
   options.signal?.throwIfAborted()
@@ -142,7 +142,9 @@ const publish = async (context: FsContext, temp: TempFile, info: BlobInfo, optio
     const isNew = await lock(hash, async () => {
       // At once: it has just been looked for, so that no disk is asked.
       if (existsSync(path)) return false
+      using change = tally.begin(hash)
       await onDisk(() => temp.publish(shardOf(paths, hash), hash))
+      change.done('put', info)
       // Verifying a small one takes less than remembering it.
       if (info.storedBytes > tailBytes) fresh.add(hash, await onDisk(() => stat(path, { bigint: true })))
       return true

@@ -3,6 +3,7 @@ import { type FileHandle, stat, unlink } from 'node:fs/promises'
 import { type BlobHash, BrambleError } from '@bramble/protocol'
 import { type FsContext, type FsPaths, listBlobs, notThere, pathOf } from './fs-blobs.ts'
 import { onDisk } from './fs-error.ts'
+import { sizesOf } from './tally.ts'
 
 /** Whether the blob may go from here, as it can be had from elsewhere. */
 export type Evictable = (hash: BlobHash) => boolean | Promise<boolean>
@@ -79,11 +80,14 @@ export const fsRoom = async (options: RoomOptions): Promise<Room> => {
 }
 
 /** Gives the bytes that it freed: none, where somebody used it since it was chosen. */
-const removeUnused = async ({ paths, disk, leases }: FsContext, hash: BlobHash, usedMs: number): Promise<number> => {
+const removeUnused = async ({ paths, disk, leases, tally }: FsContext, hash: BlobHash, usedMs: number): Promise<number> => {
   const path = pathOf(paths, hash)
   const stats = await stat(path).catch(notThere)
   if (!stats || Math.max(stats.mtimeMs, stats.atimeMs) > usedMs || leases.isHeld(hash)) return 0
+  const sizes = await sizesOf(paths, hash)
   await disk.step('evict')
+  using change = tally.begin(hash)
   await unlink(path)
+  if (sizes) change.done('removed', sizes)
   return stats.size
 }

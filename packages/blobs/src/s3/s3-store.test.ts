@@ -1,6 +1,6 @@
 import { afterAll, beforeAll } from 'vitest'
+import { blobKeyOf, damageObject } from '../testing/damage-object.ts'
 import { openS3Server, type S3Server } from '../testing/s3-server.ts'
-import { blobKeyOf, damageObject } from '../testing/s3-subject.ts'
 import { testBlobStore } from '../testing.ts'
 import { s3Store } from './s3-store.ts'
 import { parseObjectStoreUrl } from './s3-url.ts'
