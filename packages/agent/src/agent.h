@@ -37,7 +37,7 @@ enum {
   KEEP_BYTES = 32 << 10,           /* of each buffer that stay resident when idle */
   LINGER_MS = 100, HOLD_MS = 1,    /* HOLD: that STARTED waits for company */
   PATH_BYTES_MAX = 4095, USER_BYTES_MAX = 255, GROUPS_MAX = 256, NAME_BYTES_MAX = 64, NAMED_MAX = 64, ADDRESS_BYTES_MAX = 45,
-  PARK_TOKEN_BYTES = 16, PARK_MS = 10000,
+  PARK_TOKEN_BYTES = 16, PARK_TURN_MS = 1000, PARK_TURNS = 10,
 };
 
 static inline uint32_t get32(const uint8_t *at) {
@@ -71,7 +71,7 @@ extern struct connection {
 } connection;
 /* Since PARK nothing moves: commands wait, output stays where it is, until the host comes back with the same token. */
 extern bool parked;
-void park_end(bool resumed);
+void park_end(bool resumed), park_step(void);
 int64_t park_deadline(void);
 bool connection_open(int in, int out);
 void connection_close(void), connection_receive(void), connection_flush(void), connection_flush_large(void), connection_shrink(void);

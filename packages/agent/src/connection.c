@@ -176,9 +176,10 @@ static bool request_parse(const uint8_t *payload, uint32_t length, struct exec_r
 
 bool parked;
 static uint8_t park_token[PARK_TOKEN_BYTES];
-static int64_t parked_until_ms;
+static int64_t park_turn_ms; /* when the turn is over */
+static int park_turns;
 
-int64_t park_deadline(void) { return parked ? parked_until_ms : -1; }
+int64_t park_deadline(void) { return parked ? park_turn_ms : -1; }
 
 /* Nobody else has a claim on what the connection that parked had asked for. */
 void park_end(bool resumed) {
@@ -188,9 +189,17 @@ void park_end(bool resumed) {
   loop_again = true;
 }
 
+/* Counted in turns: while the agent is frozen, for however long, at most one of them ends. */
+void park_step(void) {
+  if (!parked || now_ms() < park_turn_ms) return;
+  park_turn_ms = now_ms() + PARK_TURN_MS;
+  if (--park_turns == 0) park_end(false);
+}
+
 static void park(const uint8_t *token) {
   memcpy(park_token, token, sizeof park_token);
-  parked_until_ms = now_ms() + PARK_MS;
+  park_turn_ms = now_ms() + PARK_TURN_MS;
+  park_turns = PARK_TURNS;
   parked = true;
   /* Whoever saves the memory looks at our namespaces from within our user namespace. One that was restored before was not
    * executed there, and would show them to nobody. */

@@ -71,7 +71,7 @@ void loop_turn(int timeout_ms) {
       if (events[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) connection.writable = true;
     }
   }
-  if (parked && now_ms() >= park_deadline()) park_end(false);
+  park_step();
   if (signalled && !parked) { /* after the output: what a command wrote last is known to be there before its end is */
     signalled = false;
     take_signals();

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 
 #define MAX_SEALINGS 64
 /* How long a dump or a snapshot may take: the sandbox stands still for it. */
@@ -108,7 +109,7 @@ bool sealing_reaped(pid_t pid, int status)
 		if (status != 0 && dump) {
 			char log[PATH_MAX];
 			snprintf(log, sizeof log, "%s/.%s/memory/dump.log", SEALS, one->seal);
-			one->refused = one->reason[0] == '\0';
+			one->refused = one->reason[0] == '\0' && WIFEXITED(status);
 			criu_words(log);
 			fail("CRIU ended with status %d", status);
 			keep_reason(one);

@@ -169,12 +169,16 @@ int seal_finish(const char *seal)
 	return result;
 }
 
-/* Whole or half made. */
+/* Whole or half made. A whole one is none any more before its parts go: what is left of it by a crash is half made. */
 int seal_remove(const char *seal)
 {
 	char name[ID_BYTES + 1];
 	hidden(name, seal);
-	return remove_folder(name) == 0 ? remove_folder(seal) : -1;
+	if (remove_folder(name) != 0)
+		return -1;
+	if (renameat(place, seal, place, name) != 0)
+		return errno == ENOENT ? 0 : fail("rename the seal %s", seal);
+	return remove_folder(name);
 }
 
 int seal_list(void (*each)(const char *seal))

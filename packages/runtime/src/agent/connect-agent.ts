@@ -31,8 +31,8 @@ export interface ConnectOptions {
   signal?: AbortSignal | undefined
   /** How long the agent may take to say hello. */
   helloTimeoutMs?: number | undefined
-  /** The agent is a copy of one that was parked: what the connection of that one had asked for is ended here. */
-  copy?: boolean | undefined
+  /** It may be parked, or a copy of one that was: what the connection that parked it had asked for is ended. */
+  parked?: boolean | undefined
 }
 
 /** An agent whose stream can be taken away for a while. */
@@ -42,7 +42,7 @@ export interface ConnectedAgent extends Agent {
    * waits for `resume`. Rejects where it does not, and the connection is over.
    */
   park(): Promise<void>
-  /** Goes on over another stream, within 10 s. Rejects, and the connection is over, where the agent has nothing to go on with. */
+  /** Goes on over another stream, before the agent has run for 10 s. Rejects, and the connection is over, where the agent has nothing to go on with. */
   resume(stream: Duplex | AgentStream): Promise<void>
 }
 
@@ -66,8 +66,8 @@ export const connectAgent = async (
   stream: Duplex | AgentStream,
   options: ConnectOptions = {},
 ): Promise<ConnectedAgent> => {
-  const { signal, helloTimeoutMs = HELLO_TIMEOUT_MS, copy = false } = options
-  const connection = openConnection(streamOf(stream), copy)
+  const { signal, helloTimeoutMs = HELLO_TIMEOUT_MS, parked = false } = options
+  const connection = openConnection(streamOf(stream), parked)
   const abort = (): void => connection.end(abortError(signal))
   const timer = setTimeout(
     () =>
@@ -116,7 +116,7 @@ interface Connection {
   end(error: Error | undefined): void
 }
 
-const openConnection = (first: AgentStream, copy: boolean): Connection => {
+const openConnection = (first: AgentStream, parked: boolean): Connection => {
   let stream = first.stream
   const channels = new Map<number, ProcessSink>()
   const pings: Ping[] = []
@@ -187,7 +187,7 @@ const openConnection = (first: AgentStream, copy: boolean): Connection => {
     else log.onHelloAgain(Number(first), Number(next))
     greeted = true
     announced = payload.readUInt32LE(24)
-    const token = parking?.token ?? (copy ? Buffer.alloc(PARK_TOKEN_BYTES) : undefined)
+    const token = parking?.token ?? (parked ? Buffer.alloc(PARK_TOKEN_BYTES) : undefined)
     if (token !== undefined) stream.write(dataFrame(FRAME.resume, 0, token))
     else if (announced === 0) hello.resolve()
   }
@@ -206,14 +206,14 @@ const openConnection = (first: AgentStream, copy: boolean): Connection => {
       parking = undefined
       done.resolve()
       flush()
-    } else if (copy && !resumed) hello.resolve()
+    } else if (parked && !resumed) hello.resolve()
     else throw new Error('a RESUMED that nobody asked for')
   }
 
   const onChannel = (channel: number, payload: Buffer): void => {
     if (announced === 0) throw new Error('a CHANNEL that was not announced')
     log.onChannel(channel, payload)
-    if (--announced === 0 && !copy) hello.resolve()
+    if (--announced === 0 && !parked) hello.resolve()
   }
 
   const onRefused = (channel: number, payload: Buffer): void => {

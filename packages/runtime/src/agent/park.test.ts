@@ -122,7 +122,7 @@ test('a copy, which has not the bytes, loses what the connection before had aske
   await plain.begun
   plain.done.catch(() => {})
   await agent.park()
-  const copy = await connectAgent(await spawned.open(), { copy: true })
+  const copy = await connectAgent(await spawned.open(), { parked: true })
   expect([...copy.log.commands.keys()]).toEqual(['named'])
   const pid = plain.text().trim()
   expect((await shell(copy, `while kill -0 ${pid} 2>/dev/null; do :; done; echo gone`)).stdout).toBe('gone\n')

@@ -1,4 +1,4 @@
-import { copyFile, rename } from 'node:fs/promises'
+import { cp, rename } from 'node:fs/promises'
 import { newId } from '@bramble/protocol'
 import { expect, test } from 'vitest'
 import { endOf } from '../testing.ts'
@@ -20,7 +20,7 @@ test('memory is restored by a launcher whose program was replaced while it ran',
   await sandbox.seal?.({ name: 'state', memory: true })
   // As a build does it: another file under the same name.
   const binary = launcherBinaryPath()
-  await copyFile(binary, `${binary}.test`)
+  await cp(binary, `${binary}.test`, { preserveTimestamps: true })
   await rename(`${binary}.test`, binary)
   await using copy = await runtime.create({
     ...config,

@@ -1,5 +1,8 @@
-import { readFile } from 'node:fs/promises'
 import { BrambleError } from '@bramble/protocol'
+import { readStart } from './read-start.ts'
+
+const COMMAND_BYTES_MAX = 200
+const STATUS_BYTES_MAX = 16 * 1024
 
 /** What CRIU says, and what that means to whoever runs the process. */
 const MEANINGS: readonly (readonly [RegExp, string])[] = [
@@ -28,8 +31,7 @@ export const explainRefusal = async (error: unknown): Promise<unknown> => {
 
 const processOf = async (pid: string | undefined): Promise<string> => {
   if (pid === undefined) return 'a process'
-  const read = (name: string): Promise<string> => readFile(`/proc/${pid}/${name}`, 'utf8').catch(() => '')
-  const own = /^NSpid:.*\t(\d+)$/m.exec(await read('status'))?.[1]
-  const command = (await read('cmdline')).replaceAll('\0', ' ').trim().slice(0, 200)
+  const own = /^NSpid:.*\t(\d+)$/m.exec(await readStart(`/proc/${pid}/status`, STATUS_BYTES_MAX))?.[1]
+  const command = (await readStart(`/proc/${pid}/cmdline`, COMMAND_BYTES_MAX)).replaceAll('\0', ' ').trim()
   return own === undefined ? 'a process' : `process ${own} (${command})`
 }

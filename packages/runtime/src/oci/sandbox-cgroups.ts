@@ -1,4 +1,4 @@
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rmdir, writeFile } from 'node:fs/promises'
 import type { SandboxResources } from '../runtime.ts'
 import type { Cgroups } from './cgroups.ts'
 
@@ -15,57 +15,70 @@ const DEVICES = [
   ...['c 5:0 rwm', 'c 5:1 rwm', 'c 5:2 rwm', 'c 136:* rwm'],
 ]
 
-/** Makes the cgroups of a sandbox that no OCI runtime makes: one whose processes are restored. */
-export const makeCgroups = async (cgroups: Cgroups, path: string, swapAccounting: boolean): Promise<SandboxCgroups> => {
+/** Of a sandbox whose processes are restored. */
+export interface SandboxCgroups {
+  /** The limits themselves, once only the sandbox's processes are there. */
+  settle(): Promise<void>
+  /** Where nothing was put in them; others stay. */
+  remove(): Promise<void>
+}
+
+/** Makes the cgroups that no OCI runtime makes, with limits that leave room for whoever restores. What fails leaves none. */
+export const makeCgroups = async (
+  cgroups: Cgroups,
+  path: string,
+  { cpus, memoryMb, pids }: SandboxResources,
+  swapAccounting: boolean,
+): Promise<SandboxCgroups> => {
+  const isUnified = cgroups.version === 2
   const places = cgroups.hierarchies.filter((hierarchy) => hierarchy !== cgroups.unified)
-  const first = cgroups.version === 2
-  for (const place of places) await mkdir(`${place}${path}`, { recursive: true })
   const write = (place: string | undefined, file: string, value: string | number): Promise<void> =>
     place === undefined ? Promise.resolve() : writeFile(`${place}${path}/${file}`, String(value))
-  if (!first) {
+
+  /** What a cgroup of version 1 has to have before a process may be in it, and the devices that its processes may open. */
+  const admit = async (): Promise<void> => {
     const cpuset = places.find((place) => /(^|[/,])cpuset(,|$)/.test(place))
     for (const file of cpuset === undefined ? [] : ['cpuset.cpus', 'cpuset.mems'])
       await write(cpuset, file, await readFile(`${cpuset}${path}/../${file}`, 'utf8'))
     const devices = places.find((place) => /(^|[/,])devices(,|$)/.test(place))
-    if (devices !== undefined) {
-      await write(devices, 'devices.deny', 'a')
-      for (const rule of DEVICES) await write(devices, 'devices.allow', rule)
-    }
+    await write(devices, 'devices.deny', 'a')
+    for (const rule of DEVICES) await write(devices, 'devices.allow', rule)
   }
-  const memory = cgroups.controller('memory')
-  const pids = cgroups.controller('pids')
-  const cpu = cgroups.controller('cpu')
+  const setCpu = async (): Promise<void> => {
+    const cpu = cgroups.controller('cpu')
+    const quota = Math.max(MIN_CPU_QUOTA_MICROS, Math.round(cpus * CPU_PERIOD_MICROS))
+    if (isUnified) return await write(cpu, 'cpu.max', `${quota} ${CPU_PERIOD_MICROS}`)
+    await write(cpu, 'cpu.cfs_period_us', CPU_PERIOD_MICROS)
+    await write(cpu, 'cpu.cfs_quota_us', quota)
+  }
   const setMemory = async (bytes: number): Promise<void> => {
-    if (first) {
-      await write(memory, 'memory.max', bytes)
-      if (swapAccounting) await write(memory, 'memory.swap.max', 0)
-      return
-    }
-    // The limit with swap is never below the one without: from no limit, or a higher one, it comes second.
-    await write(memory, 'memory.limit_in_bytes', bytes)
-    if (swapAccounting) await write(memory, 'memory.memsw.limit_in_bytes', bytes)
+    const memory = cgroups.controller('memory')
+    await write(memory, isUnified ? 'memory.max' : 'memory.limit_in_bytes', bytes)
+    if (!swapAccounting) return
+    // With version 1 the limit with swap is never below the one without: from no limit, or a higher one, it comes second.
+    if (isUnified) await write(memory, 'memory.swap.max', 0)
+    else await write(memory, 'memory.memsw.limit_in_bytes', bytes)
+  }
+  const setPids = (count: number): Promise<void> => write(cgroups.controller('pids'), 'pids.max', count)
+
+  const remove = async (): Promise<void> => {
+    for (const place of places) await rmdir(`${place}${path}`).catch(() => {})
+  }
+  try {
+    for (const place of places) await mkdir(`${place}${path}`, { recursive: true })
+    if (!isUnified) await admit()
+    await setCpu()
+    await setMemory(memoryMb * MIB + RESTORE_MEMORY_BYTES)
+    await setPids(pids + RESTORE_PIDS)
+  } catch (error) {
+    await remove()
+    throw error
   }
   return {
-    allow: async ({ cpus, memoryMb, pids: count }) => {
-      const quota = Math.max(MIN_CPU_QUOTA_MICROS, Math.round(cpus * CPU_PERIOD_MICROS))
-      if (first) await write(cpu, 'cpu.max', `${quota} ${CPU_PERIOD_MICROS}`)
-      else {
-        await write(cpu, 'cpu.cfs_period_us', CPU_PERIOD_MICROS)
-        await write(cpu, 'cpu.cfs_quota_us', quota)
-      }
-      await setMemory(memoryMb * MIB + RESTORE_MEMORY_BYTES)
-      await write(pids, 'pids.max', count + RESTORE_PIDS)
-    },
-    settle: async ({ memoryMb, pids: count }) => {
+    settle: async () => {
       await setMemory(memoryMb * MIB)
-      await write(pids, 'pids.max', count)
+      await setPids(pids)
     },
+    remove,
   }
-}
-
-export interface SandboxCgroups {
-  /** The limits, with room for whoever restores. */
-  allow(resources: SandboxResources): Promise<void>
-  /** The limits themselves, once only the sandbox's processes are there. */
-  settle(resources: SandboxResources): Promise<void>
 }

@@ -8,7 +8,7 @@ import { DEFAULT_HOSTNAME, ociConfig } from './config.ts'
 import { connectAgentSocket } from './connect.ts'
 import type { Criu } from './criu.ts'
 import type { Freezer } from './freezer.ts'
-import { LAUNCHER_OCI_STATE, LAUNCHER_RUN, type Launcher } from './launcher.ts'
+import { type CreateRequest, LAUNCHER_OCI_STATE, LAUNCHER_RUN, type Launcher } from './launcher.ts'
 import { restoredImages } from './restored-images.ts'
 import { makeCgroups } from './sandbox-cgroups.ts'
 import { sealSandbox } from './seal-sandbox.ts'
@@ -72,8 +72,9 @@ const openSocket = async (launcher: Launcher, id: SandboxId): ReturnType<typeof 
   })
 }
 
-const openAgent = async (launcher: Launcher, id: SandboxId, copy = false): Promise<ConnectedAgent> =>
-  await connectAgent(await openSocket(launcher, id), { copy })
+/** `parked`: it may be, by a node that was killed, or in the seal that it continues. */
+const openAgent = async (launcher: Launcher, id: SandboxId, parked: boolean): Promise<ConnectedAgent> =>
+  await connectAgent(await openSocket(launcher, id), { parked })
 
 /** What crun made of the profile for a sandbox: a program for seccomp(2), which it keeps in its state. */
 const readCompiledSeccomp = async (launcher: Launcher, id: SandboxId): Promise<string> => {
@@ -101,13 +102,16 @@ export const createSandbox = async (
   const abort = (): void => {
     ending ??= launcher.destroy(id).catch(() => {})
   }
-  signal?.addEventListener('abort', abort, { once: true })
   context.opening.set(id, undefined)
   let created = false
+  let restored: Restore | undefined
   try {
     const hostname = config.hostname ?? DEFAULT_HOSTNAME
     const layers = network ? [await context.networkLayer(network.resolver, hostname)] : []
-    const restored = config.from?.memory ? await prepareRestore(context, launcher, config, uidBase, network) : undefined
+    if (config.from?.memory) restored = await prepareRestore(context, launcher, config, uidBase, network)
+    // From here on the launcher has something to give up, and hears of it after the request.
+    signal?.throwIfAborted()
+    signal?.addEventListener('abort', abort, { once: true })
     await launcher.create({
       id,
       uidBase,
@@ -141,6 +145,7 @@ export const createSandbox = async (
   } catch (error) {
     if (created) abort()
     await ending
+    if (!created) await restored?.undo()
     context.uids.release(uidBase)
     await network?.release().catch(() => {})
     signal?.throwIfAborted()
@@ -151,6 +156,14 @@ export const createSandbox = async (
   }
 }
 
+interface Restore {
+  readonly memory: NonNullable<CreateRequest['memory']>
+  /** Its processes are there, and only they. */
+  settle(): Promise<void>
+  /** Of one that was not made. */
+  undo(): Promise<void>
+}
+
 /** Makes ready what an OCI runtime would: the control groups; and the images of its processes that have another identity. */
 const prepareRestore = async (
   context: OciContext,
@@ -158,19 +171,18 @@ const prepareRestore = async (
   config: SandboxConfig,
   uidBase: number,
   network: SandboxNetwork | undefined,
-) => {
+): Promise<Restore> => {
   const { id, resources, from, hostname = DEFAULT_HOSTNAME } = config
   if (context.criu === undefined || from === undefined)
     throw new BrambleError('unsupported', {
       detail: 'this host cannot restore the memory of sandboxes (`bramble doctor`)',
     })
   const images = await restoredImages(launcher, from.seal, { uidBase, hostname })
-  const cgroups = await makeCgroups(context.cgroups, `${context.cgroup}/${id}`, context.swapAccounting)
-  await cgroups.allow(resources)
+  const cgroups = await makeCgroups(context.cgroups, `${context.cgroup}/${id}`, resources, context.swapAccounting)
   return {
     // Without a network all connections are the sandbox's own, and both ends of them are there.
     memory: {
-      connections: network === undefined ? ('keep' as const) : ('close' as const),
+      connections: network === undefined ? 'keep' : 'close',
       images,
       network: network && {
         namespacePath: network.networkNamespacePath,
@@ -178,7 +190,8 @@ const prepareRestore = async (
         host: network.resolver,
       },
     },
-    settle: () => cgroups.settle(resources),
+    settle: cgroups.settle,
+    undo: cgroups.remove,
   }
 }
 
@@ -194,10 +207,10 @@ const notFound = (id: SandboxId): BrambleError =>
 const openFrozenAgent = async (context: OciContext, launcher: Launcher, id: SandboxId, cgroupPath: string) => {
   const { freezer } = context
   const paused = (await freezer?.isFrozen(cgroupPath)) ?? false
-  if (!paused || freezer === undefined) return { agent: await openAgent(launcher, id), paused: false }
+  if (!paused || freezer === undefined) return { agent: await openAgent(launcher, id, true), paused: false }
   await freezer.thaw(cgroupPath)
   try {
-    const agent = await openAgent(launcher, id)
+    const agent = await openAgent(launcher, id, true)
     await freezer.freeze(cgroupPath)
     return { agent, paused }
   } catch (error) {
@@ -297,13 +310,19 @@ const track = (context: OciContext, running: Running): OciSandbox => {
     )
     return destroying
   }
+  const assertAlive = (cause?: unknown): void => {
+    if (over || destroying) throw new BrambleError('sandbox_died', { detail: 'the sandbox has ended', cause })
+  }
   // One after another: the last to be asked for is what holds.
   const next = <T>(change: () => Promise<T>): Promise<T> => {
     const done = changing
       .catch(() => {})
-      .then(() => {
-        if (over || destroying) throw new BrambleError('sandbox_died', { detail: 'the sandbox has ended' })
-        return change()
+      .then(async () => {
+        assertAlive()
+        return await change().catch((cause: unknown) => {
+          assertAlive(cause)
+          throw cause
+        })
       })
     changing = done
     return done

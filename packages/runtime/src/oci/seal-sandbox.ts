@@ -1,4 +1,4 @@
-import { readFile, statfs } from 'node:fs/promises'
+import { statfs } from 'node:fs/promises'
 import { BrambleError, LIMITS } from '@bramble/protocol'
 import type { ConnectedAgent } from '../agent/connect-agent.ts'
 import type { SandboxConfig } from '../runtime.ts'
@@ -7,10 +7,14 @@ import type { Criu } from './criu.ts'
 import { requirementsOf } from './criu.ts'
 import type { Freezer } from './freezer.ts'
 import type { Launcher } from './launcher.ts'
+import { readStart } from './read-start.ts'
 import { explainRefusal } from './refusal.ts'
 import { assertSealName, finishSeal, type SealInfoFile } from './seals.ts'
 
-const MAX_COMMAND_CHARS = 4096
+/** A process chooses what its command line is, and how long; the sockets are as many as it likes. */
+const COMMAND_BYTES_MAX = 4096
+const STATUS_BYTES_MAX = 16 * 1024
+const TABLE_BYTES_MAX = 1024 * 1024
 const LISTENING = '0A'
 
 export interface SealContext {
@@ -31,8 +35,9 @@ export interface SealContext {
 /** Makes a seal of a sandbox that runs, or is paused. What fails leaves nothing, and the sandbox as it was. */
 export const sealSandbox = async (
   context: SealContext,
-  { name, memory }: { name: string; memory: boolean },
+  { name, memory, signal }: { name: string; memory: boolean; signal?: AbortSignal | undefined },
 ): Promise<Sealed> => {
+  signal?.throwIfAborted()
   assertSealName(name)
   const { launcher, config } = context
   if (!launcher.keeps)
@@ -40,11 +45,22 @@ export const sealSandbox = async (
   if ((await launcher.seals()).includes(name))
     throw new BrambleError('conflict', { detail: `there is a seal ${name} already` })
   await assertRoom(context.directory)
-  if (memory) return await sealMemory(context, name)
-  // A snapshot of btrfs has all of one moment: nothing has to stand still for it.
-  await launcher.seal(config.id, name, false, [])
-  await finish(launcher, name, {})
-  return { name, memory: false, frozenMs: 0 }
+  let made = false
+  const make = async (): Promise<void> => {
+    const mounts = (config.mounts ?? []).map(({ path }) => path)
+    await launcher.seal(config.id, name, memory, mounts)
+    made = true
+  }
+  try {
+    // A snapshot of btrfs has all of one moment: nothing has to stand still for it.
+    if (!memory) await make()
+    const saved = memory ? await whileFrozen(context, make) : undefined
+    await finishSeal(launcher, name, saved ? { memory: saved.info } : {})
+    return { name, memory, frozenMs: saved?.frozenMs ?? 0 }
+  } catch (error) {
+    if (made) await launcher.removeSeal(name).catch(() => {})
+    throw error
+  }
 }
 
 /**
@@ -61,68 +77,74 @@ const assertRoom = async (directory: string): Promise<void> => {
   })
 }
 
-const finish = async (launcher: Launcher, name: string, info: SealInfoFile): Promise<void> => {
-  try {
-    await finishSeal(launcher, name, info)
-  } catch (error) {
-    await launcher.removeSeal(name).catch(() => {})
-    throw error
-  }
-}
+type Memory = NonNullable<SealInfoFile['memory']>
 
-const sealMemory = async (context: SealContext, name: string): Promise<Sealed> => {
-  const { launcher, config, agent, freezer, criu, cgroupPath, paused } = context
+/** `make`, while no process of the sandbox runs, and no connection leads out of it. */
+const whileFrozen = async (
+  context: SealContext,
+  make: () => Promise<void>,
+): Promise<{ info: Memory; frozenMs: number }> => {
+  const { agent, freezer, criu, cgroupPath, paused } = context
   if (freezer === undefined || criu === undefined)
     throw new BrambleError('unsupported', {
       detail: 'this host cannot save the memory of sandboxes (`bramble doctor`)',
     })
   // An agent that is frozen can let go of nothing.
   if (paused) await freezer.thaw(cgroupPath)
-  let info: SealInfoFile
+  let info: Memory
   let frozenMs: number
   await agent.park()
   try {
     await freezer.freeze(cgroupPath)
     const frozenAtMs = performance.now()
     try {
-      const mounts = (config.mounts ?? []).map(({ path }) => path)
       const [requires, state] = await Promise.all([
         requirementsOf(criu),
         stateOf(context.processes),
-        launcher.seal(config.id, name, true, mounts).catch(async (error: unknown) => {
+        make().catch(async (error: unknown) => {
           throw await explainRefusal(error)
         }),
       ])
-      info = { memory: { requires, ...state } }
+      info = { requires, ...state }
     } finally {
       await freezer.thaw(cgroupPath)
       frozenMs = performance.now() - frozenAtMs
     }
   } finally {
-    await agent.resume(await context.connect())
+    await goOn(context)
     if (paused) await freezer.freeze(cgroupPath)
   }
-  await finish(launcher, name, info)
-  return { name, memory: true, frozenMs }
+  return { info, frozenMs }
 }
 
-const readText = (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '')
+/** Where the agent cannot be reached any more, whoever waits for it hears so. */
+const goOn = async ({ agent, connect }: SealContext): Promise<void> => {
+  try {
+    await agent.resume(await connect())
+  } catch (error) {
+    await agent.close()
+    throw error
+  }
+}
 
 /** What runs and listens there, as the sandbox knows it: for people. */
-const stateOf = async (processes: string): Promise<Omit<NonNullable<SealInfoFile['memory']>, 'requires'>> => {
-  const pids = (await readText(processes)).split('\n').filter(Boolean)
+const stateOf = async (processes: string): Promise<Omit<Memory, 'requires'>> => {
+  const pids = (await readStart(processes, TABLE_BYTES_MAX)).split('\n').filter(Boolean)
   const [first = ''] = pids
   const [known, ...tables] = await Promise.all([
     Promise.all(
       pids.map(async (pid) => {
-        const [status, line] = await Promise.all([readText(`/proc/${pid}/status`), readText(`/proc/${pid}/cmdline`)])
+        const [status, line] = await Promise.all([
+          readStart(`/proc/${pid}/status`, STATUS_BYTES_MAX),
+          readStart(`/proc/${pid}/cmdline`, COMMAND_BYTES_MAX),
+        ])
         const own = /^NSpid:.*\t(\d+)$/m.exec(status)?.[1]
         const command = line.replaceAll('\0', ' ').trim() || (/^Name:\t(.*)$/m.exec(status)?.[1] ?? '')
-        return { pid: Number(own), command: command.slice(0, MAX_COMMAND_CHARS) }
+        return { pid: Number(own), command }
       }),
     ),
-    readText(`/proc/${first}/net/tcp`),
-    readText(`/proc/${first}/net/tcp6`),
+    readStart(`/proc/${first}/net/tcp`, TABLE_BYTES_MAX),
+    readStart(`/proc/${first}/net/tcp6`, TABLE_BYTES_MAX),
   ])
   const ports = tables.flatMap((table) =>
     table.split('\n').flatMap((line) => {

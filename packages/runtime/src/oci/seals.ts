@@ -43,10 +43,13 @@ export const finishSeal = async (launcher: Launcher, name: string, info: SealInf
 const notFound = (name: string): BrambleError =>
   new BrambleError('not_found', { detail: `there is no seal ${name} on this host` })
 
+const isNotFound = (error: unknown): boolean => error instanceof BrambleError && error.code === 'not_found'
+
 const readInfo = async (launcher: Launcher, name: string): Promise<SealInfoFile> => {
   assertSealName(name)
-  const text = await readFile(join(sealPath(launcher, name), INFO), 'utf8').catch(() => undefined)
-  if (text === undefined) throw notFound(name)
+  const text = await readFile(join(sealPath(launcher, name), INFO), 'utf8').catch((error: NodeJS.ErrnoException) => {
+    throw error.code === 'ENOENT' ? notFound(name) : error
+  })
   return infoSchema.parse(JSON.parse(text))
 }
 
@@ -91,8 +94,18 @@ export const sealStore = (
     list: async () => {
       const launcher = await getLauncher()
       const names = await launcher.seals()
-      const infos = await Promise.all(names.map((name) => readInfo(launcher, name).catch(() => undefined)))
-      return names.flatMap((name, i) => (infos[i] ? [{ name, memory: infos[i].memory !== undefined }] : []))
+      const seals = names.map(async (name) => {
+        try {
+          const { memory } = await readInfo(launcher, name)
+          return [{ name, memory: memory !== undefined }]
+        } catch (error) {
+          // Removed meanwhile; or what is left, after the power failed, of one that was never synced.
+          if (error instanceof SyntaxError) await launcher.removeSeal(name)
+          else if (!isNotFound(error)) throw error
+          return []
+        }
+      })
+      return (await Promise.all(seals)).flat()
     },
     remove: async (name) => {
       assertSealName(name)
