@@ -80,7 +80,11 @@ export const fsRoom = async (options: RoomOptions): Promise<Room> => {
 }
 
 /** Gives the bytes that it freed: none, where somebody used it since it was chosen. */
-const removeUnused = async ({ paths, disk, leases, tally }: FsContext, hash: BlobHash, usedMs: number): Promise<number> => {
+const removeUnused = async (
+  { paths, disk, leases, tally }: FsContext,
+  hash: BlobHash,
+  usedMs: number,
+): Promise<number> => {
   const path = pathOf(paths, hash)
   const stats = await stat(path).catch(notThere)
   if (!stats || Math.max(stats.mtimeMs, stats.atimeMs) > usedMs || leases.isHeld(hash)) return 0

@@ -1,3 +1,4 @@
+import { constants } from 'node:fs'
 import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { BlobHash } from '@bramble/protocol'
@@ -123,12 +124,15 @@ const look = async (paths: FsPaths, shard: string, signal: AbortSignal): Promise
   return found
 }
 
-/** Of the file that is there, by its end: one that is damaged there counts as nothing of content. */
+/**
+ * Of the file that is there, by its end: one that is damaged there counts as nothing of content. When a blob was last read decides
+ * what is evicted: this is no reading.
+ */
 export const sizesOf = async (
   paths: FsPaths,
   hash: BlobHash,
 ): Promise<{ sizeBytes: number; storedBytes: number } | undefined> => {
-  const handle = await open(pathOf(paths, hash)).catch(notThere)
+  const handle = await open(pathOf(paths, hash), constants.O_RDONLY | constants.O_NOATIME).catch(notThere)
   if (!handle) return undefined
   try {
     const { size: storedBytes } = await handle.stat()

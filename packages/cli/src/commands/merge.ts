@@ -62,7 +62,8 @@ const merge = async (refs: string[], options: MergeOptions): Promise<void> => {
 
 const baseText = (base: string): string => {
   if (base.startsWith('ins_')) return `${base} as they began from it`
-  return base.startsWith('sha256:') ? 'their image' : `the snapshot ${shortId(base)}`
+  if (base.startsWith('sha256:')) return 'their image'
+  return shortId(base) === base ? 'what they began from' : `the snapshot ${shortId(base)}`
 }
 
 const show = (
