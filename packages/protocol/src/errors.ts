@@ -201,7 +201,7 @@ export const ERRORS = {
     status: 507,
     retryable: true,
     title: 'There is no room left in the store',
-    hint: 'Remove snapshots that are not needed, or give the node more disk.',
+    hint: 'Remove snapshots that are not needed, and what they had with `bramble store collect --grace 1m`; or give the node more room (`--store-max-gb`, or the disk).',
   },
   store_read_only: {
     status: 503,

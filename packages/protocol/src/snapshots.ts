@@ -290,7 +290,14 @@ export const storeStatsSchema = z.object({
 })
 export type StoreStats = z.infer<typeof storeStatsSchema>
 
-/** `POST /api/v1/store/collect`: what it removed. */
+/** What was put so lately may be on its way into something. */
+const MIN_COLLECT_GRACE_MS = 60_000
+/** `POST /api/v1/store/collect`: what was put, or used, within `graceMs` stays (1 h where it does not say). */
+export const storeCollectQuerySchema = z.strictObject({
+  graceMs: z.coerce.number().int().min(MIN_COLLECT_GRACE_MS).max(LIMITS.maxBlobTtlMs.value).optional(),
+})
+
+/** What it removed. */
 export const storeCollectionSchema = z.object({
   blobs: z.number().int(),
   storedBytes: z.number().int(),

@@ -7,19 +7,20 @@ import type { Transport } from './transport.ts'
 export interface Store {
   /** What it holds, and what waits to go to its lower tier. */
   status(options?: CallOptions): Promise<StoreStats>
-  /** Removes what nothing needs any more. */
-  collect(options?: CallOptions): Promise<StoreCollection>
+  /** Removes what nothing needs any more, unless it was put within `graceMs` (default 1 h, at least a minute). */
+  collect(options?: CallOptions & { readonly graceMs?: number | undefined }): Promise<StoreCollection>
 }
 
 const PATH = '/api/v1/store'
 
 export const store = (transport: Transport): Store => ({
   status: (options = {}) => transport.json({ method: 'GET', path: PATH, ...options }, storeStatsSchema),
-  collect: (options = {}) =>
+  collect: ({ graceMs, ...options } = {}) =>
     transport.json(
       {
         method: 'POST',
         path: `${PATH}/collect`,
+        query: { graceMs },
         repeatable: true,
         requestTimeoutMs: SDK_LIMITS.snapshotTimeoutMs,
         ...options,

@@ -3,6 +3,7 @@ import type { CliCommand } from '../command.ts'
 import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
 import { formatBytes } from '../format.ts'
 import { interrupt } from '../node/interrupt.ts'
+import { parseDuration } from '../parse-value.ts'
 import { waitingLine } from '../snapshots/waiting-line.ts'
 import { collectObjectStore, verifyStore } from '../store/object-store.ts'
 import { hasColor, paint, safeLine } from '../terminal.ts'
@@ -36,11 +37,15 @@ const status = async (options: StoreOptions): Promise<void> => {
   )
 }
 
-const collect = async (options: StoreOptions): Promise<void> => {
+interface CollectOptions extends StoreOptions {
+  readonly grace?: number
+}
+
+const collect = async ({ grace: graceMs, ...options }: CollectOptions): Promise<void> => {
   using interrupted = interrupt()
   const bramble = await connect(options)
   using line = waitingLine('collect')
-  const removed = await bramble.store.collect({ signal: interrupted.signal })
+  const removed = await bramble.store.collect({ graceMs, signal: interrupted.signal })
   line[Symbol.dispose]()
   if (options.json === true || !process.stdout.isTTY) console.log(JSON.stringify(removed, null, 2))
   else
@@ -59,7 +64,9 @@ export default {
     common(
       command.command('status', { isDefault: true }).description('what it holds, and what waits to be uploaded'),
     ).action(status)
-    common(command.command('collect').description('remove what nothing needs any more, now')).action(collect)
+    common(command.command('collect').description('remove what nothing needs any more, now'))
+      .option('--grace <time>', 'what was put within this time stays (default: 1h; at least 1m)', parseDuration)
+      .action(collect)
     command
       .command('verify')
       .description('compare this host with the object store, and heal either from the other; the node does not run')

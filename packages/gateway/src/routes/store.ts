@@ -1,5 +1,5 @@
 import type { BlobStore } from '@bramble/blobs'
-import { type StoreStats, storeCollectionSchema, storeStatsSchema } from '@bramble/protocol'
+import { type StoreStats, storeCollectionSchema, storeCollectQuerySchema, storeStatsSchema } from '@bramble/protocol'
 import { json, route } from '../route.ts'
 
 const tag = 'store'
@@ -21,11 +21,14 @@ const collect = route({
   path: `${path}/collect`,
   tag,
   summary: 'Remove blobs and states of sandboxes that nothing needs any more',
-  description: 'It runs by itself now and then.',
+  description:
+    'It runs by itself now and then. What was put within `graceMs` stays, whoever needs it: an hour where it is not said, at least a minute.',
   scope: 'admin',
+  query: storeCollectQuerySchema,
   answer: { status: 200, description: 'What was removed', schema: storeCollectionSchema },
   errors: ['conflict', 'store_unavailable', 'store_read_only'],
-  handle: async ({ signal }, { engine }) => json(200, await engine.snapshots.collect({ signal })),
+  handle: async ({ signal, query: { graceMs } }, { engine }) =>
+    json(200, await engine.snapshots.collect({ signal, ...(graceMs !== undefined && { graceMs }) })),
 })
 
 const statsOf = async (blobs: BlobStore, signal: AbortSignal): Promise<StoreStats> => {
