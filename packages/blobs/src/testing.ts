@@ -7,6 +7,8 @@ import { testStreaming } from './testing/streaming.ts'
 import { type StoreSubjectOptions, useStore } from './testing/subject.ts'
 
 export { bytesOf, noise, text } from './testing/bytes.ts'
+export { type CrashRun, killAtEveryStep } from './testing/crash-steps.ts'
+export { useS3Server } from './testing/s3-subject.ts'
 export type { StoreSubject, StoreSubjectOptions } from './testing/subject.ts'
 
 /**

@@ -1,12 +1,11 @@
-import { spawn } from 'node:child_process'
 import { cp, mkdtemp, readdir, rm, utimes } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { text as readText } from 'node:stream/consumers'
 import type { BlobHash } from '@bramble/protocol'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { BlobStore } from '../blob-store.ts'
 import { bytesOf, hashOf, listOf, noise } from '../testing/bytes.ts'
+import { killAtEveryStep } from '../testing/crash-steps.ts'
 import { fsStore } from './fs-store.ts'
 
 interface Fact {
@@ -20,7 +19,6 @@ interface Fact {
 }
 
 const CHILD = join(import.meta.dirname, 'crash-child.ts')
-const atOnce = 3
 let root = ''
 /** A store with ten old blobs, of which the first four are roots. */
 let template = ''
@@ -39,29 +37,6 @@ beforeAll(async () => {
 })
 afterAll(() => rm(root, { recursive: true, force: true }))
 
-const runChild = async (directory: string, scenario: string, step: number) => {
-  const child = spawn(process.execPath, [CHILD, directory, scenario, String(step)], {
-    env: {
-      ROOTS: roots.join(','),
-      EVICTABLE: old
-        .slice(4)
-        .map((bytes) => hashOf(bytes))
-        .join(','),
-    },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  const ended = new Promise<NodeJS.Signals | number | null>((resolve) => {
-    child.once('close', (code, signal) => resolve(signal ?? code))
-  })
-  const [out, errors, end] = await Promise.all([readText(child.stdout), readText(child.stderr), ended])
-  if (end !== 0 && end !== 'SIGKILL') throw new Error(`the child ended with ${end}: ${errors}`)
-  const facts = out
-    .split('\n')
-    .filter((line) => line.endsWith('}'))
-    .map((line): Fact => JSON.parse(line))
-  return { killed: end === 'SIGKILL', facts }
-}
-
 /** What was told is so, and whatever else is there is whole. */
 const check = async (store: BlobStore, facts: readonly Fact[], directory: string): Promise<void> => {
   expect(await readdir(join(directory, 'tmp'))).toEqual([])
@@ -75,30 +50,26 @@ const check = async (store: BlobStore, facts: readonly Fact[], directory: string
     for (const { put, held: toldHeld } of facts) if (put && toldHeld) expect(held).toContain(put)
 }
 
-/** Kills at step 0, 1, 2, … until the scenario ends by itself; `inspect` looks at what is left each time. */
-const enumerate = async (
+const hashesOf = (blobs: readonly Uint8Array[]): string => blobs.map((bytes) => hashOf(bytes)).join(',')
+
+const enumerate = (
   scenario: string,
   inspect: (store: BlobStore, facts: readonly Fact[]) => Promise<void>,
-): Promise<number> => {
-  let next = 0
-  let last = Number.POSITIVE_INFINITY
-  const worker = async (): Promise<void> => {
-    while (next <= last) {
-      const step = next++
-      const directory = join(root, `${scenario}-${step}`)
-      await cp(template, directory, { recursive: true, preserveTimestamps: true })
-      const { killed, facts } = await runChild(directory, scenario, step)
-      if (!killed) last = Math.min(last, step)
-      expect(facts.some(({ done }) => done)).toBe(!killed)
-      await using store = await fsStore({ directory })
-      await check(store, facts, directory)
-      await inspect(store, facts)
-      await rm(directory, { recursive: true })
+): Promise<number> =>
+  killAtEveryStep<Fact>(CHILD, async (step) => {
+    const directory = join(root, `${scenario}-${step}`)
+    await cp(template, directory, { recursive: true, preserveTimestamps: true })
+    return {
+      words: [directory, scenario],
+      env: { ROOTS: roots.join(','), EVICTABLE: hashesOf(old.slice(4)) },
+      inspect: async (facts) => {
+        await using store = await fsStore({ directory })
+        await check(store, facts, directory)
+        await inspect(store, facts)
+        await rm(directory, { recursive: true })
+      },
     }
-  }
-  await Promise.all(Array.from({ length: atOnce }, worker))
-  return last
-}
+  })
 
 const isThere = async (store: BlobStore, hash: BlobHash): Promise<boolean> => (await store.stat(hash)) !== undefined
 

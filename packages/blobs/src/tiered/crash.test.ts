@@ -1,14 +1,13 @@
-import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { text as readText } from 'node:stream/consumers'
 import type { BlobHash } from '@bramble/protocol'
 import { expect, onTestFinished, type TestContext, test } from 'vitest'
 import { fsStore } from '../fs/fs-store.ts'
 import { s3Store } from '../s3/s3-store.ts'
 import { parseObjectStoreUrl } from '../s3/s3-url.ts'
 import { bytesOf, hashOf, listOf } from '../testing/bytes.ts'
+import { killAtEveryStep } from '../testing/crash-steps.ts'
 import { useS3Server } from '../testing/s3-subject.ts'
 import { tieredStore } from './tiered-store.ts'
 
@@ -20,23 +19,8 @@ interface Fact {
 }
 
 const CHILD = join(import.meta.dirname, 'crash-child.ts')
-const atOnce = 3
 const dayMs = 24 * 3_600_000
 const server = useS3Server()
-
-const runChild = async (directory: string, url: string, step: number) => {
-  const child = spawn(process.execPath, [CHILD, directory, url, String(step)], { stdio: ['ignore', 'pipe', 'pipe'] })
-  const ended = new Promise<NodeJS.Signals | number | null>((resolve) => {
-    child.once('close', (code, signal) => resolve(signal ?? code))
-  })
-  const [out, errors, end] = await Promise.all([readText(child.stdout), readText(child.stderr), ended])
-  if (end !== 0 && end !== 'SIGKILL') throw new Error(`the child ended with ${end}: ${errors}`)
-  const facts = out
-    .split('\n')
-    .filter((line) => line.endsWith('}'))
-    .map((line): Fact => JSON.parse(line))
-  return { killed: end === 'SIGKILL', facts }
-}
 
 const openNode = async (directory: string, url: string) =>
   tieredStore({
@@ -74,19 +58,10 @@ test('killed at every step of the queue and of uploads', async (context: TestCon
   const real = server(context)
   const root = await mkdtemp(join(tmpdir(), 'bramble-tier-crash-'))
   onTestFinished(() => rm(root, { recursive: true, force: true }))
-  let next = 0
-  let last = Number.POSITIVE_INFINITY
-  const worker = async (): Promise<void> => {
-    while (next <= last) {
-      const step = next++
-      const directory = join(root, String(step))
-      const url = real.url(await real.newBucket())
-      const { killed, facts } = await runChild(directory, url, step)
-      if (!killed) last = Math.min(last, step)
-      expect(facts.some(({ done }) => done)).toBe(!killed)
-      await inspect(facts, directory, url)
-    }
-  }
-  await Promise.all(Array.from({ length: atOnce }, worker))
+  const last = await killAtEveryStep<Fact>(CHILD, async (step) => {
+    const directory = join(root, String(step))
+    const url = real.url(await real.newBucket())
+    return { words: [directory, url], inspect: (facts) => inspect(facts, directory, url) }
+  })
   expect(last).toBeGreaterThan(25)
 }, 240_000)

@@ -2,10 +2,11 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openStore } from '@bramble/blobs'
-import { openS3Server } from '@bramble/blobs/testing/s3'
+import { useS3Server } from '@bramble/blobs/testing'
 import { afterEach, expect, type TestContext, test, vi } from 'vitest'
 import { collectObjectStore, verifyStore } from './object-store.ts'
 
+const server = useS3Server()
 afterEach(() => {
   vi.unstubAllEnvs()
   vi.restoreAllMocks()
@@ -19,15 +20,10 @@ const run = async (command: () => Promise<void>): Promise<unknown> => {
 }
 
 test('a host and its object store heal each other, and what nobody needs goes', async (context: TestContext) => {
-  const server = await openS3Server()
-  if ('skip' in server) {
-    if (process.env.REQUIRE_DRIVERS?.split(',').includes('s3')) throw new Error(server.skip)
-    return context.skip(server.skip)
-  }
-  await using _server = server
+  const real = server(context)
   const dataDir = await mkdtemp(join(tmpdir(), 'bramble-object-store-'))
   await using _directory = { [Symbol.asyncDispose]: () => rm(dataDir, { recursive: true, force: true }) }
-  const objectStoreUrl = server.url(await server.newBucket())
+  const objectStoreUrl = real.url(await real.newBucket())
   vi.stubEnv('BRAMBLE_OBJECT_STORE_URL', objectStoreUrl)
   const store = await openStore({ directory: join(dataDir, 'blobs'), objectStoreUrl })
   const { hash } = await store.put(Buffer.from('some bytes that are worth keeping'))

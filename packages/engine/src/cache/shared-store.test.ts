@@ -2,23 +2,19 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openStore } from '@bramble/blobs'
-import { openS3Server } from '@bramble/blobs/testing/s3'
+import { useS3Server } from '@bramble/blobs/testing'
 import { blobHashSchema } from '@bramble/protocol'
 import { expect, test } from 'vitest'
 import { CONTEXT, openTestEngine, spec } from '../testing.ts'
 
 const LARGE = 'echo large; yes line | head -c 200000'
 
+const server = useS3Server()
+
 test('two nodes before one S3 share results and what is forgotten, and go on without it', async (context) => {
-  const server = await openS3Server()
-  if ('skip' in server) {
-    if ((process.env.REQUIRE_DRIVERS ?? '').split(',').includes('s3')) throw new Error(server.skip)
-    process.stderr.write(`skipped: ${context.task.name}: ${server.skip}\n`)
-    return context.skip(server.skip)
-  }
+  const real = server(context)
   await using ends = new AsyncDisposableStack()
-  ends.use(server)
-  const objectStoreUrl = server.url(await server.newBucket())
+  const objectStoreUrl = real.url(await real.newBucket())
   const openNode = async () => {
     const directory = await mkdtemp(join(tmpdir(), 'bramble-shared-'))
     ends.defer(() => rm(directory, { recursive: true, force: true }))
@@ -43,7 +39,7 @@ test('two nodes before one S3 share results and what is forgotten, and go on wit
   await expect.poll(() => two.engine.cache.stats('default').entries, { timeout: 20_000 }).toBe(0)
   expect(await two.run(LARGE)).toMatchObject({ cached: false })
 
-  await server.close()
+  await real.close()
   expect(await two.run(LARGE)).toMatchObject({ cached: true })
   for (const command of ['echo a', 'echo b', 'echo c', 'echo d']) {
     expect(await two.run(command)).toMatchObject({ cached: false })

@@ -1,27 +1,8 @@
-import { expect, onTestFinished, test } from 'vitest'
-import {
-  branch,
-  make,
-  note,
-  OWNER,
-  openTestNode,
-  read,
-  restore,
-  sh,
-  startNotes,
-  type TestNodeOptions,
-  take,
-  write,
-} from './testing.ts'
-
-const open = async (options: TestNodeOptions = {}) => {
-  const node = await openTestNode(options)
-  onTestFinished(() => node[Symbol.asyncDispose]())
-  return node
-}
+import { expect, test } from 'vitest'
+import { branch, make, note, OWNER, openForTest, read, restore, sh, startNotes, take, write } from './testing.ts'
 
 test('branches of a running instance have its files, and are changed by nobody else', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine, { name: 'parent', env: { WHO: 'me' }, labels: { of: 'parent' } })
   await write(engine, box.id, '/data', 'base')
   const { items } = await branch(engine, {
@@ -46,7 +27,7 @@ test('branches of a running instance have its files, and are changed by nobody e
 })
 
 test('each has its command, and a command that fails is a result beside the others', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine)
   const { items } = await branch(engine, { parent: box.id, commands: ['echo a', 'exit 7', 'echo c >&2'] })
   expect(items.map(({ result }) => [result?.status, result?.exitCode, result?.stdout, result?.stderr])).toEqual([
@@ -57,7 +38,7 @@ test('each has its command, and a command that fails is a result beside the othe
 })
 
 test('processes go on in a branch, and in the parent', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine)
   await startNotes(engine, box.id)
   expect(await note(engine, box.id, 'x')).toBe('x')
@@ -69,7 +50,7 @@ test('processes go on in a branch, and in the parent', async () => {
 
 test('all or nothing: where one cannot be made, none is there', async () => {
   let made = 0
-  const { engine, host } = await open({
+  const { engine, host } = await openForTest({
     runtime: { createFails: ({ from }) => (from && ++made === 3 ? new Error('no') : undefined) },
   })
   const box = await make(engine)
@@ -81,7 +62,7 @@ test('all or nothing: where one cannot be made, none is there', async () => {
 })
 
 test('the quota of the key holds for all of them together', async () => {
-  const { engine } = await open({ limits: { instanceWaitMs: 50 } })
+  const { engine } = await openForTest({ limits: { instanceWaitMs: 50 } })
   const owner = { ...OWNER, quota: { concurrentSandboxes: 3 } }
   const box = await make(engine, {}, owner)
   await expect(branch(engine, { parent: box.id, count: 3 }, owner)).rejects.toMatchObject({ code: 'quota_exceeded' })
@@ -89,7 +70,7 @@ test('the quota of the key holds for all of them together', async () => {
 })
 
 test('the tree: what descends from an instance or a snapshot, at any depth, also where what is between is gone', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const root = await make(engine)
   const other = await make(engine)
   const child = (await branch(engine, { parent: root.id, count: 1 })).items[0]?.instanceId ?? ''
@@ -115,7 +96,7 @@ test('the tree: what descends from an instance or a snapshot, at any depth, also
 })
 
 test('what is another tenant’s is not there', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine)
   const stranger = { tenant: 'other', keyId: 'key_other' }
   await expect(branch(engine, { parent: box.id, count: 1 }, stranger)).rejects.toMatchObject({ code: 'not_found' })

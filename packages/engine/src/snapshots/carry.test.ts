@@ -1,23 +1,6 @@
-import { expect, onTestFinished, test } from 'vitest'
-import {
-  make,
-  note,
-  OWNER,
-  openTestNode,
-  read,
-  restore,
-  sh,
-  startNotes,
-  type TestNodeOptions,
-  take,
-  write,
-} from './testing.ts'
+import { expect, test } from 'vitest'
+import { make, note, OWNER, openForTest, read, restore, sh, startNotes, take, write } from './testing.ts'
 
-const open = async (options: TestNodeOptions = {}) => {
-  const node = await openTestNode(options)
-  onTestFinished(() => node[Symbol.asyncDispose]())
-  return node
-}
 const { tenant } = OWNER
 
 const fileOf = async (source: AsyncIterable<Uint8Array>): Promise<Buffer> => {
@@ -30,7 +13,7 @@ async function* piecesOf(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
 }
 
 test('one file carries a snapshot to a node that shares nothing; its memory runs when someone vouches for it', async () => {
-  const first = await open()
+  const first = await openForTest()
   const box = await make(first.engine)
   await write(first.engine, box.id, '/data', 'kept')
   await startNotes(first.engine, box.id)
@@ -38,7 +21,7 @@ test('one file carries a snapshot to a node that shares nothing; its memory runs
   const snapshot = await take(first.engine, box.id, { name: 'mine', memory: true })
   const file = await fileOf(await first.engine.snapshots.export('mine', tenant))
 
-  const second = await open({ like: first.host })
+  const second = await openForTest({ like: first.host })
   const { snapshots } = second.engine
   const imported = await snapshots.import(piecesOf(file), { name: 'theirs' }, OWNER)
   expect(imported).toMatchObject({ id: snapshot.id, name: 'theirs', origin: 'import', memory: { trusted: false } })
@@ -58,7 +41,7 @@ test('one file carries a snapshot to a node that shares nothing; its memory runs
 })
 
 test('an import of what is there changes nothing of it but what it asks for', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine)
   const first = await take(engine, box.id, { memory: false })
   await write(engine, box.id, '/data', 'kept')
@@ -73,12 +56,12 @@ test('an import of what is there changes nothing of it but what it asks for', as
 })
 
 test('a file that is not whole changes nothing', async () => {
-  const { engine, blobs } = await open()
+  const { engine, blobs } = await openForTest()
   const box = await make(engine)
   await write(engine, box.id, '/data', 'kept')
   await take(engine, box.id, { name: 'mine', memory: false })
   const file = await fileOf(await engine.snapshots.export('mine', tenant))
-  const other = await open()
+  const other = await openForTest()
   const cut = piecesOf(file.subarray(0, file.length - 20))
   await expect(other.engine.snapshots.import(cut, {}, OWNER)).rejects.toMatchObject({ code: 'import_refused' })
   expect((await other.engine.snapshots.list({ tenant, limit: 10 })).items).toEqual([])
@@ -87,7 +70,7 @@ test('a file that is not whole changes nothing', async () => {
 })
 
 test('a diff tells what one has that the other has not', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine)
   await sh(engine, box.id, 'mkdir /d; printf old > /d/changed; printf gone > /d/removed')
   const before = await take(engine, box.id, { memory: false })

@@ -1,18 +1,7 @@
 import { memoryStore } from '@bramble/blobs'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
 import type { Clock } from '../options.ts'
-import {
-  branch,
-  make,
-  merge,
-  OWNER,
-  openTestNode,
-  read,
-  restore,
-  type TestNodeOptions,
-  take,
-  write,
-} from './testing.ts'
+import { branch, make, merge, OWNER, openForTest, read, restore, type TestNodeOptions, take, write } from './testing.ts'
 
 const HOUR_MS = 3_600_000
 
@@ -21,8 +10,7 @@ const open = async (options: TestNodeOptions = {}) => {
   let offsetMs = 0
   const clock: Clock = { now: () => Date.now() + offsetMs, monotonicMs: () => performance.now() + offsetMs }
   const blobs = memoryStore({ now: () => clock.now() })
-  const node = await openTestNode({ blobs, ...options, engine: { ...options.engine, clock } })
-  onTestFinished(() => node[Symbol.asyncDispose]())
+  const node = await openForTest({ blobs, ...options, engine: { ...options.engine, clock } })
   const count = async () => {
     let blobs = 0
     for await (const _ of node.blobs.list()) blobs++

@@ -1,11 +1,10 @@
 import type { ExecutionResult, ExecutionSpecInput } from '@bramble/protocol'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { spec } from '../testing.ts'
-import { make, OWNER, openTestNode, read, restore, sh, type TestNodeOptions, take, write } from './testing.ts'
+import { make, OWNER, openForTest, read, restore, sh, type TestNodeOptions, take, write } from './testing.ts'
 
 const open = async (options: TestNodeOptions = {}) => {
-  const node = await openTestNode(options)
-  onTestFinished(() => node[Symbol.asyncDispose]())
+  const node = await openForTest(options)
   const run = (input: ExecutionSpecInput): Promise<ExecutionResult> => node.engine.execute(spec(input), OWNER).result
   return { ...node, run }
 }

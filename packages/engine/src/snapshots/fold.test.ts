@@ -1,17 +1,11 @@
-import { expect, onTestFinished, test } from 'vitest'
-import { branch, make, merge, openTestNode, read, restore, sh, type TestNodeOptions, take, write } from './testing.ts'
-
-const open = async (options: TestNodeOptions = {}) => {
-  const node = await openTestNode(options)
-  onTestFinished(() => node[Symbol.asyncDispose]())
-  return node
-}
+import { expect, test } from 'vitest'
+import { branch, make, merge, openForTest, read, restore, sh, take, write } from './testing.ts'
 
 const branchesOf = async (engine: Parameters<typeof branch>[0], parent: string, count = 2): Promise<string[]> =>
   (await branch(engine, { parent, count, memory: false })).items.map(({ instanceId }) => instanceId)
 
 test('branches of a running instance fold into one snapshot: their base is the seal that they began as', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine)
   await sh(engine, box.id, 'mkdir -p /work; echo a > /work/a; echo b > /work/b; echo gone > /work/gone')
   const [one = '', two = ''] = await branchesOf(engine, box.id)
@@ -32,7 +26,7 @@ test('branches of a running instance fold into one snapshot: their base is the s
 })
 
 test('what both changed is a conflict, or settled as asked', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine)
   await write(engine, box.id, '/data', 'base')
   const [one = '', two = ''] = await branchesOf(engine, box.id)
@@ -47,7 +41,7 @@ test('what both changed is a conflict, or settled as asked', async () => {
 })
 
 test('a branch folds into its parent, a merge into a third branch, and snapshots as they were', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine)
   await write(engine, box.id, '/base', 'base')
   const [one = '', two = '', three = ''] = await branchesOf(engine, box.id, 3)
@@ -66,7 +60,7 @@ test('a branch folds into its parent, a merge into a third branch, and snapshots
 })
 
 test('with a base that is given, and without anything in common but the image', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const [one, two] = [await make(engine), await make(engine)]
   await write(engine, one.id, '/same', 'same')
   const base = await take(engine, one.id, { memory: false })
@@ -83,7 +77,7 @@ test('with a base that is given, and without anything in common but the image', 
 })
 
 test('what is merged by name, of another image, or of nobody is refused', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine)
   await expect(merge(engine, { branches: [box.id, 'nobody'] })).rejects.toMatchObject({ code: 'not_found' })
   const other = { tenant: 'other', keyId: 'key' }

@@ -1,29 +1,12 @@
 import { memoryStore } from '@bramble/blobs'
 import { instanceSpecSchema } from '@bramble/protocol'
-import { expect, onTestFinished, test } from 'vitest'
-import {
-  branch,
-  make,
-  note,
-  OWNER,
-  openTestNode,
-  read,
-  restore,
-  startNotes,
-  type TestNodeOptions,
-  take,
-  write,
-} from './testing.ts'
+import { expect, test } from 'vitest'
+import { branch, make, note, OWNER, openForTest, read, restore, startNotes, take, write } from './testing.ts'
 
-const open = async (options: TestNodeOptions = {}) => {
-  const node = await openTestNode(options)
-  onTestFinished(() => node[Symbol.asyncDispose]())
-  return node
-}
 const { tenant } = OWNER
 
 test('pausing into a snapshot frees everything, and a request goes on where it was', async () => {
-  const { engine, host } = await open()
+  const { engine, host } = await openForTest()
   const box = await make(engine, { name: 'box' })
   await write(engine, box.id, '/data', 'kept')
   await startNotes(engine, box.id)
@@ -49,7 +32,7 @@ test('pausing into a snapshot frees everything, and a request goes on where it w
 
 test('it is still there after the node and its host are gone', async () => {
   const blobs = memoryStore()
-  const first = await open({ blobs })
+  const first = await openForTest({ blobs })
   const box = await make(first.engine)
   await startNotes(first.engine, box.id)
   await note(first.engine, box.id, 'a')
@@ -58,13 +41,13 @@ test('it is still there after the node and its host are gone', async () => {
   expect(await again.engine.instances.get(box.id, tenant)).toMatchObject({ status: 'paused', snapshotId })
   expect(await note(again.engine, box.id, 'b')).toBe('ab')
 
-  const elsewhere = await open({ blobs, like: first.host })
+  const elsewhere = await openForTest({ blobs, like: first.host })
   const restored = await restore(elsewhere.engine, snapshotId)
   expect(await note(elsewhere.engine, restored.id, 'c')).toBe('ac')
 })
 
 test('stopped while it is paused, it starts with its files; removed, it is gone', async () => {
-  const { engine, host } = await open()
+  const { engine, host } = await openForTest()
   const box = await make(engine, { command: 'sleep 60' })
   await write(engine, box.id, '/data', 'kept')
   await engine.snapshots.pause(box.id, OWNER)
@@ -77,7 +60,7 @@ test('stopped while it is paused, it starts with its files; removed, it is gone'
 })
 
 test('what would be lost is said before, and the instance goes on', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const box = await make(engine)
   await startNotes(engine, box.id)
   await note(engine, box.id, 'a')
@@ -92,7 +75,7 @@ test('what would be lost is said before, and the instance goes on', async () => 
 })
 
 test('where the snapshot cannot be kept, it goes on as it was, and nothing of what it said is lost', async () => {
-  const { engine } = await open()
+  const { engine } = await openForTest()
   const owner = { ...OWNER, quota: { storageMb: 1 } }
   const box = await engine.instances.create(instanceSpecSchema.parse({}), owner)
   await startNotes(engine, box.id)
@@ -110,7 +93,7 @@ test('where the snapshot cannot be kept, it goes on as it was, and nothing of wh
 })
 
 test('a runtime that saves no memory refuses', async () => {
-  const { engine } = await open({ runtime: { capabilities: { checkpoint: false } } })
+  const { engine } = await openForTest({ runtime: { capabilities: { checkpoint: false } } })
   const box = await make(engine)
   await expect(engine.snapshots.pause(box.id, OWNER)).rejects.toMatchObject({ code: 'unsupported' })
   expect((await engine.instances.get(box.id, tenant)).status).toBe('running')

@@ -9,6 +9,7 @@ import {
   snapshotOriginSchema,
 } from '@bramble/protocol'
 import { z } from 'zod'
+import { parseJsonValue } from '../json-blob.ts'
 import type { SnapshotRow } from '../store/snapshot-tables.ts'
 
 const memorySchema = z.object({
@@ -53,14 +54,8 @@ export const pointerName = (tenant: string, name: string): string =>
 
 /** Undefined: it is none, or not the one of that name. */
 export const parseRecord = (bytes: Uint8Array, tenant: string, hash: string): SnapshotRecord | undefined => {
-  let value: unknown
-  try {
-    value = JSON.parse(Buffer.from(bytes).toString('utf8'))
-  } catch {
-    return undefined
-  }
-  const parsed = recordSchema.safeParse(value)
-  return parsed.success && parsed.data.tenant === tenant && parsed.data.id === hash ? parsed.data : undefined
+  const record = parseJsonValue(bytes, recordSchema)
+  return record?.tenant === tenant && record.id === hash ? record : undefined
 }
 
 export const recordOf = (row: SnapshotRow, parents: readonly string[]): Buffer => {

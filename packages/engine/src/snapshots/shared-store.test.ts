@@ -2,23 +2,19 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openStore } from '@bramble/blobs'
-import { openS3Server } from '@bramble/blobs/testing/s3'
+import { useS3Server } from '@bramble/blobs/testing'
 import type { FakeHost } from '@bramble/runtime'
 import { expect, test } from 'vitest'
 import { branch, make, note, OWNER, openTestNode, read, restore, startNotes, take, write } from './testing.ts'
 
 const { tenant } = OWNER
 
+const server = useS3Server()
+
 test('a node goes on with what another brought to S3; without S3 each goes on with its own', async (context) => {
-  const server = await openS3Server()
-  if ('skip' in server) {
-    if ((process.env.REQUIRE_DRIVERS ?? '').split(',').includes('s3')) throw new Error(server.skip)
-    process.stderr.write(`skipped: ${context.task.name}: ${server.skip}\n`)
-    return context.skip(server.skip)
-  }
+  const real = server(context)
   await using ends = new AsyncDisposableStack()
-  ends.use(server)
-  const objectStoreUrl = server.url(await server.newBucket())
+  const objectStoreUrl = real.url(await real.newBucket())
   const openNode = async (like?: FakeHost) => {
     const directory = await mkdtemp(join(tmpdir(), 'bramble-shared-'))
     ends.defer(() => rm(directory, { recursive: true, force: true }))
@@ -42,7 +38,7 @@ test('a node goes on with what another brought to S3; without S3 each goes on wi
   expect(await note(two.engine, restored.id, 'b')).toBe('ab')
   expect(await read(two.engine, restored.id, '/data')).toBe('kept')
 
-  await server.close()
+  await real.close()
   // What is here needs nobody else.
   const child = (await branch(two.engine, { parent: restored.id, count: 1 })).items[0]?.instanceId ?? ''
   expect(await note(two.engine, child, 'c')).toBe('abc')

@@ -1,30 +1,12 @@
 import { memoryStore } from '@bramble/blobs'
-import { describe, expect, onTestFinished, test } from 'vitest'
-import {
-  make,
-  note,
-  OWNER,
-  openTestNode,
-  read,
-  restore,
-  sh,
-  startNotes,
-  type TestNodeOptions,
-  take,
-  write,
-} from './testing.ts'
-
-const open = async (options: TestNodeOptions = {}) => {
-  const node = await openTestNode(options)
-  onTestFinished(() => node[Symbol.asyncDispose]())
-  return node
-}
+import { describe, expect, test } from 'vitest'
+import { make, note, OWNER, openForTest, read, restore, sh, startNotes, take, write } from './testing.ts'
 
 const STRANGER = { tenant: 'other', keyId: 'key_other' }
 
 describe('a snapshot', () => {
   test('has what was there when it was taken, and is restored any number of times', async () => {
-    const { engine, notices } = await open()
+    const { engine, notices } = await openForTest()
     const box = await make(engine, { env: { GREETING: 'hello' } })
     await write(engine, box.id, '/data', 'before')
     const snapshot = await take(engine, box.id, { name: 'first', memory: false, labels: { stage: 'one' } })
@@ -42,7 +24,7 @@ describe('a snapshot', () => {
   })
 
   test('with memory: its processes go on, those of the instance are not disturbed', async () => {
-    const { engine } = await open()
+    const { engine } = await openForTest()
     const box = await make(engine)
     await startNotes(engine, box.id)
     await note(engine, box.id, 'a')
@@ -56,7 +38,7 @@ describe('a snapshot', () => {
   })
 
   test('what runs goes on telling its clients, and a command that runs is not cut', async () => {
-    const { engine } = await open()
+    const { engine } = await openForTest()
     const box = await make(engine)
     using lease = await engine.instances.use(box.id, OWNER.tenant)
     const { signal } = new AbortController()
@@ -75,7 +57,7 @@ describe('a snapshot', () => {
   })
 
   test('of a snapshot has that as its parent', async () => {
-    const { engine } = await open()
+    const { engine } = await openForTest()
     const box = await make(engine)
     const first = await take(engine, box.id)
     const second = await take(engine, box.id)
@@ -85,7 +67,7 @@ describe('a snapshot', () => {
   })
 
   test('is what an instance begins with, also with a command', async () => {
-    const { engine } = await open()
+    const { engine } = await openForTest()
     const box = await make(engine)
     await write(engine, box.id, '/data', 'kept')
     await take(engine, box.id, { name: 'base' })
@@ -100,7 +82,7 @@ describe('a snapshot', () => {
 
 describe('the registry', () => {
   test('finds by name (the newest), by hash, by its beginning, and nothing of another tenant', async () => {
-    const { engine } = await open()
+    const { engine } = await openForTest()
     const box = await make(engine)
     const old = await take(engine, box.id, { name: 'same' })
     const newer = await take(engine, box.id, { name: 'same' })
@@ -114,7 +96,7 @@ describe('the registry', () => {
   })
 
   test('lists newest first, in pages, by name, label and source', async () => {
-    const { engine } = await open()
+    const { engine } = await openForTest()
     const [one, two] = [await make(engine), await make(engine)]
     const ids: string[] = []
     for (const label of ['a', 'b', 'a'])
@@ -140,7 +122,7 @@ describe('the registry', () => {
   })
 
   test('name, labels and time change; a name that is taken away leads to what had it before', async () => {
-    const { engine } = await open()
+    const { engine } = await openForTest()
     const { tenant } = OWNER
     const box = await make(engine)
     const old = await take(engine, box.id, { name: 'same', ttlMs: 60_000 })
@@ -156,7 +138,7 @@ describe('the registry', () => {
   })
 
   test('is there after a restart, and what nobody was told of is not', async () => {
-    const { engine, host, reopen } = await open()
+    const { engine, host, reopen } = await openForTest()
     const box = await make(engine)
     await write(engine, box.id, '/data', 'kept')
     const snapshot = await take(engine, box.id, { name: 'kept', memory: false })
@@ -171,7 +153,7 @@ describe('the registry', () => {
   })
 
   test('is bounded by the quota of the key', async () => {
-    const { engine } = await open()
+    const { engine } = await openForTest()
     const owner = { ...OWNER, quota: { storageMb: 1 } }
     const box = await make(engine, {}, owner)
     await sh(engine, box.id, 'head -c 700000 /dev/urandom > /big')
@@ -187,7 +169,7 @@ describe('the registry', () => {
   })
 
   test('an instance without a state has none to keep', async () => {
-    const { engine } = await open()
+    const { engine } = await openForTest()
     const box = await make(engine)
     await engine.instances.stop(box.id, OWNER.tenant)
     await expect(take(engine, box.id)).rejects.toMatchObject({ code: 'instance_stopped' })
@@ -195,10 +177,10 @@ describe('the registry', () => {
   })
 
   test('where the runtime keeps no states, that is said', async () => {
-    const { engine } = await open({ runtime: { capabilities: { seals: false, checkpoint: false } } })
+    const { engine } = await openForTest({ runtime: { capabilities: { seals: false, checkpoint: false } } })
     const box = await make(engine)
     await expect(take(engine, box.id)).rejects.toMatchObject({ code: 'unsupported' })
-    const without = await open({ runtime: { capabilities: { checkpoint: false } } })
+    const without = await openForTest({ runtime: { capabilities: { checkpoint: false } } })
     const other = await make(without.engine)
     await expect(take(without.engine, other.id, { memory: true })).rejects.toMatchObject({ code: 'unsupported' })
     expect((await take(without.engine, other.id)).memory).toBeUndefined()
@@ -208,14 +190,14 @@ describe('the registry', () => {
 describe('another node of the same store', () => {
   test('finds it by hash and by name, and continues it: files and processes', async () => {
     const blobs = memoryStore()
-    const first = await open({ blobs })
+    const first = await openForTest({ blobs })
     const box = await make(first.engine, { env: { WHO: 'me' } })
     await write(first.engine, box.id, '/data', 'kept')
     await startNotes(first.engine, box.id)
     await note(first.engine, box.id, 'a')
     const snapshot = await take(first.engine, box.id, { name: 'step' })
 
-    const second = await open({ blobs, like: first.host })
+    const second = await openForTest({ blobs, like: first.host })
     expect((await second.engine.snapshots.get('step', OWNER.tenant)).id).toBe(snapshot.id)
     const restored = await restore(second.engine, snapshot.id.slice(0, 10), { memory: true })
     expect(await note(second.engine, restored.id, 'b')).toBe('ab')
@@ -228,11 +210,11 @@ describe('another node of the same store', () => {
 
   test('that cannot run its memory says why, and has the files', async () => {
     const blobs = memoryStore()
-    const first = await open({ blobs })
+    const first = await openForTest({ blobs })
     const box = await make(first.engine)
     await write(first.engine, box.id, '/data', 'kept')
     await take(first.engine, box.id, { name: 'step', memory: true })
-    const second = await open({ blobs, runtime: { capabilities: { checkpoint: false } } })
+    const second = await openForTest({ blobs, runtime: { capabilities: { checkpoint: false } } })
     await expect(restore(second.engine, 'step', { memory: true })).rejects.toMatchObject({
       code: 'snapshot_incompatible',
     })

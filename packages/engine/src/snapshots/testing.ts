@@ -15,6 +15,7 @@ import {
   type SnapshotRequestInput,
 } from '@bramble/protocol'
 import { type FakeHost, makeFakeHost } from '@bramble/runtime'
+import { onTestFinished } from 'vitest'
 import type { Engine } from '../engine.ts'
 import type { OpenEngineOptions } from '../options.ts'
 import { memoryImages, namedImage, openTestEngine, type TestEngine, type TestEngineOptions } from '../testing.ts'
@@ -49,6 +50,13 @@ export const openTestNode = async ({ blobs, like, ...options }: TestNodeOptions 
       await rm(node.directory, { recursive: true, force: true })
     },
   })
+}
+
+/** One that is closed when the test has ended. */
+export const openForTest = async (options: TestNodeOptions = {}): Promise<TestNode> => {
+  const node = await openTestNode(options)
+  onTestFinished(() => node[Symbol.asyncDispose]())
+  return node
 }
 
 export const makeTestDirectory = async (): Promise<{ path: string } & AsyncDisposable> => {

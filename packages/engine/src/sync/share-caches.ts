@@ -12,11 +12,11 @@ import {
 import type { Abortable, LayerFiles } from '@bramble/runtime'
 import { z } from 'zod'
 import { tenantSegment } from '../cache/names.ts'
+import { parseJsonValue, readJsonBlob } from '../json-blob.ts'
 import { layerSource } from '../snapshots/content/materialize.ts'
 import { readTreeLines } from '../snapshots/content/read-tree.ts'
 import { storeTree } from '../snapshots/content/store-tree.ts'
 import type { Generation, Volumes } from '../volumes/volumes.ts'
-import { readJsonBlob } from './json-blob.ts'
 
 const CACHE_NAMES = 'caches/'
 const LEASE_MS = 24 * 3_600_000
@@ -47,15 +47,8 @@ export interface CacheSharing {
 /** `caches/<tenant>/<cache>/<node>` */
 const nameOf = (tenant: string, cache: string, node: string): string => `${CACHE_NAMES}${tenant}/${cache}/${node}`
 
-const pointerAt = async (blobs: BlobStore, name: string, options: Abortable): Promise<Pointer | undefined> => {
-  const value = await blobs.names.get(name, options)
-  if (!value) return undefined
-  try {
-    return pointerSchema.parse(JSON.parse(Buffer.from(value).toString()))
-  } catch {
-    return undefined
-  }
-}
+const pointerAt = async (blobs: BlobStore, name: string, options: Abortable): Promise<Pointer | undefined> =>
+  parseJsonValue(await blobs.names.get(name, options), pointerSchema)
 
 /** Puts a generation into the store for the tenant's sandboxes on other nodes, unless it is there. */
 export const shareGeneration = async (

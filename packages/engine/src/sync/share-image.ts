@@ -3,10 +3,10 @@ import type { BlobStore, NameOptions } from '@bramble/blobs'
 import { BrambleError, blobHashSchema, canonicalJson, contentSchema, imageSchema, type Json } from '@bramble/protocol'
 import type { Abortable, ImageStore, LayerFiles, LocalImage } from '@bramble/runtime'
 import { z } from 'zod'
+import { parseJsonValue, readJsonBlob } from '../json-blob.ts'
 import { layerSource } from '../snapshots/content/materialize.ts'
 import { readTreeLines } from '../snapshots/content/read-tree.ts'
 import { storeTree } from '../snapshots/content/store-tree.ts'
-import { readJsonBlob } from './json-blob.ts'
 
 const IMAGE_NAMES = 'images/'
 /** How long what was not uploaded stays when the process ends. */
@@ -48,7 +48,7 @@ export const findShared = async (
   digest: string,
   options: NameOptions = {},
 ): Promise<ImagePointer | undefined> => {
-  return parsePointer(await blobs.names.get(nameOf(digest), options))
+  return parseJsonValue(await blobs.names.get(nameOf(digest), options), pointerSchema)
 }
 
 /** Every image that the store has. */
@@ -57,17 +57,8 @@ export async function* sharedImages(
   options: Abortable = {},
 ): AsyncGenerator<ImagePointer, void, undefined> {
   for await (const name of blobs.names.list(IMAGE_NAMES, options)) {
-    const pointer = parsePointer(await blobs.names.get(name, options))
+    const pointer = parseJsonValue(await blobs.names.get(name, options), pointerSchema)
     if (pointer) yield pointer
-  }
-}
-
-const parsePointer = (value: Uint8Array | undefined): ImagePointer | undefined => {
-  if (!value) return undefined
-  try {
-    return pointerSchema.parse(JSON.parse(Buffer.from(value).toString()))
-  } catch {
-    return undefined
   }
 }
 

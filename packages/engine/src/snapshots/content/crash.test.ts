@@ -1,8 +1,7 @@
-import { spawn } from 'node:child_process'
 import { mkdir, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { text as readText } from 'node:stream/consumers'
 import { type BlobStore, fsStore, readContent } from '@bramble/blobs'
+import { killAtEveryStep } from '@bramble/blobs/testing'
 import { type BlobHash, BrambleError, type SnapshotManifest } from '@bramble/protocol'
 import { layerDirectory } from '@bramble/runtime/testing'
 import { expect, test } from 'vitest'
@@ -18,18 +17,6 @@ interface Fact {
 }
 
 const CHILD = join(import.meta.dirname, 'crash-child.ts')
-const atOnce = 3
-
-const runChild = async (directory: string, step: number) => {
-  const child = spawn(process.execPath, [CHILD, directory, String(step)], { stdio: ['ignore', 'pipe', 'pipe'] })
-  const ended = new Promise<NodeJS.Signals | number | null>((resolve) => {
-    child.once('close', (code, signal) => resolve(signal ?? code))
-  })
-  const [out, errors, end] = await Promise.all([readText(child.stdout), readText(child.stderr), ended])
-  if (end !== 0 && end !== 'SIGKILL') throw new Error(`the child ended with ${end}: ${errors}`)
-  const lines = out.split('\n').filter((line) => line.endsWith('}'))
-  return { killed: end === 'SIGKILL', facts: lines.map((line): Fact => JSON.parse(line)) }
-}
 
 const manifestAt = async (store: BlobStore, hash: BlobHash): Promise<SnapshotManifest | undefined> => {
   try {
@@ -63,29 +50,25 @@ const filesOf = async (directory: string): Promise<Record<string, string>> => {
 
 test('killed at every step, no half snapshot is in the store, and no half seal beside it', async (context) => {
   const root = await layerDirectory(context)
-  let next = 0
-  let last = Number.POSITIVE_INFINITY
-  const worker = async (): Promise<void> => {
-    while (next <= last) {
-      const step = next++
-      const directory = join(root, String(step))
-      await mkdir(directory)
-      const { killed, facts } = await runChild(directory, step)
-      if (!killed) last = Math.min(last, step)
-      expect(facts.some(({ done }) => done)).toBe(!killed)
-      await using store = await fsStore({ directory: join(directory, 'store') })
-      const whole = await wholeSnapshots(store)
-      const seals = await readdir(join(directory, 'seals')).catch(() => [])
-      for (const { snapshot, seal } of facts) {
-        if (snapshot) expect(whole).toContain(snapshot)
-        if (seal) expect(seals).toContain(seal)
-      }
-      for (const name of seals.filter((one) => one.endsWith('-back'))) {
-        const [back, taken] = [name, name.replace('-back', '')].map((one) => join(directory, 'seals', one, 'upper'))
-        expect(await filesOf(back ?? '')).toEqual(await filesOf(taken ?? ''))
-      }
+  const last = await killAtEveryStep<Fact>(CHILD, async (step) => {
+    const directory = join(root, String(step))
+    await mkdir(directory)
+    return {
+      words: [directory],
+      inspect: async (facts) => {
+        await using store = await fsStore({ directory: join(directory, 'store') })
+        const whole = await wholeSnapshots(store)
+        const seals = await readdir(join(directory, 'seals')).catch(() => [])
+        for (const { snapshot, seal } of facts) {
+          if (snapshot) expect(whole).toContain(snapshot)
+          if (seal) expect(seals).toContain(seal)
+        }
+        for (const name of seals.filter((one) => one.endsWith('-back'))) {
+          const [back, taken] = [name, name.replace('-back', '')].map((one) => join(directory, 'seals', one, 'upper'))
+          expect(await filesOf(back ?? '')).toEqual(await filesOf(taken ?? ''))
+        }
+      },
     }
-  }
-  await Promise.all(Array.from({ length: atOnce }, worker))
+  })
   expect(last).toBeGreaterThan(40)
 }, 240_000)

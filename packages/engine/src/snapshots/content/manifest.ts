@@ -8,35 +8,11 @@ import {
   snapshotManifestSchema,
 } from '@bramble/protocol'
 import type { Abortable } from '@bramble/runtime'
-
-/** A content of the largest size has a descriptor of some megabytes; a memory image has a few files. */
-const MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+import { readJsonBlob } from '../../json-blob.ts'
 
 /** Rejects with `blob_not_found`, `import_refused` for what is no manifest, and the errors of stores. */
-export const readManifest = async (
-  store: BlobStore,
-  hash: BlobHash,
-  options: Abortable = {},
-): Promise<SnapshotManifest> => {
-  const stream = await store.get(hash, options)
-  const refused = (detail: string, cause?: unknown): BrambleError =>
-    new BrambleError('import_refused', { detail: `the blob ${hash} is not a snapshot: ${detail}`, cause })
-  if (stream.info.sizeBytes > MAX_MANIFEST_BYTES) {
-    await stream[Symbol.asyncIterator]().return?.()
-    throw refused('it is too large')
-  }
-  const pieces: Uint8Array[] = []
-  for await (const piece of stream) pieces.push(piece)
-  let json: unknown
-  try {
-    json = JSON.parse(Buffer.concat(pieces).toString())
-  } catch (cause) {
-    throw refused('it is not JSON', cause)
-  }
-  const parsed = snapshotManifestSchema.safeParse(json)
-  if (!parsed.success) throw refused(parsed.error.issues[0]?.message ?? 'it has another form', parsed.error)
-  return parsed.data
-}
+export const readManifest = (store: BlobStore, hash: BlobHash, options: Abortable = {}): Promise<SnapshotManifest> =>
+  readJsonBlob(store, hash, snapshotManifestSchema, options)
 
 /** Everything that the manifest names must be in the store before. */
 export const storeManifest = async (

@@ -3,7 +3,7 @@ import { type BlobHash, BrambleError } from '@bramble/protocol'
 import type { Abortable } from '@bramble/runtime'
 import type { z } from 'zod'
 
-/** A descriptor of a large tree has some megabytes. */
+/** A content of the largest size has a descriptor of some megabytes; a memory image has a few files. */
 const MAX_JSON_BYTES = 64 * 1024 * 1024
 
 /** A blob that is JSON of a form. Rejects with `blob_not_found`, `import_refused` for what is another thing, and the errors of stores. */
@@ -13,8 +13,8 @@ export const readJsonBlob = async <S extends z.ZodType>(
   schema: S,
   options: Abortable = {},
 ): Promise<z.output<S>> => {
-  const refused = (detail: string): BrambleError =>
-    new BrambleError('import_refused', { detail: `the blob ${hash} is not what it is named as: ${detail}` })
+  const refused = (detail: string, cause?: unknown): BrambleError =>
+    new BrambleError('import_refused', { detail: `the blob ${hash} is not what it is named as: ${detail}`, cause })
   const stream = await blobs.get(hash, options)
   if (stream.info.sizeBytes > MAX_JSON_BYTES) {
     await stream[Symbol.asyncIterator]().return?.()
@@ -25,10 +25,23 @@ export const readJsonBlob = async <S extends z.ZodType>(
   let json: unknown
   try {
     json = JSON.parse(Buffer.concat(pieces).toString())
-  } catch {
-    throw refused('it is not JSON')
+  } catch (cause) {
+    throw refused('it is not JSON', cause)
   }
   const parsed = schema.safeParse(json)
-  if (!parsed.success) throw refused(parsed.error.issues[0]?.message ?? 'it has another form')
+  if (!parsed.success) throw refused(parsed.error.issues[0]?.message ?? 'it has another form', parsed.error)
   return parsed.data
+}
+
+/** A value that is JSON of a form; undefined where it is another thing, or not there. */
+export const parseJsonValue = <S extends z.ZodType>(
+  value: Uint8Array | undefined,
+  schema: S,
+): z.output<S> | undefined => {
+  if (!value) return undefined
+  try {
+    return schema.parse(JSON.parse(Buffer.from(value).toString()))
+  } catch {
+    return undefined
+  }
 }
