@@ -78,7 +78,9 @@ test('branches are instances; a merge folds them, and throws where they do not a
   expect(made.items.map(({ result }) => result?.exitCode)).toEqual([0, 4])
   expect(made.items[0]?.result?.stdout).toBe('base\n')
   const ids = (await bramble.branches.list({ parent: box }).all()).map(({ instanceId }) => instanceId as string)
-  expect(ids.toSorted()).toEqual([left.id, right.id, ...made.items.map(({ instance }) => instance.id)].toSorted())
+  const others = made.items.map(({ instance }) => instance.id)
+  // What continues from the merge descends from it, too.
+  expect(ids.toSorted()).toEqual([left.id, right.id, merged.id, ...others].toSorted())
   for (const { instance } of made.items) await instance.delete()
 })
 
