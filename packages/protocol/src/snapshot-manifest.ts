@@ -69,6 +69,11 @@ export const memoryRequirementsSchema = z.strictObject({
   kernel: z.string().max(128),
   /** Processor features that were there, and may be in use (`/proc/cpuinfo`). */
   cpuFeatures: z.array(z.string().max(64)).max(1024),
+  /** The agent whose process is in it, by the beginning of its SHA-256: a host must have the same program. */
+  agent: z
+    .string()
+    .regex(/^[0-9a-f]{16}$/)
+    .optional(),
 })
 
 /** The manifest: the blob whose hash is the snapshot's id, as canonical JSON (RFC 8785). */

@@ -1,6 +1,8 @@
-import { cp, rename } from 'node:fs/promises'
+import { cp, readFile, rename, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { newId } from '@bramble/protocol'
 import { expect, test } from 'vitest'
+import { agentBinaryPath } from '../agent/agent-binary.ts'
 import { endOf } from '../testing.ts'
 import { launcherBinaryPath } from './launcher-process.ts'
 import { hostnameImage, usersImage } from './memory-images.ts'
@@ -28,6 +30,40 @@ test('memory is restored by a launcher whose program was replaced while it ran',
     from: { seal: 'state', memory: true },
   })
   expect(await endOf(copy, ['true'])).toBe(0)
+})
+
+test('memory is restored with the agent that it has, of another release, as long as that is there', async (context) => {
+  const directory = await nodes.directory(context)
+  const config = {
+    image: nodes.image,
+    resources: { cpus: 1, memoryMb: 128, diskMb: 64, pids: 64 },
+  }
+  const first = await nodes.open(directory)
+  if (!first.capabilities.checkpoint) context.skip('no CRIU on this host')
+  const sandbox = await first.create({ ...config, id: newId('sandbox') })
+  await sandbox.seal?.({ name: 'state', memory: true })
+  await sandbox.destroy()
+  await first.close()
+
+  // What follows the sections of a program is nothing to those who run it.
+  const agentPath = join(nodes.base, 'another-agent')
+  await writeFile(agentPath, Buffer.concat([await readFile(agentBinaryPath()), Buffer.alloc(100)]), { mode: 0o755 })
+  const second = await nodes.open(directory, { agentPath })
+  const agent = (await second.seals?.memory('state'))?.requires.agent ?? ''
+  expect(second.seals?.offers?.agents).toContain(agent)
+  expect(second.seals?.offers?.agents).toHaveLength(2)
+  const from = { seal: 'state', memory: true }
+  await using copy = await second.create({ ...config, id: newId('sandbox'), from })
+  expect(await endOf(copy, ['true'])).toBe(0)
+  // It has the agent of what it continues, and so have those that continue it.
+  await copy.seal?.({ name: 'again', memory: true })
+  expect((await second.seals?.memory('again'))?.requires.agent).toBe(agent)
+
+  const layer = join(directory, 'oci', `agent-${agent}`)
+  await rename(layer, `${layer}.away`)
+  await expect(second.create({ ...config, id: newId('sandbox'), from })).rejects.toMatchObject({
+    code: 'snapshot_incompatible',
+  })
 })
 
 test('the images of a new identity are as CRIU reads them', () => {

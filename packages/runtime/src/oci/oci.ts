@@ -9,7 +9,7 @@ import { agentBinaryPath } from '../agent/agent-binary.ts'
 import type { Networks } from '../networks/networks.ts'
 import { type NetworksOptions, openNetworks } from '../networks/open-networks.ts'
 import type { Abortable, Capabilities, Probe, Runtime, SandboxConfig, SandboxEnd } from '../runtime.ts'
-import { makeAgentLayer } from './agent-layer.ts'
+import { agentsOf, makeAgentLayer } from './agent-layer.ts'
 import { type Cgroups, findCgroups, limitsSwap } from './cgroups.ts'
 import { type Criu, findCriu, requirementsOf } from './criu.ts'
 import { findFreezer } from './freezer.ts'
@@ -33,6 +33,8 @@ export interface OciOptions {
 export interface OciDeps {
   /** Directory of this node; the runtime uses `oci/` below it. */
   dataDirectory: string
+  /** Default: that of this checkout. */
+  agentPath?: string
   /** What the node's log should say: the sandboxes' disk had to be made anew. Default: a warning of the process. */
   onNotice?: (text: string) => void
 }
@@ -235,7 +237,9 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     volumes: keeps,
     network: ['none', ...offers],
   }
-  seals = sealStore(getLauncher, capabilities.checkpoint && criu ? await requirementsOf(criu) : undefined)
+  const saves = capabilities.checkpoint && criu !== undefined
+  const needs = saves ? { ...(await requirementsOf(criu)), agents: await agentsOf(directory) } : undefined
+  seals = sealStore(getLauncher, needs)
   undo.move()
   return {
     name: 'oci',
@@ -278,7 +282,7 @@ export const oci =
       const parent = join(deps.dataDirectory, 'oci')
       await mkdir(parent, { recursive: true, mode: 0o700 })
       const directory = await realpath(parent)
-      const layer = await makeAgentLayer(directory, agentBinaryPath())
+      const layer = await makeAgentLayer(directory, deps.agentPath ?? agentBinaryPath())
       const onNotice = deps.onNotice ?? ((text) => process.emitWarning(text))
       const probed = await findCriu()
       const criu = 'command' in probed ? probed : undefined

@@ -3,6 +3,7 @@ import { BrambleError, type SandboxId } from '@bramble/protocol'
 import { type ConnectedAgent, connectAgent } from '../agent/connect-agent.ts'
 import type { Networks, SandboxNetwork } from '../networks/networks.ts'
 import type { Sandbox, SandboxConfig, SandboxEnd } from '../runtime.ts'
+import { agentsOf, layerOfAgent } from './agent-layer.ts'
 import { type Cgroups, readStats } from './cgroups.ts'
 import { DEFAULT_HOSTNAME, ociConfig } from './config.ts'
 import { connectAgentSocket } from './connect.ts'
@@ -12,6 +13,7 @@ import { type CreateRequest, LAUNCHER_OCI_STATE, LAUNCHER_RUN, type Launcher } f
 import { restoredImages } from './restored-images.ts'
 import { makeCgroups } from './sandbox-cgroups.ts'
 import { sealSandbox } from './seal-sandbox.ts'
+import { readInfo } from './seals.ts'
 import type { UidRanges } from './uid-ranges.ts'
 
 const MIB = 1024 * 1024
@@ -117,7 +119,7 @@ export const createSandbox = async (
       uidBase,
       diskBytes: config.resources.diskMb * MIB,
       layer: config.keep?.layer,
-      lowers: [context.layer, ...layers, config.image.rootfs],
+      lowers: [restored?.layer ?? context.layer, ...layers, config.image.rootfs],
       mounts: config.mounts,
       from: config.from?.seal,
       memory: restored?.memory,
@@ -158,6 +160,8 @@ export const createSandbox = async (
 
 interface Restore {
   readonly memory: NonNullable<CreateRequest['memory']>
+  /** With the agent that its first process is. */
+  readonly layer: string
   /** Its processes are there, and only they. */
   settle(): Promise<void>
   /** Of one that was not made. */
@@ -178,6 +182,7 @@ const prepareRestore = async (
       detail: 'this host cannot restore the memory of sandboxes (`bramble doctor`)',
     })
   const images = await restoredImages(launcher, from.seal, { uidBase, hostname })
+  const layer = await agentLayerOf(context, launcher, from.seal)
   const cgroups = await makeCgroups(context.cgroups, `${context.cgroup}/${id}`, resources, context.swapAccounting)
   return {
     // Without a network all connections are the sandbox's own, and both ends of them are there.
@@ -190,9 +195,21 @@ const prepareRestore = async (
         host: network.resolver,
       },
     },
+    layer,
     settle: cgroups.settle,
     undo: cgroups.remove,
   }
+}
+
+/** With the agent that the seal was made of: its process is mapped from that file. */
+const agentLayerOf = async (context: OciContext, launcher: Launcher, seal: string): Promise<string> => {
+  const agent = (await readInfo(launcher, seal)).memory?.requires.agent
+  if (agent === undefined) return context.layer
+  const layer = layerOfAgent(context.directory, agent)
+  if (layer === context.layer || (await agentsOf(context.directory)).includes(agent)) return layer
+  throw new BrambleError('snapshot_incompatible', {
+    detail: `its memory is of the agent ${agent}, of another release of Bramble, which this host has not`,
+  })
 }
 
 const takeNetwork = async (

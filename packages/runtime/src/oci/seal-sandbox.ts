@@ -1,8 +1,10 @@
-import { statfs } from 'node:fs/promises'
+import { readlink, statfs } from 'node:fs/promises'
 import { BrambleError, LIMITS } from '@bramble/protocol'
+import { SANDBOX_AGENT_PATH } from '../agent/agent-binary.ts'
 import type { ConnectedAgent } from '../agent/connect-agent.ts'
 import type { SandboxConfig } from '../runtime.ts'
 import type { Sealed } from '../seals/seals.ts'
+import { agentOfProcess } from './agent-layer.ts'
 import type { Criu } from './criu.ts'
 import { requirementsOf } from './criu.ts'
 import type { Freezer } from './freezer.ts'
@@ -90,6 +92,7 @@ const whileFrozen = async (
       detail: 'this host cannot save the memory of sandboxes (`bramble doctor`)',
     })
   // An agent that is frozen can let go of nothing.
+  const agentName = await agentAmong(context.processes)
   if (paused) await freezer.thaw(cgroupPath)
   let info: Memory
   let frozenMs: number
@@ -105,7 +108,7 @@ const whileFrozen = async (
           throw await explainRefusal(error)
         }),
       ])
-      info = { requires, ...state }
+      info = { requires: { ...requires, ...(agentName !== undefined && { agent: agentName }) }, ...state }
     } finally {
       await freezer.thaw(cgroupPath)
       frozenMs = performance.now() - frozenAtMs
@@ -125,6 +128,13 @@ const goOn = async ({ agent, connect }: SealContext): Promise<void> => {
     await agent.close()
     throw error
   }
+}
+
+/** Its own program, as its own helpers have it, too. */
+const agentAmong = async (processes: string): Promise<string | undefined> => {
+  for (const pid of (await readStart(processes, TABLE_BYTES_MAX)).split('\n').filter(Boolean))
+    if ((await readlink(`/proc/${pid}/exe`).catch(() => '')) === SANDBOX_AGENT_PATH) return await agentOfProcess(pid)
+  return undefined
 }
 
 /** What runs and listens there, as the sandbox knows it: for people. */

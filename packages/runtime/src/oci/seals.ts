@@ -1,11 +1,11 @@
 import { createReadStream } from 'node:fs'
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { BrambleError, type MemoryRequirements, memoryRequirementsSchema } from '@bramble/protocol'
+import { BrambleError, memoryRequirementsSchema } from '@bramble/protocol'
 import { z } from 'zod'
 import { checkedEntries, exactly } from '../seals/check-entries.ts'
 import { createLayerFiles } from '../seals/layer-files.ts'
-import type { SealedMemory, SealStore } from '../seals/seals.ts'
+import type { MemoryOffers, SealedMemory, SealStore } from '../seals/seals.ts'
 import { type Launcher, launcherSealPath } from './launcher.ts'
 
 const NAME = /^[a-z0-9_]{1,63}$/
@@ -45,7 +45,7 @@ const notFound = (name: string): BrambleError =>
 
 const isNotFound = (error: unknown): boolean => error instanceof BrambleError && error.code === 'not_found'
 
-const readInfo = async (launcher: Launcher, name: string): Promise<SealInfoFile> => {
+export const readInfo = async (launcher: Launcher, name: string): Promise<SealInfoFile> => {
   assertSealName(name)
   const text = await readFile(join(sealPath(launcher, name), INFO), 'utf8').catch((error: NodeJS.ErrnoException) => {
     throw error.code === 'ENOENT' ? notFound(name) : error
@@ -75,7 +75,7 @@ const sealedMemory = async (launcher: Launcher, name: string): Promise<SealedMem
 /** The states of sandboxes that the launcher keeps. `offers`: undefined where this host saves no memory. */
 export const sealStore = (
   getLauncher: () => Promise<Launcher>,
-  offers: MemoryRequirements | undefined,
+  offers: MemoryOffers | undefined,
 ): SealStore & { close(): Promise<void> } => {
   const layers = createLayerFiles()
   // Files are read by the ten thousand: whether their seal is there is asked once.

@@ -19,9 +19,12 @@ import type { Abortable } from '../runtime.ts'
  * Errors: `not_found`, `conflict` (the name is taken), `checkpoint_refused` (what holds it up; the sandbox goes on),
  * `snapshot_incompatible` (the reason), `unsupported`, `store_full`.
  */
+/** `agents`: those that it can restore the processes of; absent: it does not matter. */
+export type MemoryOffers = MemoryRequirements & { readonly agents?: readonly string[] }
+
 export interface SealStore {
   /** What a memory image that is made here requires; there where `capabilities.checkpoint` says so. */
-  readonly offers?: MemoryRequirements
+  readonly offers?: MemoryOffers
   list(): Promise<SealInfo[]>
   /** One that is not there is removed already. Sandboxes that continued from it are not touched. */
   remove(name: string): Promise<void>

@@ -52,10 +52,11 @@ export const useOciNodes = (): OciNodes => {
       onTestFinished(() => endLauncher(directory))
       return directory
     },
-    open: async (dataDirectory, { onNotice, ...options } = {}) => {
+    open: async (dataDirectory, { onNotice, agentPath, ...options } = {}) => {
       const probed = await oci({ binary: 'crun', diskBytes: DISK_BYTES, ...options })({
         dataDirectory,
         ...(onNotice && { onNotice }),
+        ...(agentPath !== undefined && { agentPath }),
       })
       if (!probed.available) throw new Error(probed.reason)
       onTestFinished(() => probed.runtime.close())
