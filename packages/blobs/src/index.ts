@@ -9,3 +9,4 @@ export { checkObjectStore, type OpenStoreOptions, openStore, type StoreEvent, ty
 export { abortable } from './pieces.ts'
 export { type ObjectStoreLocation, parseObjectStoreUrl } from './s3/s3-url.ts'
 export { type TieredStore, type TieredStoreOptions, tieredStore } from './tiered/tiered-store.ts'
+export { until } from './until.ts'

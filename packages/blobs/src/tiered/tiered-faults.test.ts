@@ -28,7 +28,8 @@ interface Node {
 interface Cluster {
   readonly proxy: FaultProxy
   readonly bucket: string
-  open(options?: Partial<TieredStoreOptions> & { at?: string; maxBytes?: number }): Promise<Node>
+  /** `patienceMs`: how long a request may take. What hangs is given up soon, unless that is said. */
+  open(options?: Partial<TieredStoreOptions> & { at?: string; maxBytes?: number; patienceMs?: number }): Promise<Node>
   damageShared(hash: BlobHash): Promise<void>
   damageName(name: string): Promise<void>
   damageLocal(node: Node, hash: BlobHash): Promise<void>
@@ -51,12 +52,13 @@ const cluster = async (context: TestContext): Promise<Cluster> => {
   return {
     proxy,
     bucket,
-    open: async ({ at, maxBytes, ...options } = {}) => {
+    open: async ({ at, maxBytes, patienceMs, ...options } = {}) => {
       const directory = at ?? (await mkdtemp(join(tmpdir(), 'bramble-tiers-')))
       if (at === undefined) folders.push(directory)
       const events: TierEvent[] = []
       const waiting = new Map<string, PromiseWithResolvers<TierEvent>>()
       const opened: { store?: TieredStore } = {}
+      const limits = { idleMs: patienceMs ?? 200, requestMs: patienceMs ?? 500, attempts: 2, pauseMs: 5 }
       const local = await fsStore({
         directory,
         maxBytes,
@@ -64,10 +66,10 @@ const cluster = async (context: TestContext): Promise<Cluster> => {
       })
       const store = await tieredStore({
         local,
-        shared: s3Store({ location, limits: { idleMs: 200, requestMs: 500, attempts: 2, pauseMs: 5 } }),
+        shared: s3Store({ location, limits }),
         directory: join(directory, 'tier'),
         firstPauseMs: 20,
-        answerMs: 700,
+        answerMs: patienceMs ?? 700,
         nameFreshMs: 0,
         observe: (event) => {
           events.push(event)
@@ -255,7 +257,8 @@ describe('an object store that fails', () => {
 
   test('slow: everything comes, late', async (context) => {
     const { open, proxy } = await cluster(context)
-    const [one, other] = [await open(), await open()]
+    const patienceMs = 20_000
+    const [one, other] = [await open({ patienceMs }), await open({ patienceMs })]
     proxy.fault = () => ({ kind: 'slow', delayMs: 100 })
     const { hash } = await one.store.put(noise(2 * MiB))
     await one.store.settled()

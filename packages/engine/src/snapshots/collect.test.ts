@@ -1,4 +1,4 @@
-import { memoryStore } from '@bramble/blobs'
+import { type BlobStore, memoryStore } from '@bramble/blobs'
 import { expect, test } from 'vitest'
 import type { Clock } from '../options.ts'
 import { branch, make, merge, OWNER, openForTest, read, restore, type TestNodeOptions, take, write } from './testing.ts'
@@ -41,6 +41,49 @@ test('what a snapshot had goes when it is removed, and what others have stays', 
   const restored = await restore(engine, two.id)
   expect(await read(engine, restored.id, '/shared')).toBe('shared')
   expect(await read(engine, restored.id, '/own')).toBe('own')
+})
+
+test('the state of a removed snapshot goes with the next collection, and what it held in memory', async () => {
+  const { engine, host } = await open()
+  const box = await make(engine)
+  const { id } = await take(engine, box.id, { memory: true })
+  expect((await engine.snapshots.collect()).seals).toBe(0)
+  await engine.snapshots.remove(id, tenant)
+  expect((await engine.snapshots.collect()).seals).toBe(1)
+  expect(host.seals.size).toBe(0)
+})
+
+test('who waits for a state from the store may leave; it comes for others', async () => {
+  const store = memoryStore()
+  const asked = Promise.withResolvers<void>()
+  const answer = Promise.withResolvers<void>()
+  let isFar = false
+  const blobs: BlobStore = {
+    ...store,
+    get: async (...words) => {
+      if (isFar) {
+        asked.resolve()
+        await answer.promise
+      }
+      return await store.get(...words)
+    },
+  }
+  const { engine, host } = await open({ blobs, limits: { maxSealBytes: 1 } })
+  const box = await make(engine)
+  await write(engine, box.id, '/data', 'far')
+  const { id } = await take(engine, box.id, { memory: false })
+  await engine.snapshots.collect()
+  expect(host.seals.size).toBe(0)
+  isFar = true
+  const reason = new Error('not wanted any more')
+  const leaving = new AbortController()
+  const left = restore(engine, id, {}, { ...OWNER, signal: leaving.signal })
+  const stays = restore(engine, id)
+  await asked.promise
+  leaving.abort(reason)
+  await expect(left).rejects.toBe(reason)
+  answer.resolve()
+  expect(await read(engine, (await stays).id, '/data')).toBe('far')
 })
 
 test('a snapshot past its time is not found, and goes', async () => {

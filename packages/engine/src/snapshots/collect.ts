@@ -4,6 +4,7 @@ import type { SealRow } from '../store/snapshot-tables.ts'
 import { deleteBranches, deleteHeads } from '../store/snapshots.ts'
 import { references } from './content/references.ts'
 import { type Context, timeText } from './context.ts'
+import { isSnapshot } from './lineage.ts'
 import { removeSnapshot } from './registry.ts'
 import { evictSeal, sealingOf } from './seals.ts'
 
@@ -82,8 +83,8 @@ const forgetStates = async ({ db }: Context): Promise<void> => {
 
 /**
  * Removes seals: the least recently used, where all take more than `maxSealBytes`. Those of snapshots are copies of what blobs
- * have. Those that branches have in common are the only ones of their states: they stay while a branch does, and otherwise no
- * longer than a day.
+ * have, and go with them. Those that branches have in common are the only ones of their states: they stay while a branch does,
+ * and otherwise no longer than a day.
  */
 export const collectSeals = async (context: Context, signal: AbortSignal): Promise<number> => {
   const { db, clock, limits } = context
@@ -99,7 +100,8 @@ export const collectSeals = async (context: Context, signal: AbortSignal): Promi
     const key = `${row.tenant} ${row.state}`
     const bytes = await bytesOf(context, row)
     const isTooMuch = totalBytes + bytes > limits.maxSealBytes
-    const isOver = stored.has(key) ? isTooMuch : !bases.has(key) && (isTooMuch || row.created_at < young)
+    const isOld = isSnapshot(row.state) || row.created_at < young
+    const isOver = stored.has(key) ? isTooMuch : !bases.has(key) && (isTooMuch || isOld)
     if (isOver && (await evictSeal(context, row))) removed++
     else totalBytes += bytes
   }

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { until } from '@bramble/blobs'
 import { type BlobHash, BrambleError, toBrambleError } from '@bramble/protocol'
 import type { Runtime, SealStore } from '@bramble/runtime'
 import type { SealRow, SnapshotRow } from '../store/snapshot-tables.ts'
@@ -84,7 +85,7 @@ export const sealOfSnapshot = async (
     const writing =
       context.writing.get(key) ?? writeSeal(context, row, memory).finally(() => context.writing.delete(key))
     context.writing.set(key, writing)
-    await writing
+    await until(writing, signal)
   }
 }
 

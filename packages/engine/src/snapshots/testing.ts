@@ -17,6 +17,7 @@ import {
 import { type FakeHost, makeFakeHost } from '@bramble/runtime'
 import { onTestFinished } from 'vitest'
 import type { Engine } from '../engine.ts'
+import type { InstanceContext } from '../instances/instances.ts'
 import type { OpenEngineOptions } from '../options.ts'
 import { memoryImages, namedImage, openTestEngine, type TestEngine, type TestEngineOptions } from '../testing.ts'
 
@@ -74,7 +75,7 @@ export const restore = (
   engine: Engine,
   ref: string,
   request: Parameters<typeof restoreRequestSchema.parse>[0] = {},
-  owner = OWNER,
+  owner: InstanceContext = OWNER,
 ) => engine.snapshots.restore(ref, restoreRequestSchema.parse(request), owner)
 
 export const branch = (engine: Engine, request: Parameters<typeof branchesRequestSchema.parse>[0], owner = OWNER) =>
