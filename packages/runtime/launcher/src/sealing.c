@@ -10,6 +10,8 @@
 #include <sys/wait.h>
 
 #define MAX_SEALINGS 64
+/* Exit codes from here on say that CRIU itself did not run. */
+#define NOT_STARTED 126
 /* How long a dump or a snapshot may take: the sandbox stands still for it. */
 #define SEALING_TIMEOUT_MS 60000
 
@@ -109,9 +111,9 @@ bool sealing_reaped(pid_t pid, int status)
 		if (status != 0 && dump) {
 			char log[PATH_MAX];
 			snprintf(log, sizeof log, "%s/.%s/memory/dump.log", SEALS, one->seal);
-			one->refused = one->reason[0] == '\0' && WIFEXITED(status);
+			one->refused = one->reason[0] == '\0' && WIFEXITED(status) && WEXITSTATUS(status) < NOT_STARTED;
 			criu_words(log);
-			fail("CRIU ended with status %d", status);
+			fail("CRIU ended with status %d", WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
 			keep_reason(one);
 		} else if (status != 0) {
 			fail("%s (status %d): is the disk full?", one->seal[0] != '\0' ? "the layer could not be snapshotted" :
