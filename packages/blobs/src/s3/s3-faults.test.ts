@@ -54,7 +54,7 @@ describe('what passes, is waited for', () => {
   }
   for (const [name, fault] of Object.entries(faults))
     test(name, async (context) => {
-      const { store, proxy } = await open(context, { idleMs: 100 })
+      const { store, proxy } = await open(context, { idleMs: 1000 })
       for (const bytes of [text(3000), noise(9 * MiB)]) {
         proxy.fault = first(2, fault, ({ method }) => method !== 'GET' || fault.kind !== 'truncate')
         const { hash } = await store.put(bytes)

@@ -8,7 +8,7 @@ const KiB = 1024
 const MiB = 1024 * KiB
 
 /** What a store may hold of one blob that passes through it: parts of an upload, pieces ahead of the reader. */
-const heldBytesMax = 48 * MiB
+const heldBytesMax = 64 * MiB
 
 const collectGarbage = (): void => {
   setFlagsFromString('--expose-gc')

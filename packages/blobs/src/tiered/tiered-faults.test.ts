@@ -28,8 +28,10 @@ interface Node {
 interface Cluster {
   readonly proxy: FaultProxy
   readonly bucket: string
-  /** `patienceMs`: how long a request may take. What hangs is given up soon, unless that is said. */
-  open(options?: Partial<TieredStoreOptions> & { at?: string; maxBytes?: number; patienceMs?: number }): Promise<Node>
+  /** `patienceMs`: how long a request may take: short for what hangs, and else longer than a busy host needs. */
+  open(
+    options?: Partial<TieredStoreOptions> & { at?: string; maxBytes?: number; patienceMs?: number | undefined },
+  ): Promise<Node>
   damageShared(hash: BlobHash): Promise<void>
   damageName(name: string): Promise<void>
   damageLocal(node: Node, hash: BlobHash): Promise<void>
@@ -52,13 +54,13 @@ const cluster = async (context: TestContext): Promise<Cluster> => {
   return {
     proxy,
     bucket,
-    open: async ({ at, maxBytes, patienceMs, ...options } = {}) => {
+    open: async ({ at, maxBytes, patienceMs = 20_000, ...options } = {}) => {
       const directory = at ?? (await mkdtemp(join(tmpdir(), 'bramble-tiers-')))
       if (at === undefined) folders.push(directory)
       const events: TierEvent[] = []
       const waiting = new Map<string, PromiseWithResolvers<TierEvent>>()
       const opened: { store?: TieredStore } = {}
-      const limits = { idleMs: patienceMs ?? 200, requestMs: patienceMs ?? 500, attempts: 2, pauseMs: 5 }
+      const limits = { idleMs: patienceMs, requestMs: patienceMs, attempts: 2, pauseMs: 5 }
       const local = await fsStore({
         directory,
         maxBytes,
@@ -69,7 +71,7 @@ const cluster = async (context: TestContext): Promise<Cluster> => {
         shared: s3Store({ location, limits }),
         directory: join(directory, 'tier'),
         firstPauseMs: 20,
-        answerMs: patienceMs ?? 700,
+        answerMs: patienceMs,
         nameFreshMs: 0,
         observe: (event) => {
           events.push(event)
@@ -216,7 +218,8 @@ describe('an object store that fails', () => {
   for (const [name, fault] of Object.entries(faults))
     test(`${name}: what is here goes on, the rest is told at once, and all is brought over in the end`, async (context) => {
       const { open, proxy } = await cluster(context)
-      const [one, other] = [await open(), await open()]
+      const patienceMs = fault?.kind === 'hang' ? 1000 : undefined
+      const [one, other] = [await open({ patienceMs }), await open()]
       const there = await other.store.put(text(700))
       await other.store.names.set('theirs', Buffer.from('1'))
       await one.store.settled()
@@ -257,8 +260,7 @@ describe('an object store that fails', () => {
 
   test('slow: everything comes, late', async (context) => {
     const { open, proxy } = await cluster(context)
-    const patienceMs = 20_000
-    const [one, other] = [await open({ patienceMs }), await open({ patienceMs })]
+    const [one, other] = [await open(), await open()]
     proxy.fault = () => ({ kind: 'slow', delayMs: 100 })
     const { hash } = await one.store.put(noise(2 * MiB))
     await one.store.settled()
