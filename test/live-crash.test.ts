@@ -85,7 +85,9 @@ test('volumes and caches that are in use by whoever lives on are still theirs', 
 /** After so long the node is killed, in milliseconds: some of what was asked for is done then, some half, some not begun. */
 const MOMENTS = [0, 4, 9, 15, 22, 30, 45, 70]
 
-test('a node that is killed while instances are made, started, stopped, paused and deleted', async () => {
+test('a node that is killed while instances are made, started, stopped, paused and deleted', {
+  timeout: 180_000,
+}, async () => {
   const descriptors = new Set<number>()
   for (const moment of MOMENTS) {
     const spec = { network: 'egress' as const }

@@ -17,7 +17,7 @@ import { call, shellOf, untilUploaded } from './time-node.ts'
  * each operation are tried, evenly apart.
  */
 
-const STEPS_EACH = Number(process.env.CRASH_STEPS ?? 3)
+const STEPS_EACH = Number(process.env.CRASH_STEPS ?? 2)
 
 let skip: string | undefined
 let directory = ''

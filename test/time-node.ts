@@ -24,12 +24,19 @@ export const importImage = (node: LiveNode, { tar }: ProgramImage, name: string)
     headers: { 'content-type': 'application/x-tar' },
   })
 
+/** Images are uploaded, too. */
+const UPLOADS_MS = 120_000
+
 /** All that the node has stored so far is in its object store, too. */
 export const untilUploaded = (node: LiveNode): Promise<void> =>
-  until('all is uploaded', async () => {
-    const { pendingUploads, lowerTier } = await call<StoreStats>(node, 'GET', 'store')
-    return lowerTier?.available === true && pendingUploads === 0
-  })
+  until(
+    'all is uploaded',
+    async () => {
+      const { pendingUploads, lowerTier } = await call<StoreStats>(node, 'GET', 'store')
+      return lowerTier?.available === true && pendingUploads === 0
+    },
+    UPLOADS_MS,
+  )
 
 /** The machine of the node is gone: all of its processes, without a word. */
 export const killMachine = async (node: LiveNode): Promise<void> => {

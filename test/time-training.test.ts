@@ -52,6 +52,7 @@ let python = ''
 let run = ''
 let reached = 0
 let ticked = 0
+let isGone = false
 let isBack = false
 
 const server = async (node: LiveNode, box: string, path: string): Promise<{ seen: string[]; ticks: number }> => {
@@ -107,11 +108,12 @@ beforeAll(async () => {
   reached = said.length
   run = /^run \d+/.exec(said[0] ?? '')?.[0] ?? ''
   await untilUploaded(a)
+  isGone = true
   await killMachine(a)
-}, 120_000)
+}, 240_000)
 afterAll(async () => {
   // What its machine left is cleared away by its next start.
-  if (a && !isBack) await a.again()
+  if (a && isGone && !isBack) await a.again()
   await a?.[Symbol.asyncDispose]()
   await b?.[Symbol.asyncDispose]()
   await s3?.close()
