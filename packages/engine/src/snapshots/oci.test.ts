@@ -102,15 +102,15 @@ test('paused into a snapshot, it goes on where it was, on this node and on anoth
 
 test('files alone: branches, a merge, and what an instance began as', async () => {
   const box = await make(engine)
-  await sh(engine, box.id, 'mkdir /work; echo base > /work/base; echo gone > /work/gone')
+  await sh(engine, box.id, 'mkdir /tree; echo base > /tree/base; echo gone > /tree/gone')
   const { items } = await branch(engine, { parent: box.id, count: 2, memory: false })
   const [one = '', two = ''] = items.map(({ instanceId }) => instanceId)
-  await sh(engine, one, 'echo one > /work/one; rm /work/gone')
-  await sh(engine, two, 'echo two > /work/two; echo more >> /work/base')
+  await sh(engine, one, 'echo one > /tree/one; rm /tree/gone')
+  await sh(engine, two, 'echo two > /tree/two; echo more >> /tree/base')
   const { snapshot, conflicts } = await merge(engine, { branches: [one, two] })
   expect(conflicts).toEqual([])
   const merged = await restore(engine, snapshot?.id ?? '')
-  expect((await sh(engine, merged.id, 'cd /work; ls; cat *')).stdout).toBe('base\none\ntwo\nbase\nmore\none\ntwo\n')
+  expect((await sh(engine, merged.id, 'cd /tree; ls; cat *')).stdout).toBe('base\none\ntwo\nbase\nmore\none\ntwo\n')
 })
 
 test('executions begin as states and leave them', async () => {
