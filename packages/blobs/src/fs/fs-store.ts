@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises'
-import { BrambleError } from '@bramble/protocol'
 import type { BlobStore } from '../blob-store.ts'
+import { openChanges } from '../changes.ts'
 import { gate } from '../gate.ts'
 import { keyedLock } from '../keyed-lock.ts'
 import { leaseTable } from '../lease-table.ts'
@@ -66,23 +66,13 @@ export const fsStore = async (options: FsStoreOptions): Promise<BlobStore> => {
   const context: FsContext = { paths, disk, lock, fresh, leases, room, tally, opening: gate(openFilesMax) }
   const names = fsNames(paths.names, paths.quarantine, disk, lock)
 
-  const running = new Set<Promise<unknown>>()
+  const changes = openChanges(`in ${directory}`)
   let closing: Promise<void> | undefined
-  /** Whatever changes the disk is waited for by `close`, and refused after it. */
-  const changing = async <T>(run: () => Promise<T>): Promise<T> => {
-    if (closing) throw new BrambleError('shutting_down', { detail: `the store in ${directory} is closed` })
-    const change = run()
-    running.add(change)
-    try {
-      return await change
-    } finally {
-      running.delete(change)
-    }
-  }
   const close = (): Promise<void> => {
     closing ??= (async () => {
+      const ended = changes.end()
       leases.close()
-      await Promise.allSettled(running)
+      await ended
       await tally.close()
       await keeper.close()
       await disk.close()
@@ -92,16 +82,16 @@ export const fsStore = async (options: FsStoreOptions): Promise<BlobStore> => {
 
   return {
     name: 'fs',
-    put: (source, putOptions = {}) => changing(() => putBlob(context, source, putOptions)),
+    put: (source, putOptions = {}) => changes.run(() => putBlob(context, source, putOptions)),
     get: (hash, getOptions = {}) => getBlob(context, hash, getOptions),
     stat: (hash) => statBlob(context, hash),
     list: (listOptions = {}) => listBlobs(context, listOptions),
     remove: (hash, { idleSinceMs } = {}) =>
-      changing(() => lock(hash, () => onDisk(() => removeBlob(context, hash, idleSinceMs)))),
+      changes.run(() => lock(hash, () => onDisk(() => removeBlob(context, hash, idleSinceMs)))),
     names: {
       ...names,
-      set: (name, value, setOptions) => changing(() => names.set(name, value, setOptions)),
-      remove: (name, removeOptions) => changing(() => names.remove(name, removeOptions)),
+      set: (name, value, setOptions) => changes.run(() => names.set(name, value, setOptions)),
+      remove: (name, removeOptions) => changes.run(() => names.remove(name, removeOptions)),
     },
     leases,
     settled: async () => undefined,

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { type BlobHash, BrambleError } from '@bramble/protocol'
 import type { Abortable, BlobStore, Lease } from '../blob-store.ts'
+import { openChanges } from '../changes.ts'
 import { keyedLock } from '../keyed-lock.ts'
 import { type LeaseTable, leaseTable } from '../lease-table.ts'
 import {
@@ -75,20 +76,10 @@ export const s3Store = (options: S3StoreOptions): S3Store => {
   const context: S3Context = { objects, leases, lock: keyedLock(), suspects: new Set(), now, step }
 
   let closing: Promise<void> | undefined
-  const running = new Set<Promise<unknown>>()
-  const changing = async <T>(run: () => Promise<T>): Promise<T> => {
-    if (closing) throw new BrambleError('shutting_down', { detail: `the store ${location.label} is closed` })
-    const change = run()
-    running.add(change)
-    try {
-      return await change
-    } finally {
-      running.delete(change)
-    }
-  }
+  const changes = openChanges(location.label)
   const close = (): Promise<void> => {
     closing ??= (async () => {
-      await Promise.allSettled(running)
+      await changes.end()
       const opened = await table?.catch(() => undefined)
       opened?.close()
       connection.close()
@@ -99,18 +90,18 @@ export const s3Store = (options: S3StoreOptions): S3Store => {
   return {
     name: 's3',
     label: location.label,
-    put: (source, putOptions = {}) => changing(() => putObject(context, source, putOptions)),
+    put: (source, putOptions = {}) => changes.run(() => putObject(context, source, putOptions)),
     get: (hash, getOptions = {}) => getObject(context, hash, getOptions),
     stat: (hash, statOptions = {}) => statObject(context, hash, statOptions),
     list: (listOptions = {}) => listObjects(context, listOptions),
-    remove: (hash, removeOptions = {}) => changing(() => removeObject(context, hash, removeOptions)),
+    remove: (hash, removeOptions = {}) => changes.run(() => removeObject(context, hash, removeOptions)),
     names: {
       ...names,
-      set: (name, value, setOptions) => changing(() => names.set(name, value, setOptions)),
-      remove: (name, removeOptions) => changing(() => names.remove(name, removeOptions)),
+      set: (name, value, setOptions) => changes.run(() => names.set(name, value, setOptions)),
+      remove: (name, removeOptions) => changes.run(() => names.remove(name, removeOptions)),
     },
     leases: {
-      acquire: async (leaseOptions): Promise<Lease> => changing(async () => (await leases()).acquire(leaseOptions)),
+      acquire: async (leaseOptions): Promise<Lease> => changes.run(async () => (await leases()).acquire(leaseOptions)),
       held: async function* () {
         yield* (await leases()).held()
       },
