@@ -11,6 +11,8 @@ export interface Criu {
   /** Its command and first arguments. */
   readonly command: readonly string[]
   readonly version: string
+  /** What memory that is saved here needs of where it is restored. */
+  readonly requirements: MemoryRequirements
 }
 
 /** Older ones fail on kernels since 6.1 (the vdso); those before 4.2 on kernels since 6.16 (options of sockets). */
@@ -62,7 +64,8 @@ export const findCriu = async (): Promise<Criu | { reason: string }> => {
       const version = /Version: (\S+)/.exec(await run(command, '--version'))?.[1] ?? ''
       const wanted = numberOf(release()) >= MIN_VERSION_BY_KERNEL.kernel ? MIN_VERSION_BY_KERNEL.version : MIN_VERSION
       if (numberOf(version) < wanted) reasons.push(`${name} is version ${version}, too old for the kernel ${release()}`)
-      else if (/Looks good/.test(await run(command, 'check'))) return { command, version }
+      else if (/Looks good/.test(await run(command, 'check')))
+        return { command, version, requirements: await requirementsOf(version) }
       else reasons.push(`${name} check finds something missing in the kernel`)
     } catch (error) {
       reasons.push(`${name}: ${error instanceof Error ? error.message.split('\n')[0] : String(error)}`)
@@ -76,11 +79,10 @@ const cpuFeatures = async (): Promise<string[]> => {
   return (/^(?:flags|Features)\s*:\s*(.*)$/m.exec(text)?.[1] ?? '').split(' ').filter(Boolean).sort()
 }
 
-/** What memory that is saved here needs of where it is restored. */
-export const requirementsOf = async (criu: Criu): Promise<MemoryRequirements> => ({
+const requirementsOf = async (version: string): Promise<MemoryRequirements> => ({
   architecture: process.arch,
   runtime: 'oci',
-  format: `criu ${criu.version.split('.')[0]}`,
+  format: `criu ${version.split('.')[0]}`,
   kernel: release(),
   cpuFeatures: await cpuFeatures(),
 })

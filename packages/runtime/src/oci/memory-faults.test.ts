@@ -8,6 +8,7 @@ import type { Sandbox, SandboxConfig } from '../runtime.ts'
 import { followLog } from '../testing/follow-log.ts'
 import { launcherOf } from '../testing/launcher-of.ts'
 import { endOf, PATH } from '../testing/run-command.ts'
+import { skip } from '../testing/subject.ts'
 import { useOciNodes } from './testing/oci-nodes.ts'
 
 const nodes = useOciNodes()
@@ -25,7 +26,7 @@ const configOf = (changes: Partial<SandboxConfig> = {}): SandboxConfig => ({
 const open = async (context: TestContext) => {
   const directory = await nodes.directory(context)
   const runtime = await nodes.open(directory)
-  if (!runtime.capabilities.checkpoint) context.skip('no CRIU on this host')
+  if (!runtime.capabilities.checkpoint) skip(context, 'no CRIU on this host')
   return { directory, runtime }
 }
 

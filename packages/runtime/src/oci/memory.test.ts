@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { newId } from '@bramble/protocol'
 import { expect, test } from 'vitest'
 import { agentBinaryPath } from '../agent/agent-binary.ts'
+import { skip } from '../testing/subject.ts'
 import { endOf } from '../testing.ts'
 import { launcherBinaryPath } from './launcher-process.ts'
 import { hostnameImage, usersImage } from './memory-images.ts'
@@ -13,7 +14,7 @@ const nodes = useOciNodes()
 test('memory is restored by a launcher whose program was replaced while it ran', async (context) => {
   const directory = await nodes.directory(context)
   const runtime = await nodes.open(directory)
-  if (!runtime.capabilities.checkpoint) context.skip('no CRIU on this host')
+  if (!runtime.capabilities.checkpoint) skip(context, 'no CRIU on this host')
   const config = {
     image: nodes.image,
     resources: { cpus: 1, memoryMb: 128, diskMb: 64, pids: 64 },
@@ -39,7 +40,7 @@ test('memory is restored with the agent that it has, of another release, as long
     resources: { cpus: 1, memoryMb: 128, diskMb: 64, pids: 64 },
   }
   const first = await nodes.open(directory)
-  if (!first.capabilities.checkpoint) context.skip('no CRIU on this host')
+  if (!first.capabilities.checkpoint) skip(context, 'no CRIU on this host')
   const sandbox = await first.create({ ...config, id: newId('sandbox') })
   await sandbox.seal?.({ name: 'state', memory: true })
   await sandbox.destroy()

@@ -11,7 +11,7 @@ import { type NetworksOptions, openNetworks } from '../networks/open-networks.ts
 import type { Abortable, Capabilities, Probe, Runtime, SandboxConfig, SandboxEnd } from '../runtime.ts'
 import { agentsOf, makeAgentLayer } from './agent-layer.ts'
 import { type Cgroups, findCgroups, limitsSwap } from './cgroups.ts'
-import { type Criu, findCriu, requirementsOf } from './criu.ts'
+import { type Criu, findCriu } from './criu.ts'
 import { findFreezer } from './freezer.ts'
 import { raiseInotifyLimit } from './inotify-limit.ts'
 import { type Launcher, openLauncher } from './launcher.ts'
@@ -238,7 +238,7 @@ const open = async (binary: string, host: Host): Promise<Runtime> => {
     network: ['none', ...offers],
   }
   const saves = capabilities.checkpoint && criu !== undefined
-  const needs = saves ? { ...(await requirementsOf(criu)), agents: await agentsOf(directory) } : undefined
+  const needs = saves ? { ...criu.requirements, agents: await agentsOf(directory) } : undefined
   seals = sealStore(getLauncher, needs)
   undo.move()
   return {

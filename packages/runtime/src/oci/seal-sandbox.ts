@@ -6,7 +6,6 @@ import type { SandboxConfig } from '../runtime.ts'
 import type { Sealed } from '../seals/seals.ts'
 import { agentOfProcess } from './agent-layer.ts'
 import type { Criu } from './criu.ts'
-import { requirementsOf } from './criu.ts'
 import type { Freezer } from './freezer.ts'
 import type { Launcher } from './launcher.ts'
 import { readStart } from './read-start.ts'
@@ -101,14 +100,13 @@ const whileFrozen = async (
     await freezer.freeze(cgroupPath)
     const frozenAtMs = performance.now()
     try {
-      const [requires, state] = await Promise.all([
-        requirementsOf(criu),
+      const [state] = await Promise.all([
         stateOf(context.processes),
         make().catch(async (error: unknown) => {
           throw await explainRefusal(error)
         }),
       ])
-      info = { requires: { ...requires, ...(agentName !== undefined && { agent: agentName }) }, ...state }
+      info = { requires: { ...criu.requirements, ...(agentName !== undefined && { agent: agentName }) }, ...state }
     } finally {
       await freezer.thaw(cgroupPath)
       frozenMs = performance.now() - frozenAtMs
