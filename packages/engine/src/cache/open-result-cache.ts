@@ -1,5 +1,5 @@
 import type { BlobStore } from '@bramble/blobs'
-import type { BlobHash, CacheInvalidation, CacheStats, ExecutionResult } from '@bramble/protocol'
+import type { CacheInvalidation, CacheStats, ExecutionResult } from '@bramble/protocol'
 import type { Clock, EngineNotice, Log } from '../options.ts'
 import { createBreaker } from './breaker.ts'
 import { createFlights, type Flights } from './flights.ts'
@@ -15,7 +15,7 @@ import {
   type CacheWish,
   DEFAULT_CACHE_LIMITS,
 } from './result-cache.ts'
-import { openStoredResults } from './stored-results.ts'
+import { type GrantBlobs, openStoredResults } from './stored-results.ts'
 import { within } from './within.ts'
 
 export interface ResultCacheDeps {
@@ -27,12 +27,7 @@ export interface ResultCacheDeps {
   readonly clock: Clock
   readonly log: Log
   readonly notice: (notice: EngineNotice) => void
-  /** The tenant may use these blobs: a result of its own names them. Before the result is given to anyone. */
-  readonly grant: (
-    tenant: string,
-    blobs: readonly { hash: BlobHash; sizeBytes: number }[],
-    expiresAtMs: number,
-  ) => Promise<void>
+  readonly grant: GrantBlobs
 }
 
 type Counts = Pick<CacheStats, 'hits' | 'misses' | 'sharedHits' | 'joined'>

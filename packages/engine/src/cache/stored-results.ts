@@ -7,6 +7,13 @@ import type { RedisTier } from './redis-tier.ts'
 import type { CachedResult, CacheLimits } from './result-cache.ts'
 import { blobsOf, fromStored, parseStored, type StoredResult, toStored } from './stored-result.ts'
 
+/** The tenant may use these blobs: a result of its own names them. Before the result is given to anyone. */
+export type GrantBlobs = (
+  tenant: string,
+  blobs: readonly { hash: BlobHash; sizeBytes: number }[],
+  expiresAtMs: number,
+) => Promise<void>
+
 /** Kept results in the tiers that outlive this process: Redis, where there is one, and the names of the blob store. */
 export interface StoredResults {
   /** Checked. `learned`: invalidations that this node did not know. Throws what the store throws. */
@@ -36,11 +43,7 @@ export interface StoredResultsDeps {
   readonly clock: Clock
   readonly log: Log
   readonly notice: (notice: EngineNotice) => void
-  readonly grant: (
-    tenant: string,
-    blobs: readonly { hash: BlobHash; sizeBytes: number }[],
-    expiresAtMs: number,
-  ) => Promise<void>
+  readonly grant: GrantBlobs
 }
 
 /** Values that are read while an invalidation waits for what it removes. */

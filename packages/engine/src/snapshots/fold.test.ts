@@ -7,22 +7,22 @@ const branchesOf = async (engine: Parameters<typeof branch>[0], parent: string, 
 test('branches of a running instance fold into one snapshot: their base is the seal that they began as', async () => {
   const { engine } = await openForTest()
   const box = await make(engine)
-  await sh(engine, box.id, 'mkdir -p /work; echo a > /work/a; echo b > /work/b; echo gone > /work/gone')
+  await sh(engine, box.id, 'mkdir -p /tree; echo a > /tree/a; echo b > /tree/b; echo gone > /tree/gone')
   const [one = '', two = ''] = await branchesOf(engine, box.id)
-  await sh(engine, one, 'echo one >> /work/a; rm /work/gone; echo new > /work/one')
-  await sh(engine, two, 'echo two >> /work/b; echo new > /work/two')
+  await sh(engine, one, 'echo one >> /tree/a; rm /tree/gone; echo new > /tree/one')
+  await sh(engine, two, 'echo two >> /tree/b; echo new > /tree/two')
   // What the parent does since is none of theirs.
-  await write(engine, box.id, '/work/late', 'late')
+  await write(engine, box.id, '/tree/late', 'late')
 
   const { snapshot, conflicts, base } = await merge(engine, { branches: [one, two], name: 'merged' })
   expect({ conflicts, base }).toEqual({ conflicts: [], base: box.id })
   expect(snapshot).toMatchObject({ origin: 'merge', name: 'merged', source: box.id })
   const merged = await restore(engine, 'merged')
-  expect((await sh(engine, merged.id, 'cat /work/a /work/b /work/one /work/two')).stdout).toBe(
+  expect((await sh(engine, merged.id, 'cat /tree/a /tree/b /tree/one /tree/two')).stdout).toBe(
     'a\none\nb\ntwo\nnew\nnew\n',
   )
-  expect(await read(engine, merged.id, '/work/gone')).toBeUndefined()
-  expect(await read(engine, merged.id, '/work/late')).toBeUndefined()
+  expect(await read(engine, merged.id, '/tree/gone')).toBeUndefined()
+  expect(await read(engine, merged.id, '/tree/late')).toBeUndefined()
 })
 
 test('what both changed is a conflict, or settled as asked', async () => {
