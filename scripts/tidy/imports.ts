@@ -19,14 +19,29 @@ export const IMPORT_TABLE: Readonly<Record<string, PackageRule>> = {
   blobs: { imports: ['protocol'], node: true },
   runtime: { imports: ['protocol', 'blobs'], node: true },
   engine: { imports: ['protocol', 'blobs', 'runtime'], node: true },
-  gateway: { imports: ['protocol', 'engine', 'blobs'], node: true, testImports: ['runtime'] },
+  http: { imports: ['protocol'], node: true },
+  identity: { imports: ['protocol'], node: false, nodeFolder: 'node' },
+  gateway: { imports: ['protocol', 'http', 'identity', 'engine', 'blobs'], node: true, testImports: ['runtime'] },
+  coordinator: {
+    imports: ['protocol', 'http', 'identity', 'blobs'],
+    node: true,
+    testImports: ['worker', 'sdk'],
+  },
+  worker: {
+    imports: ['protocol', 'identity', 'blobs', 'engine'],
+    node: true,
+    testImports: ['coordinator', 'gateway', 'runtime', 'sdk'],
+  },
   sdk: {
-    imports: ['protocol'],
+    imports: ['protocol', 'identity'],
     node: false,
     nodeFolder: 'node',
-    testImports: ['gateway', 'engine', 'runtime', 'blobs'],
+    testImports: ['gateway', 'engine', 'runtime', 'blobs', 'coordinator', 'worker'],
   },
-  cli: { imports: ['protocol', 'blobs', 'runtime', 'engine', 'gateway', 'sdk'], node: true },
+  cli: {
+    imports: ['protocol', 'blobs', 'runtime', 'engine', 'http', 'identity', 'gateway', 'coordinator', 'worker', 'sdk'],
+    node: true,
+  },
 }
 
 export interface Import {
@@ -134,7 +149,7 @@ const isTestOnly = (path: string, dependency: string, root: Manifest): boolean =
   (isTest(path) || /\/src\/(.+\/)?testing(\/|\.ts$)/.test(path)) && root.dependencies.has(dependency)
 
 /** `bramble --help` and `bramble run` against a node that runs must not wait for what only a node needs. */
-const HEAVY = ['@bramble/runtime', '@bramble/engine', '@bramble/gateway']
+const HEAVY = ['@bramble/runtime', '@bramble/engine', '@bramble/gateway', '@bramble/coordinator', '@bramble/worker']
 const MAIN = 'packages/cli/src/main.ts'
 
 /** The CLI loads a command's file, and with it the packages, only when the command is asked for. */

@@ -18,6 +18,9 @@ export const ID_PREFIXES = {
   instance: 'ins',
   command: 'cmd',
   sshKey: 'ssh',
+  job: 'job',
+  invite: 'inv',
+  session: 'ses',
 } as const
 
 export type IdKind = keyof typeof ID_PREFIXES
@@ -35,6 +38,7 @@ export const batchIdSchema = idOf('batch')
 
 export const instanceIdSchema = idOf('instance')
 export const sshKeyIdSchema = idOf('sshKey')
+export const jobIdSchema = idOf('job')
 
 export type ExecutionId = z.infer<typeof executionIdSchema>
 export type SandboxId = z.infer<typeof sandboxIdSchema>
@@ -42,6 +46,7 @@ export type KeyId = z.infer<typeof keyIdSchema>
 export type BatchId = z.infer<typeof batchIdSchema>
 export type InstanceId = z.infer<typeof instanceIdSchema>
 export type SshKeyId = z.infer<typeof sshKeyIdSchema>
+export type JobId = z.infer<typeof jobIdSchema>
 
 export interface IdSources {
   now?: () => number

@@ -74,6 +74,16 @@ export const LIMITS = {
   maxDiffEntries: { value: 10_000, why: 'a diff is one JSON document' },
   maxCachedResultBytes: { value: 16 * 1024 * 1024, why: 'a larger result is not cached' },
   maxCacheTtlMs: { value: 366 * 24 * 3_600_000, why: 'a year' },
+  maxRedundancy: { value: 16, why: 'executions of one job that may be asked for at once' },
+  maxJobExecutions: { value: 64, why: 'executions of one job in all, whatever was lost or disagreed' },
+  maxInlineResultBytes: { value: 64 * 1024, why: 'of one content of a job’s result; more is a blob' },
+  maxFrameBytes: { value: 1024 * 1024, why: 'one message between a worker and its coordinator' },
+  maxLeases: { value: 4096, why: 'executions that one worker holds at once' },
+  maxOpenJobs: { value: 200_000, why: 'jobs of a network that have not ended are held in memory' },
+  maxTenantOpenJobs: { value: 50_000, why: 'so that one tenant leaves room for others' },
+  maxJobLogBytes: { value: 1024 * 1024, why: 'live output of one execution that is kept; the result has the rest' },
+  maxLeaseWaitMs: { value: 55_000, why: 'a long poll ends below the 60 s of most proxies' },
+  maxClockSkewMs: { value: 60_000, why: 'a signed request is refused outside it; the answer tells the time' },
   maxPrewarmCount: { value: 1000, why: 'each pooled sandbox holds memory' },
 } as const satisfies Record<string, { value: number; why: string }>
 

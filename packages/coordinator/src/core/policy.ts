@@ -1,0 +1,36 @@
+/** Every knob of verification, with its unit in its name. Networks set them; the simulation varies them. */
+export interface VerificationConfig {
+  /** Replicated agreements from which a node is established. */
+  readonly establishedAgreements: number
+  /** Least share of the lone results that are audited; of a node with c agreements it is the larger of this and 1/c. */
+  readonly auditShare: number
+  /** How long, and over how many later results of its node, a lone result may be asked again. */
+  readonly settlementMs: number
+  readonly settlementResults: number
+  /** Executions of one job in all, and how many of them may fail, before it ends without consensus. */
+  readonly maxExecutions: number
+  readonly maxErrors: number
+  /** A winning group needs an established node, where the network has any. */
+  readonly anchorRule: boolean
+  /** Of `paranoid`: the share of nodes that are taken to lie before anything is known of them. */
+  readonly assumedLiars: number
+}
+
+export const DEFAULT_VERIFICATION: VerificationConfig = {
+  establishedAgreements: 10,
+  auditShare: 0.1,
+  settlementMs: 24 * 3_600_000,
+  settlementResults: 1000,
+  maxExecutions: 8,
+  maxErrors: 4,
+  anchorRule: true,
+  assumedLiars: 0.2,
+}
+
+/** What a transition may know beside the job: passed in, so that it is a function of its arguments. */
+export interface TransitionContext {
+  readonly now: number
+  readonly config: VerificationConfig
+  /** Established nodes that are online now, and not of this job yet: without any, the anchor rule cannot be met and is left out. */
+  readonly anchors: boolean
+}

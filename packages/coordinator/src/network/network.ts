@@ -1,0 +1,128 @@
+import type {
+  Commit,
+  CoordinatorFrame,
+  ExecutionId,
+  Failure,
+  Instance,
+  InstanceSpec,
+  Invite,
+  InviteRequest,
+  Job,
+  JobEvent,
+  JobEvidence,
+  JobExecution,
+  JobId,
+  JobRequest,
+  JobsQuery,
+  Lease,
+  LeaseRef,
+  NetworkNode,
+  NetworkStats,
+  NodeId,
+  NodeRegistration,
+  NodeReport,
+  NodesQuery,
+  Problem,
+  ReputationEntry,
+  Welcome,
+  WorkerFrame,
+} from '@bramble/protocol'
+
+/**
+ * The network as its fronts see it: what HTTP routes and workers' sessions call. Everything passed is JSON (but signals and
+ * callbacks), checked already: bodies parsed, callers authenticated, signatures verified. What is answered is durable.
+ *
+ * Drivers: `openWriter` is the one coordinator that writes; `openLink` calls it from any other coordinator. Methods reject with
+ * `BrambleError`s; `not_leader` where nobody writes at the moment.
+ */
+export interface Network extends AsyncDisposable {
+  readonly jobs: {
+    submit(command: SubmitJob): Promise<{ readonly job: Job; readonly repeated: boolean }>
+    get(id: JobId, tenant: string): Promise<Job>
+    list(query: JobsQuery, tenant: string): Promise<Page<Job>>
+    cancel(id: JobId, tenant: string): Promise<Job>
+    executions(id: JobId, tenant: string): Promise<JobExecution[]>
+    evidence(id: JobId, tenant: string): Promise<JobEvidence>
+    /** What happened after `since`, then what happens, until the job has ended. */
+    events(id: JobId, tenant: string, options?: { since?: number; signal?: AbortSignal }): AsyncIterable<JobEvent>
+  }
+  readonly nodes: {
+    register(command: RegisterNode): Promise<NetworkNode>
+    get(id: NodeId): Promise<NetworkNode>
+    list(query: NodesQuery): Promise<Page<NetworkNode>>
+    reputation(id: NodeId, query: { before?: number; limit: number }): Promise<ReputationEntry[]>
+    /** Nothing new is placed there; what runs goes on. */
+    drain(id: NodeId): Promise<NetworkNode>
+    resume(id: NodeId): Promise<NetworkNode>
+    /** Suspends it, as a conviction does: an administrator's word. */
+    suspend(id: NodeId, message: string): Promise<NetworkNode>
+    invite(request: InviteRequest): Promise<Invite>
+    /** The public key it registered with; undefined for a node that is not known. */
+    publicKey(id: NodeId): Promise<string | undefined>
+    /** For workers without a stream: alive; answers with what it is to stop, as `welcome` does. */
+    heartbeat(id: NodeId, running: readonly LeaseRef[], report?: NodeReport): Promise<{ keep: LeaseRef[] }>
+    /** Leases for a worker without a stream, as soon as there are any. */
+    poll(id: NodeId, options: { waitMs: number; max: number; signal?: AbortSignal }): Promise<Lease[]>
+    commit(id: NodeId, commits: readonly Commit[], failures: readonly Failure[]): Promise<Acknowledgement[]>
+    renew(id: NodeId, lease: LeaseRef): Promise<{ leaseMs: number }>
+  }
+  /** Opens a session for a worker whose hello was verified. `deliver` is called in order, and may be called before this resolves. */
+  session(command: OpenSession, deliver: (frame: CoordinatorFrame) => void): Promise<WorkerSession>
+  readonly routing: {
+    /** The node that serves a user: the same one as before while it lives. */
+    user(user: string, tenant: string): Promise<Route>
+    instance(ref: string, tenant: string): Promise<Route>
+    startInstance(spec: InstanceSpec, tenant: string): Promise<{ instance: Instance; route: Route }>
+  }
+  /** True the first time that nonce of that node is seen within the clock skew: each signed request is taken once. */
+  takeNonce(node: NodeId, nonce: string): Promise<boolean>
+  credit(tenant: string, credits: number): Promise<{ tenant: string; balance: number }>
+  stats(): Promise<NetworkStats>
+  close(): Promise<void>
+}
+
+export interface Page<T> {
+  readonly items: T[]
+  readonly nextCursor: string | null
+}
+
+export interface SubmitJob {
+  readonly tenant: string
+  readonly request: JobRequest
+  readonly idempotency?: { readonly key: string; readonly digest: string }
+}
+
+export interface RegisterNode {
+  readonly registration: NodeRegistration
+  /** Of its connection: /24 or /48. */
+  readonly subnet: string
+}
+
+export interface OpenSession {
+  readonly node: NodeId
+  readonly report: NodeReport
+  readonly running: readonly LeaseRef[]
+  readonly subnet: string
+}
+
+export interface WorkerSession {
+  readonly welcome: Welcome
+  /** In the order in which they came; resolves when what it says is durable. Commits' receipts are verified already. */
+  frame(frame: WorkerFrame): Promise<void>
+  /** The connection is gone. */
+  close(): void
+}
+
+export interface Acknowledgement extends LeaseRef {
+  readonly error?: Problem
+}
+
+export interface Route {
+  readonly node: NodeId
+  readonly url: string
+  /** For the node's gateway, as a bearer; short-lived. */
+  readonly token: string
+  readonly expiresAt: string
+  readonly instance?: string
+  readonly execution?: ExecutionId
+}

@@ -1,0 +1,92 @@
+import type { Isolation, JobId, NodeId, NodeReport, NodeStatus, Waiting } from '@bramble/protocol'
+import type { Standing } from '../core/job-state.ts'
+
+/**
+ * Which node runs what. All of it is in memory, and belongs to the one coordinator that writes; it decides and does no I/O.
+ *
+ * A decision costs the same however many nodes there are: the hard constraints that many nodes share (region, GPU model,
+ * isolation, image, labels, established) are indexed as sets; candidates are drawn at random from the smallest set, until enough of them
+ * fit, and the best by score is taken. Only where the draw finds none are all nodes of that set looked at, which also
+ * says why none fits.
+ *
+ * Score: how well the need fills the node, the lower bound of its trust, speed, locality of the image, load; less for a node
+ * that failed this job already.
+ */
+export interface NodeTable {
+  /** Adds it, or takes its new report. */
+  set(node: PlacedNode): void
+  remove(id: NodeId): void
+  get(id: NodeId): PlacedNode | undefined
+  readonly size: number
+  /** Room is taken and given back by what runs: never below zero, never above what the node has. */
+  reserve(id: NodeId, need: Need): void
+  release(id: NodeId, need: Need): void
+  free(id: NodeId): { slots: number; cpus: number; memoryMb: number; gpus: number } | undefined
+  /** Whether some established node that is online is not among `except`. */
+  hasEstablished(except: ReadonlySet<NodeId>): boolean
+  choose(request: ChooseRequest): Choice
+  /** Digest that most online nodes know by that name. */
+  digestOf(imageName: string): string | undefined
+}
+
+export interface PlacedNode {
+  readonly id: NodeId
+  readonly owner: string
+  readonly subnet: string
+  readonly report: NodeReport
+  /** Only `online` ones are given work. */
+  readonly status: NodeStatus
+  readonly established: boolean
+  readonly agreements: number
+  /** 0 to 1. */
+  readonly trust: number
+  /** 1 is average. */
+  readonly speed: number
+  /** At most so many at once: fewer for a node that has shown nothing yet. */
+  readonly maxRunning: number
+}
+
+/** What an execution takes of a node. */
+export interface Need {
+  readonly cpus: number
+  readonly memoryMb: number
+  readonly gpus: number
+}
+
+export interface ChooseRequest {
+  readonly job: JobId
+  readonly need: Need
+  readonly isolation?: Isolation
+  readonly image: { readonly name: string; readonly digest?: string }
+  readonly regions?: readonly string[]
+  readonly gpuModel?: string
+  readonly nodeLabels?: Readonly<Record<string, string>>
+  readonly established: boolean
+  /** Of the job's executions that count or may: no other of their nodes, nor what `distinct` says of them. */
+  readonly others: readonly Standing[]
+  readonly distinct: readonly ('owner' | 'machine' | 'subnet')[]
+  /** Nodes that failed this job: taken only where there is no other. */
+  readonly failed: readonly NodeId[]
+}
+
+/** `never`: no node that is here now will ever do, however idle. */
+export type Choice =
+  | { readonly node: PlacedNode; readonly standing: Standing }
+  | { readonly waiting: Waiting; readonly never: boolean }
+
+/**
+ * Executions that wait for a node, in the order in which they are to be served: tenants by turns (deficit round robin, by what
+ * their jobs need), within a tenant by priority, then by age. Those whose *shape* (everything `choose` looks at) found no node
+ * are asked again only when something changed that could help them, so that many that wait cost nothing.
+ */
+export interface WaitingQueue {
+  add(job: JobId, tenant: string, priority: number, shape: string, cost: number): void
+  remove(job: JobId): void
+  /** The next to try, or undefined when all that are left are blocked. */
+  next(): JobId | undefined
+  /** It found no node: its shape is blocked until `unblock`. */
+  block(job: JobId): void
+  /** Room came free, a node came or changed: of which kind says the node. */
+  unblock(node: PlacedNode): void
+  readonly size: number
+}

@@ -1,0 +1,20 @@
+import type { Batch } from './store.ts'
+
+/**
+ * Group commit: everything that happens while a batch is being written goes into the next one. A batch begins at once when
+ * nothing is being written, so that one lonely request waits for one write and no timer.
+ *
+ * `durable()` resolves when all that was noted before the call is on disk. It rejects for all alike when a write failed: what
+ * was noted is then lost, and the writer has to begin again from the store.
+ */
+export interface Journal extends AsyncDisposable {
+  /** Numbers the record. */
+  log(record: unknown): number
+  /** Adds to the batch that is being gathered; later values of the same job or document replace earlier ones. */
+  add(part: Partial<Pick<Batch, 'jobs' | 'documents' | 'reputation' | 'ledger'>>): void
+  durable(): Promise<void>
+  /** Notes that all documents in the batch being gathered are a checkpoint as of the last record. */
+  checkpoint(): void
+  readonly seq: number
+  close(): Promise<void>
+}
