@@ -46,6 +46,8 @@ export interface JobState {
   message?: string
   /** Of the job's own history, counted from 1: what an event stream resumes by. */
   lastSeq: number
+  /** The last record of the log whose effect is in here; set by whoever writes the job, and skipped up to when the log is replayed. */
+  logSeq?: number
 }
 
 export type PlacementReason = 'first' | 'disagreement' | 'retry' | 'straggler' | 'audit' | 'anchor' | 'again'

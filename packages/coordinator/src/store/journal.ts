@@ -13,8 +13,9 @@ export interface Journal extends AsyncDisposable {
   /** Adds to the batch that is being gathered; later values of the same job or document replace earlier ones. */
   add(part: Partial<Pick<Batch, 'jobs' | 'documents' | 'reputation' | 'ledger'>>): void
   durable(): Promise<void>
-  /** Notes that all documents in the batch being gathered are a checkpoint as of the last record. */
-  checkpoint(): void
+  /** Documents and jobs written by now, and with the batch being gathered, hold everything up to the record `seq`. */
+  checkpoint(seq: number): void
+  /** Of the last record. */
   readonly seq: number
   close(): Promise<void>
 }
