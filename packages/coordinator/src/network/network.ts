@@ -1,9 +1,9 @@
 import type {
   Commit,
   CoordinatorFrame,
-  ExecutionId,
   Failure,
   Instance,
+  InstanceId,
   InstanceSpec,
   Invite,
   InviteRequest,
@@ -24,6 +24,7 @@ import type {
   NodesQuery,
   Problem,
   ReputationEntry,
+  Scope,
   Welcome,
   WorkerFrame,
 } from '@bramble/protocol'
@@ -70,9 +71,9 @@ export interface Network extends AsyncDisposable {
   session(command: OpenSession, deliver: (frame: CoordinatorFrame) => void): Promise<WorkerSession>
   readonly routing: {
     /** The node that serves a user: the same one as before while it lives. */
-    user(user: string, tenant: string): Promise<Route>
-    instance(ref: string, tenant: string): Promise<Route>
-    startInstance(spec: InstanceSpec, tenant: string): Promise<{ instance: Instance; route: Route }>
+    user(user: string, caller: RouteCaller): Promise<Route>
+    instance(ref: string, caller: RouteCaller): Promise<Route>
+    startInstance(spec: InstanceSpec, caller: RouteCaller): Promise<{ instance: Instance; route: Route }>
   }
   /** True the first time that nonce of that node is seen within the clock skew: each signed request is taken once. */
   takeNonce(node: NodeId, nonce: string): Promise<boolean>
@@ -119,12 +120,17 @@ export interface Acknowledgement extends LeaseRef {
   readonly error?: Problem
 }
 
+/** Who asks for a route: its token allows what the caller's key allows, but for `admin`. */
+export interface RouteCaller {
+  readonly tenant: string
+  readonly scopes: readonly Scope[]
+}
+
 export interface Route {
   readonly node: NodeId
   readonly url: string
   /** For the node's gateway, as a bearer; short-lived. */
   readonly token: string
   readonly expiresAt: string
-  readonly instance?: string
-  readonly execution?: ExecutionId
+  readonly instance?: InstanceId
 }
