@@ -15,7 +15,7 @@ export interface Curve {
   sign(digest: Uint8Array, secretKey: Uint8Array): Uint8Array
   /** The compressed public key that made it; undefined where none can have. Refuses a high s, so that a signature has one form. */
   recover(digest: Uint8Array, signature: Uint8Array): Uint8Array | undefined
-  /** Cheaper than `recover` where the key is known. */
+  /** Whether that key made it, recovery id included: what passes here passes a contract that recovers the signer. */
   verify(digest: Uint8Array, signature: Uint8Array, publicKey: Uint8Array): boolean
   publicKeyOf(secretKey: Uint8Array): Uint8Array
   /** The shared point's x coordinate of ECDH. Throws for what is no point. */

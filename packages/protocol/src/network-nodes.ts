@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { pageQuerySchema } from './node-api.ts'
-import { nodeIdSchema, publicKeySchema } from './receipts.ts'
+import { bytes32Schema, nodeIdSchema, publicKeySchema } from './receipts.ts'
 import { isolationSchema, labelsSchema } from './spec.ts'
 
 /** Nodes of a network, as they report themselves and as they are shown. */
@@ -159,3 +159,16 @@ export const networkStatsSchema = z.object({
   uptimeMs: z.number().int(),
 })
 export type NetworkStats = z.infer<typeof networkStatsSchema>
+
+/** What a token of a route says; the network signs it (`signRouteToken` of identity), and the node's gateway takes it. */
+export const routeClaimsSchema = z.strictObject({
+  network: bytes32Schema,
+  /** The one node that may take it. */
+  node: nodeIdSchema,
+  tenant: z.string().min(1).max(128),
+  user: z.string().min(1).max(256).optional(),
+  instance: z.string().min(1).max(256).optional(),
+  scopes: z.array(z.string().min(1).max(64)).max(32),
+  expiresAtMs: z.number().int().min(0),
+})
+export type RouteClaims = z.infer<typeof routeClaimsSchema>

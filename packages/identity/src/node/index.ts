@@ -1,0 +1,3 @@
+export * from './frame-codec.ts'
+export * from './load-identity.ts'
+export * from './wasm-curve.ts'
