@@ -1,7 +1,6 @@
 import type { Engine } from '@bramble/engine'
+import type { Authenticator, HttpContext } from '@bramble/http'
 import type { FastifyBaseLogger } from 'fastify'
-import type { Authenticator } from './auth.ts'
-import type { IdempotencyMemory } from './idempotency.ts'
 import type { KeyStore } from './key-store.ts'
 import type { GatewayLimits } from './limits.ts'
 import type { LiveRegistry } from './live/live-registry.ts'
@@ -11,11 +10,10 @@ import type { Signatures } from './ports/signatures.ts'
 import type { SshKeyStore } from './ssh/ssh-key-store.ts'
 
 /** What routes work with: one gateway's parts. */
-export interface GatewayContext {
+export interface GatewayContext extends HttpContext {
   readonly engine: Engine
   readonly keys: KeyStore
   readonly authenticate: Authenticator
-  readonly idempotency: IdempotencyMemory
   readonly metrics: Metrics
   readonly limits: GatewayLimits
   readonly version: string
@@ -26,12 +24,8 @@ export interface GatewayContext {
   readonly countOutput: (bytes: number) => void
   /** Bytes of the JSON bodies of requests under way, and of the archives in `uploadDirectory`. */
   readonly held: { bodyBytes: number; uploadBytes: number }
-  /** Requests at work; aborting one cancels what it runs. */
-  readonly inFlight: Set<AbortController>
   /** WebSockets of instances. */
   readonly live: LiveRegistry
-  /** Origins whose pages may use this node. */
-  readonly corsOrigins: readonly string[]
   readonly log?: FastifyBaseLogger | undefined
   readonly sshKeys: SshKeyStore
   readonly ports: {
@@ -40,5 +34,4 @@ export interface GatewayContext {
     readonly signatures: Signatures
     readonly proxy: PortProxy
   }
-  readonly shutdown: { closing: boolean; idle?: () => void }
 }

@@ -1,7 +1,8 @@
 import type { EngineEvent } from '@bramble/engine'
+import type { EventStream } from '@bramble/http'
 import { BrambleError, type ExecResult, type ExecutionResult, type Problem } from '@bramble/protocol'
+import { sendOutput, type Wrap } from './output-events.ts'
 import { outputCutter } from './output-pieces.ts'
-import type { EventStream, Wrap } from './sse.ts'
 
 /** What a command in an instance says, beside what an execution does. */
 export type InstanceEvent =
@@ -23,13 +24,13 @@ export const eventSender = (stream: EventStream, wrap: Wrap = UNWRAPPED): EventS
   const flush = async (): Promise<void> => {
     for (const type of ['stdout', 'stderr'] as const) {
       const rest = cutters[type].rest()
-      if (rest) await stream.sendOutput(type, rest, wrap)
+      if (rest) await sendOutput(stream, type, rest, wrap)
     }
   }
   const send = async (event: EngineEvent | InstanceEvent): Promise<void> => {
     if (event.type === 'stdout' || event.type === 'stderr') {
       for (const piece of cutters[event.type].cut(event.data)) {
-        const wait = stream.sendOutput(event.type, piece, wrap)
+        const wait = sendOutput(stream, event.type, piece, wrap)
         if (wait) await wait
       }
       return

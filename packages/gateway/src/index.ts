@@ -1,4 +1,3 @@
 export { DEFAULT_LIMITS, type GatewayLimits } from './limits.ts'
-export { isLoopback } from './loopback.ts'
 export { createMetrics, type Metrics } from './metrics.ts'
 export { type Gateway, type GatewayOptions, openGateway } from './open-gateway.ts'

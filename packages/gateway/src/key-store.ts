@@ -1,6 +1,6 @@
-import { hash, randomBytes } from 'node:crypto'
 import { chmod } from 'node:fs/promises'
 import { type Migration, openDatabase } from '@bramble/engine'
+import { type Caller, callerOf, hashOfKey, newKeyText } from '@bramble/http'
 import {
   type ApiKey,
   BrambleError,
@@ -10,8 +10,6 @@ import {
   type NewApiKey,
   newId,
 } from '@bramble/protocol'
-import type { Caller } from './auth.ts'
-import { tokenBucket } from './rate-limit.ts'
 
 /**
  * The API keys of one node. A key is 256 random bits; only its SHA-256 is kept, which is enough for what cannot be
@@ -71,10 +69,6 @@ const MIGRATIONS: readonly Migration[] = [
   },
 ]
 
-export const newKeyText = (): string => `bramble_${randomBytes(32).toString('base64url')}`
-
-const hashOf = (key: string): string => hash('sha256', key, 'hex')
-
 export const openKeyStore = async (path: string): Promise<KeyStore> => {
   const db = await openDatabase<{ keys: KeyRow }>({ path, owner: 'gateway', migrations: MIGRATIONS })
   await chmod(path, 0o600)
@@ -107,7 +101,7 @@ export const openKeyStore = async (path: string): Promise<KeyStore> => {
 
   return {
     find: (key) => {
-      const entry = byHash.get(hashOf(key))
+      const entry = byHash.get(hashOfKey(key))
       if (entry) entry.lastUsedMs = Date.now()
       return entry
     },
@@ -119,7 +113,7 @@ export const openKeyStore = async (path: string): Promise<KeyStore> => {
         createdAt: new Date().toISOString(),
         lastUsedAt: null,
       }
-      const entry = entryOf(hashOf(text), key)
+      const entry = entryOf(hashOfKey(text), key)
       await db.insertInto('keys').values(rowOf(entry)).execute()
       byHash.set(entry.hash, entry)
       return { ...key, key: text }
@@ -167,13 +161,9 @@ const rowOf = ({ hash, key }: Entry): KeyRow => ({
 })
 
 const entryOf = (keyHash: string, key: ApiKey): Entry => ({
+  ...callerOf(key),
   hash: keyHash,
   key,
-  tenant: key.tenant,
-  keyId: key.id,
-  scopes: key.scopes,
-  quota: key.quota,
-  bucket: key.quota.requestsPerSecond === undefined ? undefined : tokenBucket(key.quota.requestsPerSecond),
   lastUsedMs: undefined,
   writtenMs: undefined,
 })

@@ -1,28 +1,12 @@
+import type { HttpLimits } from '@bramble/http'
 import { LIMITS } from '@bramble/protocol'
 
 /** Bounds of one gateway. Those a client meets as a refused field are in `LIMITS` of the protocol. */
-export interface GatewayLimits {
-  /** Largest JSON body. */
-  readonly maxBodyBytes: number
-  /** JSON bodies of all requests under way, those in the queue included. Past it `queue_full`. */
-  readonly maxHeldBodyBytes: number
+export interface GatewayLimits extends HttpLimits {
   /** Largest uploaded image archive. */
   readonly maxUploadBytes: number
   /** Largest file of an exported snapshot that is taken in; the store and the tenant's quota are what bound it first. */
   readonly maxSnapshotFileBytes: number
-  /** Request line and headers together. */
-  readonly maxHeaderBytes: number
-  /** Time for a client to send its headers. */
-  readonly headersTimeoutMs: number
-  /** Time for a client to send a whole JSON body, once its headers are in. */
-  readonly bodyTimeoutMs: number
-  /** Time for a client to send anything at all, an archive included. */
-  readonly requestTimeoutMs: number
-  /** How long a client may take nothing of its answer, or of a stream's next buffer, before it is cut off. */
-  readonly stallTimeoutMs: number
-  /** How long an idle connection is kept. */
-  readonly keepAliveMs: number
-  readonly maxConnections: number
   /** Answers kept for `Idempotency-Key`. */
   readonly maxIdempotencyEntries: number
   /** Bytes of kept answers, all tenants together. */
@@ -30,8 +14,6 @@ export interface GatewayLimits {
   readonly idempotencyTtlMs: number
   /** Output of all results in one JSON answer of a batch. */
   readonly maxBatchOutputBytes: number
-  /** Silence on an event stream before a comment is sent to keep it open; between two pings of a WebSocket. */
-  readonly heartbeatMs: number
   /** How long a client may send nothing of a file or an archive for an instance. */
   readonly uploadStallMs: number
   /** What one archive for an instance may unpack to; its disk is what bounds it first. */

@@ -1,56 +1,29 @@
 import type { StoreEvent } from '@bramble/blobs'
 import type { CacheSource, Engine, EngineNotice } from '@bramble/engine'
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { createHttpMetrics, type HttpMetrics } from '@bramble/http'
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { LiveRegistry } from './live/live-registry.ts'
 
 /**
  * What a node counts. It is made before the engine, which tells it what happens (`openEngine({ onNotice: metrics.notice })`),
  * and before the gateway, which shows it.
  */
-export interface Metrics {
+export interface Metrics extends Pick<HttpMetrics, 'request'> {
   /** Counts what the engine says happened. */
   notice(notice: EngineNotice): void
   /** Counts what passes between the store and the object store behind it. */
   store(event: StoreEvent): void
-  request(labels: { method: string; route: string; status: number; seconds: number }): void
   /** Counts bytes of messages of WebSockets. */
   liveBytes(bytes: number): void
   /** The text format of Prometheus; what an engine knows at this moment is asked of it, and which WebSockets are open. */
   text(engine: Engine, live: Pick<LiveRegistry, 'open'>): Promise<string>
 }
 
-const REQUEST_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120]
 const PHASE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 5, 30]
 
-/** The metrics of the process (CPU, memory, event loop, GC) are the same whichever node in it is asked. */
-let processRegistry: Registry | undefined
-const processMetrics = (): Registry => {
-  if (!processRegistry) {
-    processRegistry = new Registry()
-    collectDefaultMetrics({ register: processRegistry })
-  }
-  return processRegistry
-}
-
 export const createMetrics = (options: { version: string }): Metrics => {
-  const registry = new Registry()
-  const registers = [registry]
-  const labelNames = ['method', 'route', 'status'] as const
-  const requests = new Counter({
-    name: 'http_requests_total',
-    help: 'Requests by method, route and status',
-    labelNames,
-    registers,
-  })
-  const durations = new Histogram({
-    name: 'http_request_duration_seconds',
-    help: 'Time from the headers of a request to the end of its answer',
-    labelNames,
-    buckets: REQUEST_SECONDS,
-    registers,
-  })
-  const info = new Gauge({ name: 'bramble_info', help: 'The version that runs', labelNames: ['version'], registers })
-  info.set({ version: options.version }, 1)
+  const http = createHttpMetrics(options)
+  const registers = [http.registry]
   const liveBytes = new Counter({
     name: 'live_bytes_total',
     help: 'Bytes of messages of WebSockets, both ways',
@@ -60,21 +33,16 @@ export const createMetrics = (options: { version: string }): Metrics => {
   const state = stateGauges(registers)
   const store = storeGauges(registers)
   const countStore = storeCounter(registers)
-  processMetrics()
 
   return {
     notice,
     store: countStore,
-    request: ({ method, route, status, seconds }) => {
-      const labels = { method, route, status }
-      requests.inc(labels)
-      durations.observe(labels, seconds)
-    },
+    request: http.request,
     liveBytes: (bytes) => liveBytes.inc(bytes),
     text: async (engine, live) => {
       state(engine, live)
       await store(engine)
-      return `${await registry.metrics()}${await processMetrics().metrics()}`
+      return http.text()
     },
   }
 }

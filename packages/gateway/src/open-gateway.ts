@@ -2,22 +2,31 @@ import { chmod, mkdir, rm } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { join, resolve } from 'node:path'
 import type { Engine } from '@bramble/engine'
+import {
+  createServer,
+  ensureAdminKey,
+  hostInUrl,
+  idempotencyMemory,
+  inFlightDone,
+  isLoopback,
+  keyAuthenticator,
+  openAuthenticator,
+  stopServer,
+} from '@bramble/http'
 import { BrambleError } from '@bramble/protocol'
-import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
-import { ensureAdminKey } from './admin-key.ts'
-import { keyAuthenticator, openAuthenticator } from './auth.ts'
+import type { FastifyBaseLogger } from 'fastify'
 import { youngCollector } from './collect-young.ts'
 import type { GatewayContext } from './context.ts'
-import { idempotencyMemory } from './idempotency.ts'
+import { withoutFilePath } from './files/url-bytes.ts'
 import { openKeyStore } from './key-store.ts'
 import { DEFAULT_LIMITS, type GatewayLimits } from './limits.ts'
 import { liveRegistry } from './live/live-registry.ts'
 import { openLive } from './live/open-live.ts'
-import { hostInUrl, isLoopback } from './loopback.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
+import { passPorts } from './ports/pass-ports.ts'
 import { openPortProxy } from './ports/proxy.ts'
 import { openSignatures } from './ports/signatures.ts'
-import { createServer } from './server.ts'
+import { routeTable } from './routes/table.ts'
 import { openSshServer } from './ssh/server.ts'
 import { openSshKeyStore } from './ssh/ssh-key-store.ts'
 
@@ -124,9 +133,13 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
   }
   const live = openLive(context)
   const server = createServer(context, {
+    table: routeTable(version),
     logger: options.logger,
-    corsOrigins,
     upgrades: [proxy.upgrade, live.handle],
+    takesUpgrade: proxy.takesUpgrade,
+    // The router decodes paths as UTF-8; those of files are taken from the URL as it came.
+    rewriteUrl: withoutFilePath,
+    prepare: (app) => passPorts(app, proxy),
   })
   undo.defer(() => stopServer(server))
   undo.defer(() => proxy.close())
@@ -161,44 +174,5 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
     ...(adminKey !== undefined && { adminKey }),
     close,
     [Symbol.asyncDispose]: close,
-  }
-}
-
-/** How long an answer that is ready may take to reach a slow client. */
-const FLUSH_MS = 2_000
-
-/** Stops listening, closes what is idle, and cuts what has not taken its answer in time. */
-const stopServer = async (app: FastifyInstance): Promise<void> => {
-  const timer = setTimeout(() => app.server.closeAllConnections(), FLUSH_MS)
-  try {
-    await app.close()
-  } finally {
-    clearTimeout(timer)
-  }
-}
-
-/** How long a cancelled request may take to answer, before its connection is cut. */
-const CANCEL_MS = 5_000
-
-/** Waits for the requests under way; cancels them when the grace is over, and waits a little for their answers. */
-const inFlightDone = async (context: GatewayContext, graceMs: number): Promise<void> => {
-  const { inFlight, shutdown } = context
-  const idle = new Promise<void>((resolve) => {
-    shutdown.idle = resolve
-    if (inFlight.size === 0) resolve()
-  })
-  if (await within(idle, graceMs)) return
-  for (const controller of inFlight)
-    controller.abort(new BrambleError('shutting_down', { detail: 'the gateway closed before this ended' }))
-  await within(idle, CANCEL_MS)
-}
-
-const within = async (work: Promise<void>, ms: number): Promise<boolean> => {
-  const { promise, resolve } = Promise.withResolvers<boolean>()
-  const timer = setTimeout(resolve, ms, false)
-  try {
-    return await Promise.race([work.then(() => true), promise])
-  } finally {
-    clearTimeout(timer)
   }
 }

@@ -1,11 +1,8 @@
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { InstanceLease } from '@bramble/engine'
+import { type Answer, byteRange, type Call, sendBytes } from '@bramble/http'
 import { BrambleError } from '@bramble/protocol'
-import type { Answer } from '../idempotency.ts'
-import type { Call } from '../route.ts'
-import { byteRange } from './byte-range.ts'
 import { entityTag, type FileInfo } from './entries.ts'
-import { sendBytes } from './send-bytes.ts'
 
 type SandboxFiles = InstanceLease['files']
 

@@ -1,8 +1,7 @@
 import type { InstanceLease } from '@bramble/engine'
+import { type Caller, presentable } from '@bramble/http'
 import { type ErrorCode, toBrambleError } from '@bramble/protocol'
-import type { Caller } from '../auth.ts'
 import type { GatewayContext } from '../context.ts'
-import { presentable } from '../problems.ts'
 import type { LiveSocket } from './live-socket.ts'
 
 /** What a kind of connection has to work with, before the client is answered. */

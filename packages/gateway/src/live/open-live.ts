@@ -1,4 +1,14 @@
 import {
+  type Caller,
+  handshakes,
+  presentable,
+  refuseUpgrade,
+  requireOrigin,
+  requireScope,
+  type Upgrade,
+  type UpgradeHandler,
+} from '@bramble/http'
+import {
   BrambleError,
   instanceRefSchema,
   parse,
@@ -7,11 +17,8 @@ import {
   streamQuerySchema,
   tunnelQuerySchema,
 } from '@bramble/protocol'
-import { type WebSocket, WebSocketServer } from 'ws'
 import { z } from 'zod'
-import { type Caller, requireOrigin, requireScope } from '../auth.ts'
 import type { GatewayContext } from '../context.ts'
-import { presentable } from '../problems.ts'
 import { errorText, type LiveCall, type LiveConnection, untilClosed } from './live-call.ts'
 import type { LiveKind } from './live-registry.ts'
 import { CLOSE, liveSocket, SOCKET_OPTIONS } from './live-socket.ts'
@@ -19,7 +26,6 @@ import { preparePty } from './pty.ts'
 import { type PtySessions, ptySessions } from './pty-sessions.ts'
 import { prepareStream } from './stream-connection.ts'
 import { prepareTunnel } from './tunnel.ts'
-import { refuseUpgrade, type Upgrade, type UpgradeHandler } from './upgrades.ts'
 
 const PATH = /^\/api\/v1\/(?:containers|instances)\/([^/]+)\/(stream|pty|tunnel)(?:\/([^/]+))?$/
 const portSchema = z.object({ port: z.coerce.number().pipe(z.int().min(1).max(65_535)) })
@@ -43,7 +49,7 @@ export interface Live {
 
 export const openLive = (context: GatewayContext): Live => {
   const sessions = ptySessions(context)
-  const shake = handshakes()
+  const shake = handshakes(SOCKET_OPTIONS)
   const connect = async (upgrade: Upgrade, target: Target): Promise<void> => {
     const observe = observer(context, upgrade, target.kind)
     const gone = new AbortController()
@@ -126,29 +132,6 @@ const admit = ({ authenticate, corsOrigins }: GatewayContext, { request, query }
       retryAfterMs: rate.waitMs,
     })
   return caller
-}
-
-/** Answers a handshake. Undefined: the client went, or was told that its handshake is none. */
-const handshakes = (): ((upgrade: Upgrade) => Promise<WebSocket | undefined>) => {
-  const server = new WebSocketServer(SOCKET_OPTIONS)
-  const underWay = new WeakMap<object, Upgrade>()
-  server.on('wsClientError', (error, socket, request) => {
-    const upgrade = underWay.get(request)
-    if (upgrade) refuseUpgrade(upgrade, new BrambleError('invalid_request', { detail: error.message, cause: error }))
-    else socket.destroy()
-  })
-  return (upgrade) =>
-    new Promise((resolve) => {
-      const { request, socket, head } = upgrade
-      const fail = (): void => resolve(undefined)
-      socket.once('close', fail)
-      if (socket.destroyed) return fail()
-      underWay.set(request, upgrade)
-      server.handleUpgrade(request, socket, head, (ws) => {
-        socket.off('close', fail)
-        resolve(ws)
-      })
-    })
 }
 
 interface Observer {

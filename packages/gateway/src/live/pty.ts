@@ -1,7 +1,7 @@
+import { parseJson } from '@bramble/http'
 import { BrambleError, parse, ptyControlSchema, type ptyQuerySchema, streamCommandSchema } from '@bramble/protocol'
 import type { z } from 'zod'
 import { LOGIN_SHELL } from '../login-shell.ts'
-import { parseJson } from '../read-body.ts'
 import {
   closeCodeOf,
   errorMessage,

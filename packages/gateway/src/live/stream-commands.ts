@@ -1,5 +1,5 @@
+import { parseJson } from '@bramble/http'
 import { BrambleError, parse, type StreamCommand, streamCommandSchema } from '@bramble/protocol'
-import { parseJson } from '../read-body.ts'
 import { instanceContext } from '../routes/instances.ts'
 import { errorMessage, resumeThen } from './live-call.ts'
 import type { LiveSocket } from './live-socket.ts'

@@ -1,7 +1,7 @@
+import { mayDo } from '@bramble/http'
 import type { InstanceStatus, streamQuerySchema } from '@bramble/protocol'
 import { BrambleError } from '@bramble/protocol'
 import type { z } from 'zod'
-import { mayDo } from '../auth.ts'
 import { closeCodeOf, errorMessage, errorText, type LiveCall, type LiveConnection, untilClosed } from './live-call.ts'
 import { CLOSE, type LiveSocket } from './live-socket.ts'
 import { streamCommands } from './stream-commands.ts'

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import type { InstanceLease } from '@bramble/engine'
+import { clientErrorResponse } from '@bramble/http'
 import { BrambleError, newId } from '@bramble/protocol'
-import { clientErrorResponse } from '../problems.ts'
 import type { Access } from './access.ts'
 import { type PortAddress, portAddress } from './address.ts'
 import { admitOrThrow, brokenBy, isNavigation, type Live, type PortContext, REPEATABLE, shown } from './context.ts'

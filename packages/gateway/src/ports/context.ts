@@ -1,7 +1,7 @@
 import type { Exposure, Instances } from '@bramble/engine'
+import { presentable } from '@bramble/http'
 import { BrambleError, toBrambleError } from '@bramble/protocol'
 import type { FastifyBaseLogger } from 'fastify'
-import { presentable } from '../problems.ts'
 import { type Access, type AccessRules, admit } from './access.ts'
 import type { PortAddress } from './address.ts'
 import type { ExchangeEnd } from './exchange.ts'

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { cutWhenStalled } from '../sse.ts'
+import { cutWhenStalled } from '@bramble/http'
 import type { RequestBody } from './request-head.ts'
 import { responseHeaders, type ShownAs } from './response-head.ts'
 import type { ResponseHead } from './response-reader.ts'

@@ -2,7 +2,7 @@ import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Exposure } from '@bramble/engine'
-import { writeSecret } from '../write-secret.ts'
+import { writeSecret } from '@bramble/http'
 
 /**
  * Signed URLs of private ports: whoever has one may reach that port until it expires, or is not exposed any more. The

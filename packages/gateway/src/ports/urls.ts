@@ -1,5 +1,5 @@
 import type { Exposure } from '@bramble/engine'
-import { isLoopback } from '../loopback.ts'
+import { isLoopback } from '@bramble/http'
 import { EXPIRES, SIGNATURE } from './access.ts'
 import { hostLabel } from './address.ts'
 import type { Signed } from './signatures.ts'

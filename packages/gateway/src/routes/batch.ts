@@ -1,4 +1,5 @@
 import { type BatchEvent, runBatch } from '@bramble/engine'
+import { type EventStream, json } from '@bramble/http'
 import {
   type BatchEnd,
   type BatchItemResult,
@@ -14,8 +15,7 @@ import {
 } from '@bramble/protocol'
 import { z } from 'zod'
 import { type EventSender, eventSender } from '../event-pump.ts'
-import { json, route } from '../route.ts'
-import type { EventStream } from '../sse.ts'
+import { route } from '../route.ts'
 import { executeContext } from './executions.ts'
 
 const batch = route({

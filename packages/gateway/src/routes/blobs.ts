@@ -1,4 +1,5 @@
 import type { OutgoingHttpHeaders } from 'node:http'
+import { byteRange, drainBriefly, json, receiveBytes, sendBytes } from '@bramble/http'
 import {
   BrambleError,
   blobParamsSchema,
@@ -8,10 +9,7 @@ import {
   pageSchema,
   type TenantBlob,
 } from '@bramble/protocol'
-import { byteRange } from '../files/byte-range.ts'
-import { drainBriefly, receiveBytes } from '../files/receive-bytes.ts'
-import { sendBytes } from '../files/send-bytes.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const tag = 'blobs'
 const path = '/api/v1/blobs'

@@ -1,3 +1,4 @@
+import { json } from '@bramble/http'
 import {
   branchesQuerySchema,
   branchesRequestSchema,
@@ -9,7 +10,7 @@ import {
   mergeResponseSchema,
   pageSchema,
 } from '@bramble/protocol'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 import { instanceContext } from './instances.ts'
 
 const tag = 'branches'

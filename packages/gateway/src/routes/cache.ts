@@ -1,5 +1,6 @@
+import { json } from '@bramble/http'
 import { cacheInvalidationAnswerSchema, cacheInvalidationSchema, cacheStatsSchema } from '@bramble/protocol'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const tag = 'cache'
 const path = '/api/v1/cache'

@@ -1,4 +1,5 @@
 import type { Engine, ExecuteContext } from '@bramble/engine'
+import { type Answer, type Call, type Caller, json } from '@bramble/http'
 import {
   BrambleError,
   type ExecutionSpec,
@@ -13,10 +14,8 @@ import {
   logsQuerySchema,
   pageSchema,
 } from '@bramble/protocol'
-import type { Caller } from '../auth.ts'
 import { pumpEvents } from '../event-pump.ts'
-import type { Answer } from '../idempotency.ts'
-import { type Call, json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 /** On whose behalf the engine works, with what bounds. */
 export const executeContext = (caller: Caller, signal: AbortSignal, stream: boolean): ExecuteContext => ({

@@ -1,3 +1,4 @@
+import { isUpload, json, paginate } from '@bramble/http'
 import {
   BrambleError,
   type ImageImport,
@@ -12,10 +13,8 @@ import {
 } from '@bramble/protocol'
 import { z } from 'zod'
 import type { GatewayContext } from '../context.ts'
-import { paginate } from '../paginate.ts'
 import { receiveArchive } from '../receive-archive.ts'
-import { isUpload } from '../register-routes.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 type ImageStore = GatewayContext['engine']['images']
 type ImageSource = Parameters<ImageStore['import']>[0]

@@ -1,4 +1,5 @@
 import type { InstanceExec } from '@bramble/engine'
+import { type EventStream, json } from '@bramble/http'
 import {
   type ExecResult,
   execEventSchema,
@@ -7,8 +8,7 @@ import {
   instanceParamsSchema,
 } from '@bramble/protocol'
 import { eventSender } from '../event-pump.ts'
-import { json, route } from '../route.ts'
-import type { EventStream } from '../sse.ts'
+import { route } from '../route.ts'
 
 /** Runs a command in an instance. Clients of the streaming API know instances as containers. */
 const exec = (kind: 'instances' | 'containers') =>

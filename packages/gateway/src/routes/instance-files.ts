@@ -1,3 +1,4 @@
+import { drainBriefly, json, receiveBytes } from '@bramble/http'
 import {
   BrambleError,
   fileChangeQuerySchema,
@@ -13,10 +14,9 @@ import {
 import type { FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { fileEntry } from '../files/entries.ts'
-import { drainBriefly, receiveBytes } from '../files/receive-bytes.ts'
 import { sendFile } from '../files/send-file.ts'
 import { filePathOf, queryPathOf } from '../files/url-bytes.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const tag = 'files'
 const params = instanceParamsSchema

@@ -1,5 +1,6 @@
 import { createGzip } from 'node:zlib'
 import type { InstanceLease } from '@bramble/engine'
+import { drainBriefly, json, receiveBytes, sendBytes } from '@bramble/http'
 import {
   BrambleError,
   instanceParamsSchema,
@@ -10,14 +11,12 @@ import {
 } from '@bramble/protocol'
 import type { FastifyRequest } from 'fastify'
 import type { GatewayContext } from '../context.ts'
-import { drainBriefly, receiveBytes } from '../files/receive-bytes.ts'
 import { receiveForm } from '../files/receive-form.ts'
-import { sendBytes } from '../files/send-bytes.ts'
 import { gunzip, insideOf, through } from '../files/unpack.ts'
 import { queryPathOf } from '../files/url-bytes.ts'
 import { zipToTar } from '../files/zip-to-tar.ts'
 import { receiveArchive } from '../receive-archive.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const tag = 'files'
 const params = instanceParamsSchema

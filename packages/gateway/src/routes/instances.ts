@@ -1,4 +1,5 @@
 import type { InstanceContext, Instances } from '@bramble/engine'
+import { type Caller, json } from '@bramble/http'
 import {
   extendRequestSchema,
   type Instance,
@@ -10,8 +11,7 @@ import {
   pageSchema,
   pauseRequestSchema,
 } from '@bramble/protocol'
-import type { Caller } from '../auth.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 /** On whose behalf the engine makes instances and snapshots. */
 export const instanceContext = ({ tenant, keyId, quota }: Caller, signal: AbortSignal): InstanceContext => ({

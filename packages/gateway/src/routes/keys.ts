@@ -1,3 +1,4 @@
+import { json, paginate } from '@bramble/http'
 import {
   keyParamsSchema,
   keyRequestSchema,
@@ -6,8 +7,7 @@ import {
   pageQuerySchema,
   pageSchema,
 } from '@bramble/protocol'
-import { paginate } from '../paginate.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const tag = 'keys'
 

@@ -1,3 +1,4 @@
+import type { Route } from '@bramble/http'
 import {
   BrambleError,
   instanceParamsSchema,
@@ -11,7 +12,8 @@ import {
   tunnelQuerySchema,
 } from '@bramble/protocol'
 import type { z } from 'zod'
-import { type Route, route } from '../route.ts'
+import type { GatewayContext } from '../context.ts'
+import { route } from '../route.ts'
 
 /** What a WebSocket's path answers to a request that asks for none; and its row in the API's description. */
 const webSocket = (
@@ -21,7 +23,7 @@ const webSocket = (
   scope: Scope,
   params: z.ZodType,
   query: z.ZodType,
-  messages?: NonNullable<Route['messages']>,
+  messages?: NonNullable<Route<GatewayContext>['messages']>,
 ) =>
   route({
     method: 'GET',

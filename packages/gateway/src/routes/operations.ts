@@ -1,6 +1,6 @@
+import { json } from '@bramble/http'
 import { BrambleError, healthSchema, readySchema } from '@bramble/protocol'
-import { docsPage } from '../docs-page.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const tag = 'operations'
 
@@ -48,15 +48,4 @@ const metrics = route({
   handle: async (_call, context) => ({ status: 200, text: await context.metrics.text(context.engine, context.live) }),
 })
 
-const docs = route({
-  method: 'GET',
-  path: '/docs',
-  tag,
-  summary: 'This API as a page',
-  scope: 'public',
-  answer: { status: 200, description: 'A page', mediaType: 'text/html; charset=utf-8' },
-  errors: [],
-  handle: async (call) => docsPage(call.reply),
-})
-
-export const operationRoutes = [health, ready, metrics, docs]
+export const operationRoutes = [health, ready, metrics]

@@ -1,4 +1,5 @@
 import type { Exposure, InstanceLease } from '@bramble/engine'
+import { json } from '@bramble/http'
 import {
   BrambleError,
   exposeRequestSchema,
@@ -9,7 +10,7 @@ import {
 } from '@bramble/protocol'
 import type { GatewayContext } from '../context.ts'
 import { portUrls } from '../ports/urls.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const tag = 'ports'
 const path = '/api/v1/instances/:id/ports'

@@ -1,3 +1,4 @@
+import { boundedBytes, drainBriefly, json, mayDo, receiveBytes, sendBytes } from '@bramble/http'
 import {
   BrambleError,
   type Snapshot,
@@ -6,10 +7,7 @@ import {
   snapshotParamsSchema,
   snapshotSchema,
 } from '@bramble/protocol'
-import { mayDo } from '../auth.ts'
-import { boundedBytes, drainBriefly, receiveBytes } from '../files/receive-bytes.ts'
-import { sendBytes } from '../files/send-bytes.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 import { instanceContext } from './instances.ts'
 
 const tag = 'snapshots'

@@ -1,3 +1,4 @@
+import { json } from '@bramble/http'
 import {
   instanceParamsSchema,
   instanceSchema,
@@ -12,7 +13,7 @@ import {
   snapshotSchema,
   snapshotsQuerySchema,
 } from '@bramble/protocol'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 import { instanceContext } from './instances.ts'
 
 const tag = 'snapshots'

@@ -1,6 +1,7 @@
+import { json } from '@bramble/http'
 import { sshKeyIdSchema, sshKeyRequestSchema, sshKeySchema } from '@bramble/protocol'
 import { z } from 'zod'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const tag = 'ssh keys'
 const path = '/api/v1/ssh-keys'

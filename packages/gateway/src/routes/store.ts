@@ -1,6 +1,7 @@
 import type { BlobStore } from '@bramble/blobs'
+import { json } from '@bramble/http'
 import { type StoreStats, storeCollectionSchema, storeCollectQuerySchema, storeStatsSchema } from '@bramble/protocol'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const tag = 'store'
 const path = '/api/v1/store'

@@ -1,5 +1,5 @@
-import { openApiText } from '../openapi.ts'
-import { type Route, route } from '../route.ts'
+import { describedTable, type Route } from '@bramble/http'
+import type { GatewayContext } from '../context.ts'
 import { batchRoutes } from './batch.ts'
 import { blobRoutes } from './blobs.ts'
 import { branchRoutes } from './branches.ts'
@@ -22,45 +22,34 @@ import { storeRoutes } from './store.ts'
 import { usageRoutes } from './usage.ts'
 import { volumeRoutes } from './volumes.ts'
 
+const ROUTES: readonly Route<GatewayContext>[] = [
+  ...executionRoutes,
+  ...batchRoutes,
+  ...instanceRoutes,
+  ...instanceExecRoutes,
+  ...instanceFileRoutes,
+  ...instanceTreeRoutes,
+  ...liveRoutes,
+  ...portRoutes,
+  ...snapshotRoutes,
+  ...snapshotFileRoutes,
+  ...branchRoutes,
+  ...storeRoutes,
+  ...imageRoutes,
+  ...poolRoutes,
+  ...keyRoutes,
+  ...sshKeyRoutes,
+  ...volumeRoutes,
+  ...blobRoutes,
+  ...cacheRoutes,
+  ...usageRoutes,
+  ...operationRoutes,
+]
+
 /** Every route of a node, its own description included. */
-export const routeTable = (version: string): readonly Route[] => {
-  let text: string | undefined
-  const openapi = route({
-    method: 'GET',
-    path: '/openapi.json',
-    tag: 'operations',
-    summary: 'This API as OpenAPI 3.1',
-    scope: 'public',
-    answer: { status: 200, description: 'The document' },
-    errors: [],
-    handle: async () => {
-      text ??= openApiText(table, version)
-      return { status: 200, text }
-    },
+export const routeTable = (version: string): readonly Route<GatewayContext>[] =>
+  describedTable(ROUTES, {
+    title: 'Bramble: one node',
+    version,
+    description: 'Runs commands in fresh sandboxes. Errors are problem documents (RFC 9457).',
   })
-  const table: Route[] = [
-    ...executionRoutes,
-    ...batchRoutes,
-    ...instanceRoutes,
-    ...instanceExecRoutes,
-    ...instanceFileRoutes,
-    ...instanceTreeRoutes,
-    ...liveRoutes,
-    ...portRoutes,
-    ...snapshotRoutes,
-    ...snapshotFileRoutes,
-    ...branchRoutes,
-    ...storeRoutes,
-    ...imageRoutes,
-    ...poolRoutes,
-    ...keyRoutes,
-    ...sshKeyRoutes,
-    ...volumeRoutes,
-    ...blobRoutes,
-    ...cacheRoutes,
-    ...usageRoutes,
-    ...operationRoutes,
-    openapi,
-  ]
-  return table
-}

@@ -1,6 +1,6 @@
+import { json, mayDo } from '@bramble/http'
 import { BrambleError, usageQuerySchema, usageResponseSchema } from '@bramble/protocol'
-import { mayDo } from '../auth.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const DEFAULT_SPAN_MS = 30 * 24 * 3_600_000
 

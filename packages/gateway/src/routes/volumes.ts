@@ -1,4 +1,5 @@
 import type { Volumes } from '@bramble/engine'
+import { json, paginate } from '@bramble/http'
 import {
   BrambleError,
   cacheNameSchema,
@@ -10,8 +11,7 @@ import {
 } from '@bramble/protocol'
 import { z } from 'zod'
 import type { GatewayContext } from '../context.ts'
-import { paginate } from '../paginate.ts'
-import { json, route } from '../route.ts'
+import { route } from '../route.ts'
 
 const tag = 'volumes'
 const cacheParams = z.strictObject({ cache: cacheNameSchema })

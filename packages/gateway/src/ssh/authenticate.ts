@@ -1,7 +1,7 @@
 import type { Instances } from '@bramble/engine'
+import { mayDo } from '@bramble/http'
 import { BrambleError } from '@bramble/protocol'
 import ssh2, { type AuthContext, type PublicKeyAuthContext } from 'ssh2'
-import { mayDo } from '../auth.ts'
 import type { KeyStore } from '../key-store.ts'
 import type { SshKeyStore } from './ssh-key-store.ts'
 

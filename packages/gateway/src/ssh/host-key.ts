@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { writeSecret } from '@bramble/http'
 import ssh2 from 'ssh2'
-import { writeSecret } from '../write-secret.ts'
 
 /**
  * The key by which clients know this node again: made at its first start, kept in its data directory, readable by its owner

@@ -1,6 +1,5 @@
 import type { IncomingMessage } from 'node:http'
 import { BrambleError, type Quota, type Scope } from '@bramble/protocol'
-import type { KeyStore } from './key-store.ts'
 import { isLoopback } from './loopback.ts'
 import { isOriginAllowed } from './origin.ts'
 import type { TokenBucket } from './rate-limit.ts'
@@ -28,17 +27,29 @@ export const requireScope = (caller: Caller, scope: Scope): void => {
 
 const BEARER = /^bearer +([\x21-\x7e]{1,512})$/i
 
+/** The key that a request carries, or `token`. Throws `unauthorized`. */
+export const keyTextOf = (request: Pick<IncomingMessage, 'headers'>, token: string | undefined): string => {
+  const header = request.headers.authorization
+  const key = header === undefined ? token : BEARER.exec(header)?.[1]
+  if (key !== undefined) return key
+  throw new BrambleError('unauthorized', {
+    detail: header === undefined ? 'the request has no API key' : 'the `Authorization` header is not a bearer key',
+  })
+}
+
+export const unknownKey = (): BrambleError =>
+  new BrambleError('unauthorized', { detail: 'the API key is not known here' })
+
+/** Where keys are looked up that are all in memory. */
+export interface KeyFinder {
+  find(key: string): Caller | undefined
+}
+
 export const keyAuthenticator =
-  (keys: KeyStore): Authenticator =>
+  (keys: KeyFinder): Authenticator =>
   (request, token) => {
-    const header = request.headers.authorization
-    const key = header === undefined ? token : BEARER.exec(header)?.[1]
-    if (key === undefined)
-      throw new BrambleError('unauthorized', {
-        detail: header === undefined ? 'the request has no API key' : 'the `Authorization` header is not a bearer key',
-      })
-    const caller = keys.find(key)
-    if (!caller) throw new BrambleError('unauthorized', { detail: 'the API key is not known here' })
+    const caller = keys.find(keyTextOf(request, token))
+    if (!caller) throw unknownKey()
     return caller
   }
 
@@ -58,10 +69,10 @@ export const openAuthenticator =
     return EVERYONE
   }
 
-/** Throws `forbidden` for a page of an origin that is neither this node's nor named. */
+/** Throws `forbidden` for a page of an origin that is neither this server's nor named. */
 export const requireOrigin = (corsOrigins: readonly string[], request: Pick<IncomingMessage, 'headers'>): void => {
   if (isOriginAllowed(corsOrigins, request)) return
-  throw new BrambleError('forbidden', { detail: 'pages of that `Origin` may not use this node' })
+  throw new BrambleError('forbidden', { detail: 'pages of that `Origin` may not use this' })
 }
 
 /** From this machine, to it by a name of its own, and through no proxy that says so. */

@@ -4,7 +4,10 @@ import { sendProblem } from './problems.ts'
 import type { Route } from './route.ts'
 
 /** Answers what no route takes: 405 with `Allow` where the path is known, else 404. */
-export const registerNotFound = (app: FastifyInstance, table: readonly Route[]): void => {
+export const registerNotFound = (
+  app: FastifyInstance,
+  table: readonly Pick<Route<never>, 'path' | 'method'>[],
+): void => {
   const paths = table.map(({ path, method }) => ({ method, segments: path.split('/') }))
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?', 1)[0] ?? ''

@@ -1,6 +1,6 @@
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
-import type { Answer } from '../idempotency.ts'
+import type { Answer } from './idempotency.ts'
 
 export interface BytesOptions {
   readonly status: number

@@ -1,8 +1,8 @@
 import type { IncomingMessage, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { BrambleError, newId } from '@bramble/protocol'
-import type { GatewayContext } from '../context.ts'
-import { presentable } from '../problems.ts'
+import type { HttpContext } from './context.ts'
+import { presentable } from './problems.ts'
 
 /** A request to go on with another protocol (RFC 9110, section 7.8), before anybody answered it. */
 export interface Upgrade {
@@ -22,7 +22,7 @@ export type UpgradeHandler = (upgrade: Upgrade) => boolean
 /** Offers each upgrade to the handlers in turn; what nobody takes is a route that is not there. */
 export const listenForUpgrades = (
   server: Server,
-  context: GatewayContext,
+  context: Pick<HttpContext, 'shutdown'>,
   handlers: readonly UpgradeHandler[],
 ): void => {
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
@@ -32,7 +32,7 @@ export const listenForUpgrades = (
     const upgrade = { request, socket, head, requestId: newId('request'), path, query: new URLSearchParams(query) }
     try {
       if (context.shutdown.closing)
-        throw new BrambleError('shutting_down', { detail: 'the gateway takes no new requests', retryAfterMs: 1000 })
+        throw new BrambleError('shutting_down', { detail: 'no new requests are taken', retryAfterMs: 1000 })
       if (handlers.some((handle) => handle(upgrade))) return
       throw new BrambleError('not_found', { detail: `there is no WebSocket at \`${path}\`` })
     } catch (error) {

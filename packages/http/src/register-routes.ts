@@ -1,9 +1,9 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { BrambleError, parse } from '@bramble/protocol'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { type Caller, isDirectLoopback, requireScope } from './auth.ts'
-import type { GatewayContext } from './context.ts'
+import type { HttpContext } from './context.ts'
 import type { Answer } from './idempotency.ts'
 import { problemOf } from './problems.ts'
 import { rateHeaders } from './rate-limit.ts'
@@ -20,7 +20,11 @@ declare module 'fastify' {
 const NO_PARAMETERS = z.strictObject({})
 
 /** Registers every route of the table: admission before the body is read, checks, the handler, the answer. */
-export const registerRoutes = (app: FastifyInstance, context: GatewayContext, table: readonly Route[]): void => {
+export const registerRoutes = <Context extends HttpContext>(
+  app: FastifyInstance,
+  context: Context,
+  table: readonly Route<Context>[],
+): void => {
   app.decorateRequest('caller', null)
   app.removeAllContentTypeParsers()
   // Only read here, and parsed in the handler: Fastify closes the connection after a parser that throws.
@@ -44,7 +48,7 @@ export const registerRoutes = (app: FastifyInstance, context: GatewayContext, ta
   }
 }
 
-const add = (app: FastifyInstance, context: GatewayContext, route: Route): void => {
+const add = <Context extends HttpContext>(app: FastifyInstance, context: Context, route: Route<Context>): void => {
   app.route({
     method: route.method,
     url: route.path,
@@ -70,13 +74,22 @@ const tokenOf = (request: FastifyRequest): string | undefined => {
   return typeof token === 'string' ? token : undefined
 }
 
-/** Who calls, may they, how often, and is the node open: before a byte of the body is read. */
-const admit = (context: GatewayContext, route: Route, request: FastifyRequest, reply: FastifyReply): void => {
-  if (route.scope === 'public') return
-  if (route.scope === 'metrics' && isDirectLoopback(request.raw)) return
-  const caller = context.authenticate(request.raw, tokenOf(request))
+/** Who calls, may they, how often, and is the server open: before a byte of the body is read. */
+const admit = async (
+  context: HttpContext,
+  { scope }: Pick<Route<never>, 'scope'>,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<void> => {
+  if (scope === 'public') return
+  if (scope === 'metrics' && isDirectLoopback(request.raw)) return
+  if (scope === 'node') {
+    requireOpen(context)
+    return context.nodes?.admit(request)
+  }
+  const caller = await context.authenticate(request.raw, tokenOf(request))
   request.caller = caller
-  requireScope(caller, route.scope === 'metrics' ? 'read' : route.scope)
+  requireScope(caller, scope === 'metrics' ? 'read' : scope)
   const rate = caller.bucket?.take()
   if (rate) {
     reply.headers(rateHeaders(rate))
@@ -86,25 +99,34 @@ const admit = (context: GatewayContext, route: Route, request: FastifyRequest, r
         retryAfterMs: rate.waitMs,
       })
   }
-  if (context.shutdown.closing)
-    throw new BrambleError('shutting_down', { detail: 'the gateway takes no new requests', retryAfterMs: 1000 })
+  requireOpen(context)
+}
+
+const requireOpen = ({ shutdown }: HttpContext): void => {
+  if (shutdown.closing)
+    throw new BrambleError('shutting_down', { detail: 'no new requests are taken', retryAfterMs: 1000 })
 }
 
 const ANONYMOUS: Caller = { tenant: 'default', keyId: 'none', scopes: [], quota: {} }
 
-const serve = async (
-  context: GatewayContext,
-  route: Route,
+const serve = async <Context extends HttpContext>(
+  context: Context,
+  route: Route<Context>,
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<FastifyReply> => {
+  if (route.scope === 'node' && !route.upload)
+    await context.nodes?.verify(request, hash('sha256', bytesOf(request), 'hex'))
   const controller = new AbortController()
-  const idempotencyKey = route.idempotent ? idempotencyKeyOf(request) : undefined
+  const givenKey = route.idempotent ? idempotencyKeyOf(request) : undefined
+  const ofHandler = route.idempotent === 'by handler' && givenKey !== undefined
+  const idempotencyKey = ofHandler ? undefined : givenKey
   let stream: EventStream | undefined
   const call: Call<unknown, unknown, unknown> & { note: (text: string) => void } = {
     params: route.params && parse(route.params, namedParameters(request)),
     query: parse(route.query ?? NO_PARAMETERS, withoutToken(request)),
     body: bodyOf(route, request),
+    ...(ofHandler && { idempotency: { key: givenKey, digest: digestOf(request) } }),
     caller: request.caller ?? ANONYMOUS,
     signal: controller.signal,
     streaming: route.events !== undefined && (request.headers.accept?.includes('text/event-stream') ?? false),
@@ -112,7 +134,7 @@ const serve = async (
       stream = openEventStream(reply, {
         heartbeatMs: context.limits.heartbeatMs,
         stallTimeoutMs: context.limits.stallTimeoutMs,
-        countOutput: context.countOutput,
+        ...(context.countOutput && { countOutput: context.countOutput }),
       })
       return stream
     },
@@ -157,9 +179,9 @@ const serve = async (
 }
 
 /** Runs the handler, or gives again what an earlier request under the same key got or is getting. */
-const once = async (
-  context: GatewayContext,
-  route: Route,
+const once = async <Context extends HttpContext>(
+  context: Context,
+  route: Route<Context>,
   call: Call<unknown, unknown, unknown> & { note: (text: string) => void },
   reply: FastifyReply,
   key: string,
@@ -170,7 +192,7 @@ const once = async (
       tenant: call.caller.tenant,
       route: `${route.method} ${request.url}`,
       key,
-      fingerprint: createHash('sha256').update(bytesOf(request)).digest('base64'),
+      fingerprint: digestOf(request),
     },
     (note) => {
       call.note = note
@@ -201,7 +223,7 @@ const withoutToken = (request: FastifyRequest): unknown => {
   return query
 }
 
-const bodyOf = (route: Route, request: FastifyRequest): unknown => {
+const bodyOf = (route: Pick<Route<never>, 'body' | 'bodyOptional' | 'upload'>, request: FastifyRequest): unknown => {
   if (route.body && isUpload(route, request)) return undefined
   const bytes = bytesOf(request)
   if (route.body) return parse(route.body, bytes.length === 0 && route.bodyOptional ? {} : parseJson(bytes))
@@ -213,8 +235,10 @@ const NO_BYTES = Buffer.alloc(0)
 
 const bytesOf = (request: FastifyRequest): Buffer => (Buffer.isBuffer(request.body) ? request.body : NO_BYTES)
 
+const digestOf = (request: FastifyRequest): string => hash('sha256', bytesOf(request), 'base64')
+
 /** Whether the body comes as a stream of the route's own media types. */
-export const isUpload = (route: Pick<Route, 'upload'>, request: FastifyRequest): boolean => {
+export const isUpload = (route: Pick<Route<never>, 'upload'>, request: FastifyRequest): boolean => {
   const mediaType = request.headers['content-type']?.split(';')[0]?.trim().toLowerCase()
   return mediaType !== undefined && (route.upload?.includes(mediaType) ?? false)
 }

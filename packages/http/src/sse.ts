@@ -1,22 +1,20 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
-import { bufferPool } from './buffer-pool.ts'
-import { escapeJson, MAX_ESCAPED_BYTES } from './escape-json.ts'
-import type { OutputPiece } from './output-pieces.ts'
-import { base64Bytes, writeBase64 } from './write-base64.ts'
 
 /**
- * One response as server-sent events (WHATWG HTML, section 9.2): `event:` is the type, `id:` counts from 1, `data:` is
- * one line of JSON. A comment goes out when nothing else did for `heartbeatMs`, so that proxies keep the connection.
+ * One response as server-sent events (WHATWG HTML, section 9.2): `event:` is the type, `id:` counts from 1 unless it is given, `data:`
+ * is one line of JSON. A comment goes out when nothing else did for `heartbeatMs`, so that proxies keep the connection.
  *
  * Where a method returns a promise the client is slower than the writer: wait for it before writing more, and nothing grows.
  */
 export interface EventStream {
   /** True once the client has gone or `end` was called; writing does nothing then. */
   readonly closed: boolean
-  send(type: string, json: string): Promise<void> | undefined
-  /** An output event, with `wrap` (ASCII) around its JSON. */
-  sendOutput(type: 'stdout' | 'stderr', piece: OutputPiece, wrap: Wrap): Promise<void> | undefined
+  send(type: string, json: string, id?: number): Promise<void> | undefined
+  /** What stands before the JSON of the next event, for whoever writes a whole event as bytes. */
+  head(type: string): string
+  /** Bytes of whole events; they may be used again from `done` on. */
+  write(bytes: Uint8Array, done: () => void): Promise<void> | undefined
   end(): void
 }
 
@@ -24,11 +22,9 @@ export interface EventStreamOptions {
   readonly heartbeatMs: number
   /** A client that takes nothing for so long is cut off. */
   readonly stallTimeoutMs: number
-  /** Told of every output that went by. */
-  readonly countOutput: (bytes: number) => void
+  /** Told of all that `write` carries. */
+  readonly countOutput?: (bytes: number) => void
 }
-
-export type Wrap = readonly [before: string, after: string]
 
 /** Takes the reply over from Fastify and opens the stream with status 200. */
 export const openEventStream = (reply: FastifyReply, options: EventStreamOptions): EventStream => {
@@ -58,7 +54,6 @@ const eventStream = (
   let closed = raw.destroyed
   let quiet = false
   let draining: PromiseWithResolvers<void> | undefined
-  const buffers = bufferPool()
 
   let stall: NodeJS.Timeout | undefined
   const release = (): void => {
@@ -86,25 +81,21 @@ const eventStream = (
     draining ??= Promise.withResolvers()
     return draining.promise
   }
-  const head = (type: string): string => `id: ${++sequence}\nevent: ${type}\ndata: `
+  const head = (type: string, id: number = ++sequence): string => `id: ${id}\nevent: ${type}\ndata: `
 
   return {
     get closed() {
       return closed
     },
-    send: (type, json) => (closed ? undefined : drained(raw.write(`${head(type)}${json}\n\n`))),
-    sendOutput: (type, piece, [before, after]) => {
-      if (closed) return undefined
-      const start = `${head(type)}${before}{"type":"${type}",${piece.text ? '' : '"encoding":"base64",'}"data":"`
-      const end = `"}${after}\n\n`
-      const { bytes } = piece
-      countOutput(bytes.length)
-      const dataBytes = piece.text ? bytes.length * MAX_ESCAPED_BYTES : base64Bytes(bytes.length)
-      const buffer = buffers.take(start.length + dataBytes + end.length)
-      let at = buffer.write(start, 0, 'latin1')
-      at = piece.text ? escapeJson(bytes, buffer, at) : writeBase64(bytes, buffer, at)
-      at += buffer.write(end, at, 'latin1')
-      return drained(raw.write(buffer.subarray(0, at), () => buffers.give(buffer)))
+    send: (type, json, id) => (closed ? undefined : drained(raw.write(`${head(type, id)}${json}\n\n`))),
+    head,
+    write: (bytes, done) => {
+      if (closed) {
+        done()
+        return undefined
+      }
+      countOutput?.(bytes.length)
+      return drained(raw.write(bytes, done))
     },
     end: () => {
       if (closed) return

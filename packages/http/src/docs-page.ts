@@ -11,12 +11,12 @@ const ASSETS: Record<string, string> = {
   'favicon-32x32.png': 'image/png',
 }
 
-const PAGE = `<!doctype html>
+const page = (title: string): string => `<!doctype html>
 <html lang="en">
   <head>
     <meta charset="utf-8">
     <meta name="viewport" content="width=device-width, initial-scale=1">
-    <title>Bramble: one node's API</title>
+    <title>${title}</title>
     <link rel="icon" href="/docs/favicon-32x32.png">
     <link rel="stylesheet" href="/docs/swagger-ui.css">
   </head>
@@ -39,15 +39,15 @@ const SECURITY_HEADERS = {
   'cross-origin-opener-policy': 'same-origin',
 }
 
-export const docsPage = (reply: FastifyReply): Answer => {
+export const docsPage = (reply: FastifyReply, title: string): Answer => {
   reply.headers(SECURITY_HEADERS)
-  return { status: 200, text: PAGE }
+  return { status: 200, text: page(title) }
 }
 
 /** Serves the page's files, from disk at each request: at rest they cost no memory. */
 export const registerDocsAssets = (app: FastifyInstance): void => {
   const directory = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'))
-  // Whoever opens the node's URL in a browser finds the page.
+  // Whoever opens the server's URL in a browser finds the page.
   app.get('/', (_request, reply) => reply.redirect('/docs'))
   app.get('/docs/start.js', (_request, reply) => reply.headers(SECURITY_HEADERS).type('text/javascript').send(START))
   for (const [name, type] of Object.entries(ASSETS))

@@ -7,13 +7,23 @@ type Json = Record<string, unknown>
 
 /** Failures that any route of that kind may answer with. */
 const COMMON: readonly ErrorCode[] = ['invalid_request', 'internal']
+const SIGNED: readonly ErrorCode[] = ['signature_invalid', 'clock_skew', 'replayed', 'rate_limited', 'shutting_down']
 const KEYED: readonly ErrorCode[] = ['unauthorized', 'forbidden', 'rate_limited', 'shutting_down']
 const BODIED: readonly ErrorCode[] = ['invalid_json', 'unsupported_media_type', 'body_too_large', 'request_timeout']
 
 const PROBLEM = 'application/problem+json'
 
+/** What a server says it is. */
+export interface ServerDescription {
+  readonly title: string
+  readonly description: string
+  readonly version: string
+}
+
+type AnyRoute = Omit<Route<never>, 'handle' | 'replay'>
+
 /** The OpenAPI 3.1 document of a route table, as JSON. */
-export const openApiText = (table: readonly Route[], version: string): string => {
+export const openApiText = (table: readonly AnyRoute[], about: ServerDescription): string => {
   const input = schemaWriter('input')
   const output = schemaWriter('output')
   const problem = output.schema(protocol.problemSchema)
@@ -28,21 +38,29 @@ export const openApiText = (table: readonly Route[], version: string): string =>
   return JSON.stringify({
     openapi: '3.1.0',
     info: {
-      title: 'Bramble: one node',
-      version,
-      description: 'Runs commands in fresh sandboxes. Errors are problem documents (RFC 9457).',
+      ...about,
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     paths,
     components: {
       schemas: { ...input.components(), ...output.components() },
-      securitySchemes: { key: { type: 'http', scheme: 'bearer', description: 'An API key of this node' } },
+      securitySchemes: {
+        key: { type: 'http', scheme: 'bearer', description: 'An API key' },
+        ...(table.some(({ scope }) => scope === 'node') && { node: NODE_SIGNATURE }),
+      },
     },
   })
 }
 
+const NODE_SIGNATURE: Json = {
+  type: 'apiKey',
+  in: 'header',
+  name: 'bramble-signature',
+  description: 'By the key of a node, with `bramble-node`, `bramble-timestamp` and `bramble-nonce`',
+}
+
 const operation = (
-  route: Route,
+  route: AnyRoute,
   input: (schema: z.ZodType) => Json,
   output: (schema: z.ZodType) => Json,
   problem: Json,
@@ -57,7 +75,7 @@ const operation = (
     tags: [route.tag],
     summary: route.summary,
     ...(route.description !== undefined && { description: route.description }),
-    security: route.scope === 'public' ? [] : [{ key: [route.scope] }],
+    security: securityOf(route.scope),
     parameters: parameters(route, input),
     ...((route.body ?? route.upload) && {
       requestBody: { required: !route.bodyOptional, content: bodyContent(route, input) },
@@ -75,7 +93,12 @@ const operation = (
   }
 }
 
-const bodyContent = (route: Route, input: (schema: z.ZodType) => Json): Json => {
+const securityOf = (scope: AnyRoute['scope']): Json[] => {
+  if (scope === 'public') return []
+  return scope === 'node' ? [{ node: [] }] : [{ key: [scope] }]
+}
+
+const bodyContent = (route: AnyRoute, input: (schema: z.ZodType) => Json): Json => {
   const streams = (route.upload ?? []).map((type) => [
     type === '*' ? '*/*' : type,
     { schema: { type: 'string', format: 'binary' } },
@@ -91,7 +114,7 @@ const PATH_PARAMETER: Json = {
   schema: { type: 'string' },
 }
 
-const parameters = (route: Route, input: (schema: z.ZodType) => Json): Json[] => [
+const parameters = (route: AnyRoute, input: (schema: z.ZodType) => Json): Json[] => [
   ...fields(route.params, 'path', input),
   ...(route.path.endsWith('*') ? [PATH_PARAMETER] : []),
   ...fields(route.query, 'query', input),
@@ -124,11 +147,11 @@ const fields = (schema: z.ZodType | undefined, place: string, input: (schema: z.
   }))
 }
 
-const problems = (route: Route, schema: Json): Record<string, Json> => {
+const problems = (route: AnyRoute, schema: Json): Record<string, Json> => {
   const codes = new Set<ErrorCode>([
     ...route.errors,
     ...COMMON,
-    ...(route.scope === 'public' ? [] : KEYED),
+    ...(route.scope === 'node' ? SIGNED : route.scope === 'public' ? [] : KEYED),
     ...(route.body ? BODIED : []),
     ...(route.idempotent ? (['idempotency_mismatch'] as const) : []),
   ])
