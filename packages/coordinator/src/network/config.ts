@@ -1,0 +1,64 @@
+import { type Distinct, LIMITS } from '@bramble/protocol'
+import { DEFAULT_VERIFICATION, type VerificationConfig } from '../core/policy.ts'
+
+/** Every bound and habit of a network, with its unit in its name. */
+export interface NetworkConfig {
+  /** 32 bytes in `0x` hex: what receipts are for. */
+  readonly network: string
+  readonly version: string
+  readonly verification: VerificationConfig
+  /** How long an execution is a worker's without a renewal. */
+  readonly leaseMs: number
+  /** How often a worker says that it is alive, and what it is at. */
+  readonly heartbeatMs: number
+  /** Added to every lease after a restart, on top of `leaseMs`: workers need time to come back. */
+  readonly restartGraceMs: number
+  /** After so long without a word a node is offline, and its executions are placed elsewhere. */
+  readonly silentMs: number
+  /** An execution may take its `timeoutMs` and this, for the way there and back. */
+  readonly timeoutMarginMs: number
+  /** What executions of a job may not share unless it says otherwise. */
+  readonly distinct: readonly Distinct[]
+  /** `open`: a node without an invite joins as its own owner. */
+  readonly join: 'invite' | 'open'
+  /** Credits of a tenant that comes for the first time. */
+  readonly grantCredits: number
+  readonly maxOpenJobs: number
+  readonly maxTenantOpenJobs: number
+  /** Executions at once of a node that has not agreed `newcomerAgreements` times yet. */
+  readonly newcomerRunning: number
+  readonly newcomerAgreements: number
+  readonly maxNodesPerOwner: number
+  /** Documents are written anew after so many records, or after so long. */
+  readonly checkpointRecords: number
+  readonly checkpointMs: number
+  /** Jobs that ended and are still held, for those who ask at once. */
+  readonly recentJobs: number
+  readonly nonceMs: number
+  readonly maxNonces: number
+  /** How long a token for a node's gateway is good. */
+  readonly routeTokenMs: number
+}
+
+export const DEFAULT_NETWORK: Omit<NetworkConfig, 'network' | 'version'> = {
+  verification: DEFAULT_VERIFICATION,
+  leaseMs: 20_000,
+  heartbeatMs: 6_000,
+  restartGraceMs: 30_000,
+  silentMs: 120_000,
+  timeoutMarginMs: 30_000,
+  distinct: ['owner', 'machine', 'subnet'],
+  join: 'invite',
+  grantCredits: 1_000_000,
+  maxOpenJobs: LIMITS.maxOpenJobs.value,
+  maxTenantOpenJobs: LIMITS.maxTenantOpenJobs.value,
+  newcomerRunning: 4,
+  newcomerAgreements: 3,
+  maxNodesPerOwner: 100_000,
+  checkpointRecords: 50_000,
+  checkpointMs: 10_000,
+  recentJobs: 4096,
+  nonceMs: 2 * LIMITS.maxClockSkewMs.value,
+  maxNonces: 500_000,
+  routeTokenMs: 5 * 60_000,
+}

@@ -1,0 +1,207 @@
+import { BrambleError, type JobEvent, type JobId, jobHasEnded, type NodeId } from '@bramble/protocol'
+import type { Effect, JobEventRecord, JobState } from '../core/job-state.ts'
+import { executionView } from '../core/views.ts'
+import type { StoredJob } from '../store/store.ts'
+import { cancelLease } from './dispatch.ts'
+import { addReputation, setStatus } from './node-records.ts'
+import { reopenLoneResults } from './reopen.ts'
+import { shapeOf } from './shape.ts'
+import { stateEvent } from './subscriptions.ts'
+import type { OpenJob, WriterContext } from './writer-context.ts'
+
+/** A record of the log: one event of one job, with what its transition was told. */
+export interface JobRecord {
+  readonly t: 'j'
+  readonly j: JobId
+  readonly e: JobEventRecord
+  readonly n: number
+  readonly a: boolean
+}
+
+export interface ApplyOptions {
+  readonly idempotency?: { readonly key: string; readonly digest: string }
+}
+
+/**
+ * One event of one job: the transition, what is noted of it for the disk, and what follows. Everything in memory changes at
+ * once, in the order of the log; what others see of it goes through the outbox.
+ */
+export const apply = (
+  w: WriterContext,
+  id: JobId,
+  event: JobEventRecord,
+  { idempotency }: ApplyOptions = {},
+): JobState => {
+  const open = w.jobs.get(id)
+  const now = w.now()
+  const context = { now, config: w.config.verification, anchors: hasAnchors(w, open?.state) }
+  const seqBefore = open?.state.lastSeq ?? 0
+  const { job, effects } = w.transition(open?.state, event, context)
+  const ended = jobHasEnded(job.status)
+  if (job.lastSeq === seqBefore) job.lastSeq++
+  // The job is written whole with its first event and its last: the log has those in between.
+  const whole = open === undefined || ended || event.type === 'reopened'
+  if (whole) job.logSeq = w.journal.seq
+  else if (event.type !== 'waiting') {
+    const record: JobRecord = { t: 'j', j: id, e: event, n: now, a: context.anchors }
+    job.logSeq = w.journal.log(record)
+  }
+  const entry = open ?? addOpen(w, job, idempotency)
+  entry.state = job
+  entry.dirty = !whole && (entry.dirty || event.type !== 'waiting')
+  let provisional: StoredJob['provisional']
+  for (const effect of effects) {
+    if (effect.type === 'provisional') provisional = { node: effect.node, until: effect.until }
+    carryOut(w, job, effect)
+  }
+  if (ended) close(w, entry)
+  if (whole)
+    w.journal.add({
+      jobs: [
+        {
+          state: job,
+          ...(entry.idempotency && { idempotency: entry.idempotency }),
+          ...(provisional && { provisional }),
+        },
+      ],
+    })
+  return job
+}
+
+const hasAnchors = (w: WriterContext, job: JobState | undefined): boolean =>
+  w.table.hasEstablished(new Set(job?.executions.map(({ standing }) => standing.node)))
+
+const addOpen = (w: WriterContext, state: JobState, idempotency: ApplyOptions['idempotency']): OpenJob => {
+  const open: OpenJob = { state, dirty: false, shape: shapeOf(w, state), ...(idempotency && { idempotency }) }
+  w.jobs.set(state.id, open)
+  w.recent.delete(state.id)
+  w.byTenant.set(state.tenant, (w.byTenant.get(state.tenant) ?? 0) + 1)
+  return open
+}
+
+export const reopen = addOpen
+
+const close = (w: WriterContext, { state }: OpenJob): void => {
+  w.jobs.delete(state.id)
+  w.queue.remove(state.id)
+  const left = (w.byTenant.get(state.tenant) ?? 1) - 1
+  if (left > 0) w.byTenant.set(state.tenant, left)
+  else w.byTenant.delete(state.tenant)
+  w.recent.set(state.id, state)
+  if (w.recent.size > w.config.recentJobs) for (const oldest of w.recent.keys()) return void w.recent.delete(oldest)
+}
+
+const carryOut = (w: WriterContext, job: JobState, effect: Effect): void => {
+  switch (effect.type) {
+    case 'place':
+      if (job.wanted.length === 0) w.queue.remove(job.id)
+      else enqueue(w, job)
+      return
+    case 'stop':
+      w.outbox.put(() => cancelLease(w, effect))
+      return
+    case 'free': {
+      const lease = w.leases.remove(effect.execution)
+      if (!lease) return
+      w.table.release(lease.node, lease.need)
+      const node = w.table.get(lease.node)
+      if (node) w.queue.unblock(node)
+      return
+    }
+    case 'reputation': {
+      const record = w.nodes.get(effect.node)
+      if (!record) return
+      const { type: _type, node: _node, ...entry } = effect
+      addReputation(w, record, { ...entry, job: job.id })
+      if (effect.kind === 'convicted') convict(w, effect.node, effect.message ?? `its result of ${job.id} was wrong`)
+      return
+    }
+    case 'pay':
+      w.accounts.pay(job.id, effect.execution, effect.owner, effect.credits)
+      return
+    case 'release':
+      w.accounts.release(job.reopened > 0 ? 'issuer' : `tenant:${job.tenant}`, job.id)
+      return
+    case 'provisional':
+      return
+    case 'status':
+      if (jobHasEnded(job.status)) {
+        w.counts.endedJobs++
+        if (job.verification) w.counts.verified++
+      }
+      tell(w, job, () => {
+        const { status, message } = job
+        return [{ type: 'status', ...stamp(w, job), status, ...(message !== undefined && { message }) }]
+      })
+      if (jobHasEnded(job.status)) {
+        const last = w.subscriptions.any(job.id) ? stateEvent(job) : undefined
+        w.outbox.put(() => {
+          if (last) w.subscriptions.publish(job.id, last)
+          w.subscriptions.end(job.id)
+        })
+      }
+      return
+    case 'execution':
+      tell(w, job, () => {
+        const execution = job.executions.find(({ id }) => id === effect.execution)
+        if (!execution) return []
+        const { id, node, status, reason, message } = executionView(job, execution)
+        return [
+          {
+            type: 'execution',
+            ...stamp(w, job),
+            execution: id,
+            node,
+            status,
+            reason,
+            ...(message !== undefined && { message }),
+          },
+        ]
+      })
+      return
+    case 'waiting':
+      tell(w, job, () => (job.waiting ? [{ type: 'waiting', ...stamp(w, job), waiting: job.waiting }] : []))
+      return
+    case 'corrected':
+      tell(w, job, () => [{ type: 'corrected', ...stamp(w, job), resultHash: effect.resultHash }])
+      return
+    default:
+      effect satisfies never
+  }
+}
+
+const stamp = (w: WriterContext, job: JobState) => ({ at: new Date(w.now()).toISOString(), seq: job.lastSeq })
+
+/** Made now, for the state may change until it is let out; not at all where nobody listens. */
+const tell = (w: WriterContext, job: JobState, make: () => JobEvent[]): void => {
+  if (!w.subscriptions.any(job.id)) return
+  const events = make()
+  w.outbox.put(() => {
+    for (const event of events) w.subscriptions.publish(job.id, event)
+  })
+}
+
+export const enqueue = (w: WriterContext, job: JobState): void => {
+  const open = w.jobs.get(job.id)
+  const { cpus, memoryMb } = job.request.spec.resources
+  const others = job.executions.length === 0 ? '' : job.executions.map(({ standing }) => standing.node).join()
+  const shape = `${open?.shape ?? shapeOf(w, job)}${job.wanted[0]?.established ? '!' : ''}${others}`
+  w.queue.add(job.id, job.tenant, job.request.priority, shape, Math.max(cpus, memoryMb / 2048))
+}
+
+/** A liar: it gets no work, what it runs is placed elsewhere, and what it said alone is asked again. */
+const convict = (w: WriterContext, id: NodeId, message: string): void => {
+  const record = w.nodes.get(id)
+  if (!record) return
+  setStatus(w, record, 'suspended', message)
+  w.onConvicted(record.owner)
+  w.outbox.put(() => {
+    w.sessions.send(id, {
+      type: 'bye',
+      error: new BrambleError('node_suspended', { detail: message }).toProblem(),
+    })
+    for (const lease of w.leases.of(id))
+      apply(w, lease.job, { type: 'expired', execution: lease.execution, token: lease.token, as: 'lost' })
+    reopenLoneResults(w, id)
+  })
+}

@@ -1,0 +1,70 @@
+import { pump } from './dispatch.ts'
+import { apply } from './job-flow.ts'
+import { addReputation, setStatus, writeNode } from './node-records.ts'
+import type { WriterContext } from './writer-context.ts'
+
+export const TICK_MS = 500
+
+/** What time alone brings about: leases that end, nodes that are silent, deadlines, executions that hang behind. */
+export const tick = (w: WriterContext): void => {
+  const now = w.now()
+  for (const lease of w.leases.due(now)) {
+    const as = lease.hardUntil <= now ? 'timeout' : 'lost'
+    const { execution, token, node } = lease
+    apply(w, lease.job, { type: 'expired', execution, token, as })
+    w.outbox.put(() => w.sessions.send(node, { type: 'cancel', items: [{ execution, token, reason: as }] }))
+  }
+  silentNodes(w, now)
+  for (const { state } of [...w.jobs.values()])
+    if (state.deadlineAt !== undefined && state.deadlineAt <= now) apply(w, state.id, { type: 'deadline_passed' })
+  pump(w)
+}
+
+const silentNodes = (w: WriterContext, now: number): void => {
+  for (const record of w.nodes.values()) {
+    const { id, status, lastSeenAt = record.registeredAt } = record
+    const quietMs = now - lastSeenAt
+    if (status === 'online' && quietMs > 4 * w.config.heartbeatMs) setStatus(w, record, 'suspect')
+    if ((status !== 'suspect' && status !== 'draining') || quietMs < w.config.silentMs) continue
+    for (const { execution, token, job } of w.leases.of(id))
+      apply(w, job, { type: 'expired', execution, token, as: 'lost' })
+    addReputation(w, record, status === 'draining' ? { kind: 'left' } : { kind: 'silent' })
+    setStatus(w, record, 'offline')
+  }
+}
+
+/** Documents and open jobs that changed, in slices, and then the word that the log before is not needed. */
+export const openCheckpoints = (w: WriterContext): { due(): boolean; run(): Promise<void> } => {
+  let last = { seq: w.journal.seq, at: w.now() }
+  let running = false
+  return {
+    due: () =>
+      !running &&
+      w.journal.seq > last.seq &&
+      (w.journal.seq - last.seq >= w.config.checkpointRecords || w.now() - last.at >= w.config.checkpointMs),
+    run: async () => {
+      running = true
+      try {
+        const { seq } = w.journal
+        for (const record of w.nodes.values()) if (record.logSeq > last.seq) writeNode(w, record)
+        w.journal.add({ documents: w.accounts.changed().map(({ id, value }) => ({ kind: 'account', id, value })) })
+        let sliced = 0
+        for (const open of [...w.jobs.values()]) {
+          if (!open.dirty || w.jobs.get(open.state.id) !== open) continue
+          open.dirty = false
+          w.journal.add({
+            jobs: [{ state: open.state, ...(open.idempotency && { idempotency: open.idempotency }) }],
+          })
+          if (++sliced % SLICE_JOBS === 0) await w.outbox.durable()
+        }
+        w.journal.checkpoint(seq)
+        await w.outbox.durable()
+        last = { seq, at: w.now() }
+      } finally {
+        running = false
+      }
+    },
+  }
+}
+
+const SLICE_JOBS = 500

@@ -1,0 +1,67 @@
+import type { JobId, NodeId, Sealed } from '@bramble/protocol'
+import type { Transition } from '../core/core.ts'
+import type { JobState } from '../core/job-state.ts'
+import type { NodeTable, WaitingQueue } from '../placement/placement.ts'
+import type { Journal } from '../store/journal.ts'
+import type { Store } from '../store/store.ts'
+import type { Accounts } from './accounts.ts'
+import type { NetworkConfig } from './config.ts'
+import type { Leases } from './leases.ts'
+import type { NodeRecord } from './node-records.ts'
+import type { Outbox } from './outbox.ts'
+import type { Sessions } from './sessions.ts'
+import type { Subscriptions } from './subscriptions.ts'
+
+/** Milliseconds since 1970, random bytes and timers, so that a network can be simulated. */
+export interface Surroundings {
+  now(): number
+  /** Fills `bytes`; absent: the system's. */
+  readonly random?: (bytes: Uint8Array) => void
+  /** Runs `work` after `ms`; the answer takes it back. */
+  schedule(ms: number, work: () => void): () => void
+}
+
+export interface OpenJob {
+  state: JobState
+  /** Changed since it was written whole. */
+  dirty: boolean
+  readonly shape: string
+  readonly idempotency?: { readonly key: string; readonly digest: string }
+}
+
+/** What the parts of a writer work on: all that one network is, in memory. */
+export interface WriterContext extends Surroundings {
+  readonly config: NetworkConfig
+  readonly store: Store
+  readonly journal: Journal
+  readonly outbox: Outbox
+  readonly transition: Transition
+  readonly table: NodeTable
+  readonly queue: WaitingQueue
+  readonly jobs: Map<JobId, OpenJob>
+  /** Jobs that ended, the latest last; bounded. */
+  readonly recent: Map<JobId, JobState>
+  readonly byTenant: Map<string, number>
+  readonly nodes: Map<NodeId, NodeRecord>
+  readonly leases: Leases
+  readonly accounts: Accounts
+  readonly sessions: Sessions
+  readonly subscriptions: Subscriptions
+  /** The secret that audits are drawn with. */
+  readonly auditKey: Uint8Array
+  readonly counts: Counts
+  /** Opens what was sealed to the network, and seals it to a node's key. */
+  reseal(sealed: Sealed, publicKey: string): Promise<Sealed>
+  /** A node of that owner lied. */
+  onConvicted(owner: string): void
+  /** Something that cannot go on: the writer ends, and another begins from the store. */
+  fail(error: unknown): void
+}
+
+/** What is counted while the writer is up. */
+export interface Counts {
+  endedJobs: number
+  placedExecutions: number
+  verified: number
+  startedAt: number
+}
