@@ -69,24 +69,32 @@ export interface ChooseRequest {
   readonly failed: readonly NodeId[]
 }
 
-/** `never`: no node that is here now will ever do, however idle. */
+/**
+ * `never`: no node that is here now will ever do, however idle. `full`: none has room for it, whatever the job's other
+ * executions exclude, so that no job of that need can be placed; pass it on to `block`.
+ */
 export type Choice =
   | { readonly node: PlacedNode; readonly standing: Standing }
-  | { readonly waiting: Waiting; readonly never: boolean }
+  | { readonly waiting: Omit<Waiting, 'since'>; readonly never: boolean; readonly full: boolean }
 
 /**
- * Executions that wait for a node, in the order in which they are to be served: tenants by turns (deficit round robin, by what
- * their jobs need), within a tenant by priority, then by age. Those whose *shape* (everything `choose` looks at) found no node
- * are asked again only when something changed that could help them, so that many that wait cost nothing.
+ * Jobs with executions that wait for a node, in the order in which they are to be served: tenants by turns (start-time fair queueing,
+ * by what their jobs need), within a tenant by priority, then by age. Age counts too: a point of priority is worth ten seconds of
+ * it, so that nothing waits for ever behind what is more urgent. Those whose *shape* (`shapeOf`: everything `choose` looks at)
+ * found no node are asked again only when something changed that could help them, so that many that wait cost nothing.
  */
 export interface WaitingQueue {
+  /** A job that is in the queue already takes the new values. */
   add(job: JobId, tenant: string, priority: number, shape: string, cost: number): void
   remove(job: JobId): void
-  /** The next to try, or undefined when all that are left are blocked. */
+  /**
+   * The next to try, or undefined when all that are left are blocked. It is charged to its tenant, and stays in the queue until
+   * it is removed, added with another shape, or blocked: a job that wants two executions is tried twice.
+   */
   next(): JobId | undefined
-  /** It found no node: its shape is blocked until `unblock`. */
-  block(job: JobId): void
-  /** Room came free, a node came or changed: of which kind says the node. */
-  unblock(node: PlacedNode): void
+  /** It found no node: its shape is blocked until `unblock`, and with `full` all shapes of the same need. Not charged. */
+  block(job: JobId, full?: boolean): void
+  /** Room came free, a node came or changed: of which kind says the node; `free` says what of it is free, where that is known. */
+  unblock(node: PlacedNode, free?: ReturnType<NodeTable['free']>): void
   readonly size: number
 }
