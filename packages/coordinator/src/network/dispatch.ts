@@ -1,4 +1,4 @@
-import { BrambleError, type JobId, type Lease, type NodeId, newId } from '@bramble/protocol'
+import { BrambleError, type JobId, type Lease, type NodeId, newId, type Waiting } from '@bramble/protocol'
 import type { Effect, JobState } from '../core/job-state.ts'
 import { apply, enqueue } from './job-flow.ts'
 import type { HeldLease } from './leases.ts'

@@ -16,6 +16,7 @@ import type {
   JobsQuery,
   Lease,
   LeaseRef,
+  NetworkInstance,
   NetworkNode,
   NetworkStats,
   NodeId,
@@ -74,6 +75,11 @@ export interface Network extends AsyncDisposable {
     user(user: string, caller: RouteCaller): Promise<Route>
     instance(ref: string, caller: RouteCaller): Promise<Route>
     startInstance(spec: InstanceSpec, caller: RouteCaller): Promise<{ instance: Instance; route: Route }>
+    /** Newest first. */
+    instances(query: { limit: number; cursor?: string }, tenant: string): Promise<Page<NetworkInstance>>
+    /** Takes a snapshot of it now, from which it comes back if its node is lost. */
+    snapshotInstance(ref: string, tenant: string): Promise<NetworkInstance>
+    removeInstance(ref: string, tenant: string): Promise<void>
   }
   /** True the first time that nonce of that node is seen within the clock skew: each signed request is taken once. */
   takeNonce(node: NodeId, nonce: string): Promise<boolean>

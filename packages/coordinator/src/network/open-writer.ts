@@ -41,6 +41,8 @@ export interface WriterOptions extends Partial<Surroundings> {
   readonly identity: Identity
   /** The secret part of the draw of audits, kept with the network's key. */
   readonly auditKey: Uint8Array
+  /** Runs it when the present turn is over: when a write begins. Default `setImmediate`. */
+  readonly defer?: (work: () => void) => void
   /** Told once when the writer cannot go on (its epoch is over, the store fails); it is closed then. */
   readonly onFail?: (error: unknown) => void
   /** Other parts in the place of the usual ones: a simulation breaks them on purpose. */
@@ -72,7 +74,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
   const now = options.now ?? Date.now
   const schedule = options.schedule ?? systemSchedule
   const loaded = await store.load()
-  const journal = openJournal({ store, epoch, now, seq: loaded.seq })
+  const journal = openJournal({ store, epoch, now, seq: loaded.seq, ...(options.defer && { defer: options.defer }) })
   let closed = false
   let failure: unknown
   const fail = (error: unknown): void => {

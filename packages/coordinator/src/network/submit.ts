@@ -75,6 +75,7 @@ const RELAXABLE = ['owner', 'machine', 'subnet'] as const
 
 const admit = (w: WriterContext, tenant: string): void => {
   const retryAfterMs = 1000
+  if (w.journal.full) throw new BrambleError('queue_full', { detail: 'the store is behind', retryAfterMs })
   if (w.jobs.size >= w.config.maxOpenJobs)
     throw new BrambleError('queue_full', { detail: `${w.jobs.size} jobs of this network have not ended`, retryAfterMs })
   if ((w.byTenant.get(tenant) ?? 0) >= w.config.maxTenantOpenJobs)
