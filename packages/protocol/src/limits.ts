@@ -77,6 +77,10 @@ export const LIMITS = {
   maxRedundancy: { value: 16, why: 'executions of one job that may be asked for at once' },
   maxJobExecutions: { value: 64, why: 'executions of one job in all, whatever was lost or disagreed' },
   maxInlineResultBytes: { value: 64 * 1024, why: 'of one content of a job’s result; more is a blob' },
+  maxJobBytes: {
+    value: 512 * 1024,
+    why: 'a job is held in memory until it ends, and goes to workers whole; more is a blob',
+  },
   maxFrameBytes: { value: 1024 * 1024, why: 'one message between a worker and its coordinator' },
   maxLeases: { value: 4096, why: 'executions that one worker holds at once' },
   maxOpenJobs: { value: 200_000, why: 'jobs of a network that have not ended are held in memory' },
