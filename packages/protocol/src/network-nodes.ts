@@ -168,6 +168,8 @@ export const routeClaimsSchema = z.strictObject({
   tenant: z.string().min(1).max(128),
   user: z.string().min(1).max(256).optional(),
   instance: z.string().min(1).max(256).optional(),
+  /** Of the placement: void once the user or instance was placed elsewhere, and the node knows. */
+  epoch: z.number().int().min(1).optional(),
   scopes: z.array(z.string().min(1).max(64)).max(32),
   expiresAtMs: z.number().int().min(0),
 })

@@ -41,7 +41,7 @@ export const nodeTable = ({ random }: NodeTableOptions): CountingNodeTable => {
     const entry = entries.get(id)
     if (entry === undefined) return
     const { used } = entry
-    used.slots = Math.max(0, used.slots + by)
+    used.slots = Math.max(0, used.slots + by * (need.slots ?? 1))
     used.milliCpus = Math.max(0, used.milliCpus + by * milliCpusOf(need.cpus))
     used.memoryMb = Math.max(0, used.memoryMb + by * need.memoryMb)
     used.gpus = Math.max(0, used.gpus + by * need.gpus)

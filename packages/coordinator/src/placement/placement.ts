@@ -46,8 +46,10 @@ export interface PlacedNode {
   readonly maxRunning: number
 }
 
-/** What an execution takes of a node. */
+/** What an execution takes of a node, or an instance, which takes no slot. */
 export interface Need {
+  /** Default 1. */
+  readonly slots?: number
   readonly cpus: number
   readonly memoryMb: number
   readonly gpus: number
