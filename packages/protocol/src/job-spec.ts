@@ -41,6 +41,7 @@ export const comparatorSchema = z.discriminatedUnion('type', [
         z.string().max(256),
         z.strictObject({ absolute: z.number().min(0).default(0), relative: z.number().min(0).max(1).default(0) }),
       )
+      .refine((fields) => Object.keys(fields).length <= 64, 'more than 64 fields')
       .default({}),
     ignore: z.array(z.string().max(256)).max(64).default([]),
   }),

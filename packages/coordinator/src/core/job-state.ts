@@ -37,6 +37,8 @@ export interface JobState {
   wanted: Wanted[]
   /** Times it was opened again because a node that stood alone lied. */
   reopened: number
+  /** Executions with a larger token belong to the present round of asking: what came before it has been decided. */
+  roundToken: number
   waiting?: Waiting
   verification?: Verification
   /** The execution whose result is the job's. */
@@ -137,7 +139,10 @@ export type JobEventRecord =
   | { readonly type: 'straggling'; readonly execution: ExecutionId }
   | { readonly type: 'cancelled'; readonly by: string }
   | { readonly type: 'deadline_passed' }
-  /** A node that decided this job alone turned out to lie. */
+  /**
+   * `node` was convicted. What it decided alone is asked again, by a whole quorum; in a job that is not decided yet, its
+   * executions end and count no more.
+   */
   | { readonly type: 'reopened'; readonly node: NodeId }
 
 /** What follows from an event, let out once it is durable. In the order in which it is to happen. */
@@ -169,7 +174,8 @@ export type Effect =
   | { readonly type: 'release' }
   /** Its result is what one node alone says; ask again if that node is convicted before `until`. */
   | { readonly type: 'provisional'; readonly node: NodeId; readonly until: number }
-  /** What subscribers of the job see; `status` says that the job's status changed. */
-  | { readonly type: 'status' }
-  | { readonly type: 'execution'; readonly execution: ExecutionId }
-  | { readonly type: 'corrected'; readonly resultHash: string }
+  /** What subscribers of the job see, numbered by `lastSeq`; `status` says that the job's status changed. */
+  | { readonly type: 'status'; readonly seq: number }
+  | { readonly type: 'execution'; readonly seq: number; readonly execution: ExecutionId }
+  | { readonly type: 'waiting'; readonly seq: number }
+  | { readonly type: 'corrected'; readonly seq: number; readonly resultHash: string }

@@ -1,0 +1,186 @@
+import { jobHasEnded, type Verification } from '@bramble/protocol'
+import { type Change, durationMs, isOfRound, isOpen, nextSeq, setStatus, stopExecution, tell } from './change.ts'
+import { groupCredibility, nodeCredibility } from './credibility.ts'
+import { determinismClassOf } from './determinism-class.ts'
+import { type Counting, countingOf, type Group, groupsOf, isSame } from './groups.ts'
+import type { ExecutionState, JobState, PlacementReason } from './job-state.ts'
+import { ask, isExhausted, neededOf, wantsAnchor } from './wanted.ts'
+
+/** Decides the job if it can be decided now; else asks for what it lacks, by `reason`; else ends it. */
+export const settle = (change: Change, reason: PlacementReason): void => {
+  const { job, context } = change
+  if (jobHasEnded(job.status)) return
+  const before = [...job.wanted]
+  const counting = countingOf(job)
+  const groups = groupsOf(counting.voters, job.request.comparator)
+  const winner = loneOf(job, counting) ?? winnerOf(change, groups)
+  if (winner !== undefined) {
+    conclude(change, counting, winner, groups)
+    return
+  }
+  if (job.startedAt !== undefined && counting.voters.length > 0) setStatus(change, 'verifying')
+  const enough = groups.some((group) => isEnough(change, group, groups))
+  ask(change, counting, groups[0], enough, reason)
+  const isOver = counting.open.length === 0 && job.wanted.length === 0 && isExhausted(job, context.config)
+  if (isOver) giveUp(change, counting)
+  else if (job.wanted.some((wanted, index) => wanted !== before[index])) change.effects.push({ type: 'place' })
+}
+
+/** The result that decides alone: of a node that may, with nobody contradicting it. */
+const loneOf = (job: JobState, { voters }: Counting): Group | undefined => {
+  const [first] = voters
+  if (first === undefined || voters.length > 1 || !first.alone || job.reopened > 0) return undefined
+  return { canonical: first, members: voters, established: true }
+}
+
+const credibilityOf = ({ context }: Change, group: Group, groups: readonly Group[]): number =>
+  groupCredibility(
+    [group, ...groups.filter((other) => other !== group)].map(({ members }) =>
+      members.map(({ standing }) => nodeCredibility(standing.agreements, context.config.assumedLiars)),
+    ),
+  )
+
+const isEnough = (change: Change, group: Group, groups: readonly Group[]): boolean =>
+  group.members.length >= neededOf(change.job) &&
+  (change.job.request.policy !== 'paranoid' || credibilityOf(change, group, groups) >= change.job.request.confidence)
+
+/**
+ * The anchor rule: those who are new may not outvote each other into a verdict while an established node could be asked;
+ * and never against the word of one.
+ */
+const winnerOf = (change: Change, groups: readonly Group[]): Group | undefined => {
+  const { job, context } = change
+  const enough = groups.filter((group) => isEnough(change, group, groups))
+  if (neededOf(job) === 1 || !context.config.anchorRule) return enough[0]
+  const anchored = enough.find(({ established }) => established)
+  if (anchored !== undefined || wantsAnchor(job, context)) return anchored
+  return groups.some(({ established }) => established) ? undefined : enough[0]
+}
+
+/** How the verdict came about. */
+const verificationOf = (change: Change, winner: Group, groups: readonly Group[], corrected: boolean): Verification => {
+  const { job, context } = change
+  const { policy } = job.request
+  const alone = winner.members.length === 1 && winner.canonical.alone && job.reopened === 0
+  const audited = job.executions.some((execution) => execution.reason === 'audit' && isOfRound(job, execution))
+  return {
+    policy,
+    decidedBy: alone ? 'alone' : policy === 'paranoid' ? 'credibility' : audited ? 'audit' : 'quorum',
+    agreed: winner.members.length,
+    needed: alone ? 1 : neededOf(job),
+    executions: job.executions.length,
+    ...(policy === 'paranoid' && { credibility: credibilityOf(change, winner, groups) }),
+    ...(alone && { provisionalUntil: new Date(context.now + context.config.settlementMs).toISOString() }),
+    corrected,
+  }
+}
+
+/** Agreeing with oneself on another of one's nodes is no agreement. */
+const agreesWithOthers = (member: ExecutionState, { members }: Group): boolean =>
+  members.some(
+    ({ standing }) => standing.owner !== member.standing.owner && standing.machine !== member.standing.machine,
+  )
+
+const conclude = (change: Change, { voters, open }: Counting, winner: Group, groups: readonly Group[]): void => {
+  const { job, context, effects } = change
+  const old = job.executions.find(({ id }) => id === job.canonical)
+  const corrected = old !== undefined && !isSame(old, winner.canonical, job.request.comparator)
+  const wasPaid = job.finishedAt !== undefined
+  job.verification = verificationOf(change, winner, groups, corrected)
+  if (job.request.determinism === 'check') job.determinismClass = determinismClassOf(voters, winner)
+  if (old !== undefined && corrected) oppose(change, old, false)
+  for (const execution of voters) {
+    if (!winner.members.includes(execution)) oppose(change, execution, winner.established)
+  }
+  for (const execution of winner.members) {
+    execution.validity = 'agreed'
+    const kind = agreesWithOthers(execution, winner) ? 'agreed' : 'alone'
+    const { node } = execution.standing
+    effects.push({ type: 'reputation', node, kind, execution: execution.id, ms: durationMs(execution) })
+  }
+  if (!wasPaid) pay(change, winner.members)
+  if (old === undefined || corrected) job.canonical = winner.canonical.id
+  for (const execution of open) unneeded(change, execution)
+  if (job.verification.decidedBy === 'alone')
+    effects.push({
+      type: 'provisional',
+      node: winner.canonical.standing.node,
+      until: context.now + context.config.settlementMs,
+    })
+  if (corrected) effects.push({ type: 'corrected', seq: nextSeq(job), resultHash: winner.canonical.resultHash ?? '' })
+  finish(change, 'completed')
+}
+
+/**
+ * Its result is another one than the verdict. Who is new is believed against nobody: only the word of an established node
+ * convicts. Of a job whose results differ by nature, none is held against anyone.
+ */
+const oppose = (change: Change, execution: ExecutionState, convict: boolean): void => {
+  const { job, effects } = change
+  execution.validity = 'disagreed'
+  execution.status = 'disagreed'
+  tell(change, execution)
+  if (job.determinismClass === 'none') return
+  const entry = { type: 'reputation', node: execution.standing.node, execution: execution.id } as const
+  const message = `its result of ${job.id} is not the one that was agreed on`
+  effects.push({ ...entry, kind: 'disagreed', ms: durationMs(execution), message })
+  if (convict) effects.push({ ...entry, kind: 'convicted', message })
+}
+
+const pay = ({ job, effects }: Change, members: readonly ExecutionState[]): void => {
+  const credits = job.request.creditsRequired
+  if (credits === 0) return
+  for (const { id, standing } of members.slice(0, job.request.redundancy)) {
+    job.creditsSpent += credits
+    effects.push({ type: 'pay', execution: id, owner: standing.owner, credits })
+  }
+}
+
+const unneeded = (change: Change, execution: ExecutionState): void =>
+  stopExecution(change, execution, { status: 'cancelled', validity: 'unneeded', message: 'the job is decided' })
+
+const giveUp = (change: Change, { voters }: Counting): void => {
+  const { job } = change
+  const round = job.executions.filter((execution) => isOfRound(job, execution))
+  const last = round.findLast(({ message }) => message !== undefined)?.message
+  if (job.request.determinism === 'check' && voters.length > 1) job.determinismClass = determinismClassOf(voters)
+  delete job.canonical
+  const why = last === undefined ? '' : `; the last: ${last}`
+  if (voters.length === 0) {
+    end(change, 'failed', `${round.length} executions gave no result${why}`)
+    return
+  }
+  const hint =
+    job.determinismClass === 'fuzzy' ? '; they differ by numbers that the comparator `fuzzy` would take as equal' : ''
+  end(change, 'no_consensus', `${voters.length} results, and no ${neededOf(job)} that count and agree${hint}`)
+}
+
+/** The job ends without a verdict: nobody is punished and nobody paid. */
+export const end = (change: Change, status: 'failed' | 'cancelled' | 'no_consensus', message: string): void => {
+  const { job } = change
+  job.message = message
+  for (const execution of job.executions) {
+    if (isOpen(execution)) stopExecution(change, execution, { status: 'cancelled', validity: 'unneeded', message })
+    else if (execution.validity === 'undecided') execution.validity = 'inconclusive'
+  }
+  finish(change, status)
+}
+
+const finish = (change: Change, status: 'completed' | 'failed' | 'cancelled' | 'no_consensus'): void => {
+  const { job, context, effects } = change
+  for (const execution of job.executions) {
+    if (isOpen(execution)) unneeded(change, execution)
+    else if (execution.validity === 'undecided') execution.validity = 'inconclusive'
+    // Contents are kept of what was agreed on; of the others, their hashes and receipts are the evidence.
+    if (execution.id !== job.canonical) delete execution.result
+  }
+  const wasReleased = job.finishedAt !== undefined
+  delete job.waiting
+  job.finishedAt = context.now
+  setStatus(change, status)
+  if (!wasReleased) effects.push({ type: 'release' })
+  if (job.wanted.length > 0) {
+    job.wanted = []
+    effects.push({ type: 'place' })
+  }
+}
