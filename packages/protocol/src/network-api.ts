@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { problemSchema } from './errors.ts'
-import { executionIdSchema } from './ids.ts'
+import { executionIdSchema, instanceIdSchema } from './ids.ts'
 import { instanceSchema } from './instances.ts'
 import { LIMITS } from './limits.ts'
 import { nodeReportSchema, reputationEntrySchema } from './network-nodes.ts'
@@ -79,8 +79,7 @@ export const routeSchema = z.object({
   url: z.string(),
   token: z.string(),
   expiresAt: z.string(),
-  instance: z.string().optional(),
-  execution: executionIdSchema.optional(),
+  instance: instanceIdSchema.optional(),
 })
 /** `POST /api/v1/instances` of a coordinator: the instance, and how to reach it. */
 export const placedInstanceSchema = z.object({ instance: instanceSchema, route: routeSchema })

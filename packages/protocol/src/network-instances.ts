@@ -1,12 +1,6 @@
 import { z } from 'zod'
 import { instanceIdSchema } from './ids.ts'
-import {
-  instanceNameSchema,
-  instanceRefSchema,
-  instanceSchema,
-  instanceSpecSchema,
-  instanceStatusSchema,
-} from './instances.ts'
+import { instanceNameSchema, instanceSpecSchema, instanceStatusSchema } from './instances.ts'
 import { nodeIdSchema } from './receipts.ts'
 import { blobHashSchema } from './snapshot-manifest.ts'
 
@@ -17,28 +11,6 @@ import { blobHashSchema } from './snapshot-manifest.ts'
  * Each placement has an *epoch*, larger than all before it. A node that holds an instance at a lower epoch than the network's
  * holds a stale copy: the network tells it to let go as soon as it can be reached.
  */
-
-/** `GET /api/v1/route`: exactly one of both. */
-export const routeQuerySchema = z
-  .strictObject({
-    /** Whatever tells the tenant's users apart: a session, an account. */
-    user: z.string().min(1).max(256).optional(),
-    instance: instanceRefSchema.optional(),
-  })
-  .refine(({ user, instance }) => (user === undefined) !== (instance === undefined), 'give either user or instance')
-export type RouteQuery = z.output<typeof routeQuerySchema>
-
-/** Where to go, and the token that the node's gateway takes in place of a key until it expires. */
-export const routeSchema = z.object({
-  node: nodeIdSchema,
-  url: z.string(),
-  token: z.string(),
-  expiresAt: z.string(),
-  instance: instanceIdSchema.optional(),
-})
-
-/** `POST /api/v1/instances` of a coordinator: the spec of an instance. */
-export const placedInstanceSchema = z.object({ instance: instanceSchema, route: routeSchema })
 
 /** An instance as the coordinator knows it; its node knows more. */
 export const networkInstanceSchema = z.object({
