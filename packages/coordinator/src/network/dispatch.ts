@@ -1,8 +1,8 @@
 import { BrambleError, type JobId, type Lease, type NodeId, newId, type Waiting } from '@bramble/protocol'
 import type { Effect, JobState } from '../core/job-state.ts'
+import { chooseRequestOf } from './choose-request.ts'
 import { apply, enqueue } from './job-flow.ts'
 import type { HeldLease } from './leases.ts'
-import { distinctOf, needOf } from './shape.ts'
 import type { WriterContext } from './writer-context.ts'
 
 /** Gives waiting executions to nodes, until nothing that waits can be placed. */
@@ -12,33 +12,20 @@ export const pump = (w: WriterContext): void => {
 
 const place = (w: WriterContext, id: JobId): void => {
   const job = w.jobs.get(id)?.state
-  const [wanted] = job?.wanted ?? []
-  if (!job || !wanted) {
+  if (!job || job.wanted.length === 0) {
     w.queue.remove(id)
     return
   }
-  const { spec, placement } = job.request
-  const need = needOf(job)
-  const choice = w.table.choose({
-    job: id,
-    need,
-    ...(spec.isolation && { isolation: spec.isolation }),
-    image: { name: spec.image, ...(job.imageDigest !== undefined && { digest: job.imageDigest }) },
-    ...(placement.regions && { regions: placement.regions }),
-    ...(placement.gpuModel !== undefined && { gpuModel: placement.gpuModel }),
-    ...(placement.nodeLabels && { nodeLabels: placement.nodeLabels }),
-    established: wanted.established,
-    others: job.executions.filter(counts).map(({ standing }) => standing),
-    distinct: distinctOf(w, job),
-    failed: job.executions.filter((execution) => !counts(execution)).map(({ standing }) => standing.node),
-  })
+  const request = chooseRequestOf(w, job)
+  const choice = w.table.choose(request)
   if (!('node' in choice)) {
-    w.queue.block(id)
+    w.queue.block(id, choice.full)
     wait(w, job, choice.waiting)
     return
   }
   w.queue.remove(id)
   const { standing } = choice
+  const { need } = request
   const execution = newId('execution', { now: w.now, ...(w.random && { random: w.random }) })
   w.table.reserve(standing.node, need)
   const placed = apply(w, id, { type: 'placed', execution, standing })
@@ -52,16 +39,12 @@ const place = (w: WriterContext, id: JobId): void => {
   const lease: HeldLease = {
     ...{ execution, token, job: id, node: standing.node, need, started: false },
     until: now + w.config.leaseMs,
-    hardUntil: now + spec.resources.timeoutMs + w.config.timeoutMarginMs,
+    hardUntil: now + job.request.spec.resources.timeoutMs + w.config.timeoutMarginMs,
   }
   w.leases.add(lease)
   w.outbox.put(() => send(w, lease))
   if (placed.wanted.length > 0) enqueue(w, placed)
 }
-
-/** Executions that may still count: nobody else may run beside them where they must be distinct. */
-const counts = ({ status }: JobState['executions'][number]): boolean =>
-  status === 'leased' || status === 'running' || status === 'completed' || status === 'disagreed'
 
 /** Why it waits is told to whoever looks, and not written: it is found out again after a restart. */
 const wait = (w: WriterContext, job: JobState, waiting: Omit<Waiting, 'since'>): void => {

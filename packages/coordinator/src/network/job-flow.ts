@@ -1,11 +1,13 @@
 import { BrambleError, type JobEvent, type JobId, jobHasEnded, type NodeId } from '@bramble/protocol'
 import type { Effect, JobEventRecord, JobState } from '../core/job-state.ts'
 import { executionView } from '../core/views.ts'
+import { shapeOf } from '../placement/shape.ts'
 import type { StoredJob } from '../store/store.ts'
+import { chooseRequestOf } from './choose-request.ts'
 import { cancelLease } from './dispatch.ts'
 import { addReputation, setStatus } from './node-records.ts'
 import { reopenLoneResults } from './reopen.ts'
-import { shapeOf } from './shape.ts'
+import { noteClass } from './spec-class.ts'
 import { stateEvent } from './subscriptions.ts'
 import type { OpenJob, WriterContext } from './writer-context.ts'
 
@@ -35,10 +37,8 @@ export const apply = (
   const open = w.jobs.get(id)
   const now = w.now()
   const context = { now, config: w.config.verification, anchors: hasAnchors(w, open?.state) }
-  const seqBefore = open?.state.lastSeq ?? 0
   const { job, effects } = w.transition(open?.state, event, context)
   const ended = jobHasEnded(job.status)
-  if (job.lastSeq === seqBefore) job.lastSeq++
   // The job is written whole with its first event and its last: the log has those in between.
   const whole = open === undefined || ended || event.type === 'reopened'
   if (whole) job.logSeq = w.journal.seq
@@ -54,7 +54,10 @@ export const apply = (
     if (effect.type === 'provisional') provisional = { node: effect.node, until: effect.until }
     carryOut(w, job, effect)
   }
-  if (ended) close(w, entry)
+  if (ended) {
+    noteClass(w, job)
+    close(w, entry)
+  }
   if (whole)
     w.journal.add({
       jobs: [
@@ -72,7 +75,7 @@ const hasAnchors = (w: WriterContext, job: JobState | undefined): boolean =>
   w.table.hasEstablished(new Set(job?.executions.map(({ standing }) => standing.node)))
 
 const addOpen = (w: WriterContext, state: JobState, idempotency: ApplyOptions['idempotency']): OpenJob => {
-  const open: OpenJob = { state, dirty: false, shape: shapeOf(w, state), ...(idempotency && { idempotency }) }
+  const open: OpenJob = { state, dirty: false, ...(idempotency && { idempotency }) }
   w.jobs.set(state.id, open)
   w.recent.delete(state.id)
   w.byTenant.set(state.tenant, (w.byTenant.get(state.tenant) ?? 0) + 1)
@@ -105,7 +108,7 @@ const carryOut = (w: WriterContext, job: JobState, effect: Effect): void => {
       if (!lease) return
       w.table.release(lease.node, lease.need)
       const node = w.table.get(lease.node)
-      if (node) w.queue.unblock(node)
+      if (node) w.queue.unblock(node, w.table.free(lease.node))
       return
     }
     case 'reputation': {
@@ -131,7 +134,7 @@ const carryOut = (w: WriterContext, job: JobState, effect: Effect): void => {
       }
       tell(w, job, () => {
         const { status, message } = job
-        return [{ type: 'status', ...stamp(w, job), status, ...(message !== undefined && { message }) }]
+        return [{ type: 'status', ...stamp(w, effect), status, ...(message !== undefined && { message }) }]
       })
       if (jobHasEnded(job.status)) {
         const last = w.subscriptions.any(job.id) ? stateEvent(job) : undefined
@@ -149,7 +152,7 @@ const carryOut = (w: WriterContext, job: JobState, effect: Effect): void => {
         return [
           {
             type: 'execution',
-            ...stamp(w, job),
+            ...stamp(w, effect),
             execution: id,
             node,
             status,
@@ -160,17 +163,17 @@ const carryOut = (w: WriterContext, job: JobState, effect: Effect): void => {
       })
       return
     case 'waiting':
-      tell(w, job, () => (job.waiting ? [{ type: 'waiting', ...stamp(w, job), waiting: job.waiting }] : []))
+      tell(w, job, () => (job.waiting ? [{ type: 'waiting', ...stamp(w, effect), waiting: job.waiting }] : []))
       return
     case 'corrected':
-      tell(w, job, () => [{ type: 'corrected', ...stamp(w, job), resultHash: effect.resultHash }])
+      tell(w, job, () => [{ type: 'corrected', ...stamp(w, effect), resultHash: effect.resultHash }])
       return
     default:
       effect satisfies never
   }
 }
 
-const stamp = (w: WriterContext, job: JobState) => ({ at: new Date(w.now()).toISOString(), seq: job.lastSeq })
+const stamp = (w: WriterContext, { seq }: { seq: number }) => ({ at: new Date(w.now()).toISOString(), seq })
 
 /** Made now, for the state may change until it is let out; not at all where nobody listens. */
 const tell = (w: WriterContext, job: JobState, make: () => JobEvent[]): void => {
@@ -182,11 +185,9 @@ const tell = (w: WriterContext, job: JobState, make: () => JobEvent[]): void => 
 }
 
 export const enqueue = (w: WriterContext, job: JobState): void => {
-  const open = w.jobs.get(job.id)
-  const { cpus, memoryMb } = job.request.spec.resources
-  const others = job.executions.length === 0 ? '' : job.executions.map(({ standing }) => standing.node).join()
-  const shape = `${open?.shape ?? shapeOf(w, job)}${job.wanted[0]?.established ? '!' : ''}${others}`
-  w.queue.add(job.id, job.tenant, job.request.priority, shape, Math.max(cpus, memoryMb / 2048))
+  const request = chooseRequestOf(w, job)
+  const { cpus, memoryMb } = request.need
+  w.queue.add(job.id, job.tenant, job.request.priority, shapeOf(request), Math.max(cpus, memoryMb / 2048))
 }
 
 /** A liar: it gets no work, what it runs is placed elsewhere, and what it said alone is asked again. */

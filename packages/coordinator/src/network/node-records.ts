@@ -50,7 +50,7 @@ export const placedNode = (w: WriterContext, record: NodeRecord): PlacedNode => 
 export const updateTable = (w: WriterContext, record: NodeRecord): void => {
   const placed = placedNode(w, record)
   w.table.set(placed)
-  if (record.status === 'online') w.queue.unblock(placed)
+  if (record.status === 'online') w.queue.unblock(placed, w.table.free(record.id))
 }
 
 export const setStatus = (w: WriterContext, record: NodeRecord, status: NodeStatus, message?: string): void => {

@@ -93,6 +93,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     jobs: new Map(),
     recent: new Map(),
     byTenant: new Map(),
+    classes: new Map(),
     nodes: new Map(),
     leases: openLeases(),
     accounts: openAccounts(journal, now),

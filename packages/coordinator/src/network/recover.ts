@@ -1,10 +1,11 @@
 import { type JobId, jobHasEnded, nodeIdSchema, type ReputationEntry } from '@bramble/protocol'
 import type { LedgerEntry, Loaded } from '../store/store.ts'
 import type { StoredAccount } from './accounts.ts'
+import { needOf } from './choose-request.ts'
 import { enqueue, type JobRecord, reopen } from './job-flow.ts'
 import { foldEntry, type NodeRecord, updateTable } from './node-records.ts'
 import { type Registry, storedInviteSchema } from './registration.ts'
-import { needOf } from './shape.ts'
+import { loadClass } from './spec-class.ts'
 import type { WriterContext } from './writer-context.ts'
 
 type LogRecord = JobRecord | ({ readonly t: 'r' } & ReputationEntry) | ({ readonly t: 'l' } & LedgerEntry)
@@ -20,6 +21,7 @@ export const recover = async (w: WriterContext, registry: Registry, loaded: Load
     else if (kind === 'account') w.accounts.load(id, value as StoredAccount)
     else if (kind === 'invite') registry.invites.set(id, storedInviteSchema.parse(value))
     else if (kind === 'owner') registry.owners.set(id, value as never)
+    else loadClass(w, kind, id, value)
   }
   for (const state of loaded.jobs) if (!jobHasEnded(state.status)) reopen(w, state, undefined)
   for await (const { seq, record } of loaded.log) replay(w, seq, record as LogRecord)
@@ -45,9 +47,7 @@ const replay = (w: WriterContext, seq: number, record: LogRecord): void => {
       const open = w.jobs.get(record.j)
       if (!open || (open.state.logSeq ?? 0) >= seq) return
       const context = { now: record.n, config: w.config.verification, anchors: record.a }
-      const seqBefore = open.state.lastSeq
       open.state = w.transition(open.state, record.e, context).job
-      if (open.state.lastSeq === seqBefore) open.state.lastSeq++
       open.state.logSeq = seq
       open.dirty = true
       return

@@ -5,6 +5,7 @@ import { jobView } from '../core/views.ts'
 import { pump } from './dispatch.ts'
 import { apply } from './job-flow.ts'
 import type { SubmitJob } from './network.ts'
+import { classOf } from './spec-class.ts'
 import type { WriterContext } from './writer-context.ts'
 
 /** Submissions under a key that are not in the store yet, or were a moment ago. */
@@ -51,6 +52,7 @@ export const submit = async (
       }
   }
   const { distinct } = request.placement
+  const determinismClass = classOf(w, request)
   const state = apply(
     w,
     id,
@@ -62,6 +64,7 @@ export const submit = async (
       auditDraw: auditDraw(w.auditKey, id),
       relaxed: RELAXABLE.filter((each) => !(distinct ?? w.config.distinct).includes(each)),
       ...(imageDigest !== undefined && { imageDigest }),
+      ...(determinismClass && { determinismClass }),
     },
     idempotency && { idempotency },
   )

@@ -10,6 +10,7 @@ import type { Leases } from './leases.ts'
 import type { NodeRecord } from './node-records.ts'
 import type { Outbox } from './outbox.ts'
 import type { Sessions } from './sessions.ts'
+import type { SpecClass } from './spec-class.ts'
 import type { Subscriptions } from './subscriptions.ts'
 
 /** Milliseconds since 1970, random bytes and timers, so that a network can be simulated. */
@@ -25,7 +26,6 @@ export interface OpenJob {
   state: JobState
   /** Changed since it was written whole. */
   dirty: boolean
-  readonly shape: string
   readonly idempotency?: { readonly key: string; readonly digest: string }
 }
 
@@ -47,6 +47,7 @@ export interface WriterContext extends Surroundings {
   readonly accounts: Accounts
   readonly sessions: Sessions
   readonly subscriptions: Subscriptions
+  readonly classes: Map<string, SpecClass>
   /** The secret that audits are drawn with. */
   readonly auditKey: Uint8Array
   readonly counts: Counts
