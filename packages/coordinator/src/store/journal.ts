@@ -17,5 +17,8 @@ export interface Journal extends AsyncDisposable {
   checkpoint(seq: number): void
   /** Of the last record. */
   readonly seq: number
+  /** So much waits to be written that nothing new should be begun: recording goes on, but whoever asks is to be refused. */
+  readonly full: boolean
+  /** Writes what was noted. What is noted later is lost, and `durable()` rejects for it. */
   close(): Promise<void>
 }

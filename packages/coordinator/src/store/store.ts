@@ -14,11 +14,11 @@ import type { JobState } from '../core/job-state.ts'
  * It rejects with `not_leader` where the epoch is not the present one; then nothing of it was written and nothing may be let
  * out. Whoever appends does so one batch after another; `journal` groups.
  *
- * Drivers: `sqliteStore` (node:sqlite, one process) and `postgresStore` (PostgreSQL 15 and later, pg). Both by Kysely, one set of
- * migrations where the dialects allow it, one contract suite (`testing/store-contract.ts`).
+ * Drivers: `sqliteStore` (node:sqlite, one process), `postgresStore` (PostgreSQL 15 and later, pg) and `memoryStore`. The first
+ * two have the same tables and queries (`tables.ts`, `queries.ts`); one contract suite for all (`testing/store-contract.ts`).
  */
 export interface Store extends AsyncDisposable {
-  readonly name: 'sqlite' | 'postgres'
+  readonly name: 'memory' | 'sqlite' | 'postgres'
   /**
    * Takes the writer's lease for `ttlMs` if nobody holds it, or its holder has not renewed it in time; else says who holds it.
    * Time is the database's own, so that clocks of coordinators do not matter.

@@ -1,0 +1,151 @@
+import { chmodSync, closeSync, mkdirSync, openSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { DatabaseSync, type SQLInputValue } from 'node:sqlite'
+import { BrambleError } from '@bramble/protocol'
+import { Kysely, type SqliteDatabase, SqliteDialect } from 'kysely'
+import { openQueries } from './queries.ts'
+import { rowsOf } from './rows.ts'
+import { openSqlite, openSqliteAppender } from './sqlite-append.ts'
+import type { Store } from './store.ts'
+import { META_TABLE, schemaSteps, type Tables } from './tables.ts'
+
+export interface SqliteStoreOptions {
+  /** The file; its directory is made. */
+  readonly path: string
+}
+
+/** SQLITE_BUSY, SQLITE_CONSTRAINT, SQLITE_FULL (https://sqlite.org/rescode.html). */
+const CODES: Readonly<Record<number, 'conflict' | 'store_full'>> = { 5: 'conflict', 19: 'conflict', 13: 'store_full' }
+
+const brambleError = (path: string, error: unknown): unknown => {
+  const errcode = error instanceof Error && 'errcode' in error ? Number(error.errcode) & 0xff : 0
+  const code = CODES[errcode]
+  if (code === undefined || !(error instanceof Error)) return error
+  return new BrambleError(code, { detail: `${path}: ${error.message}`, cause: error })
+}
+
+const migrate = (database: DatabaseSync, path: string): void => {
+  database.exec('begin immediate')
+  try {
+    for (const statement of META_TABLE) database.exec(statement)
+    const version = database.prepare("select value from meta where name = 'schema'").get()
+    for (const statement of schemaSteps('sqlite', Number(version?.value))) database.exec(statement)
+    database.exec('commit')
+  } catch (error) {
+    database.exec('rollback')
+    throw new BrambleError('conflict', { detail: `${path} cannot be used: ${(error as Error).message}`, cause: error })
+  }
+}
+
+const dialectOver = (database: DatabaseSync): SqliteDialect => {
+  const adapted: SqliteDatabase = {
+    close: () => database.close(),
+    prepare(text) {
+      const statement = database.prepare(text)
+      const bind = (values: readonly unknown[]) => values as readonly SQLInputValue[]
+      return {
+        reader: statement.columns().length > 0,
+        all: (values) => statement.all(...bind(values)),
+        run: (values) => statement.run(...bind(values)),
+        iterate: (values) => statement.iterate(...bind(values)),
+      }
+    },
+  }
+  return new SqliteDialect({ database: adapted })
+}
+
+/**
+ * Who writes is who holds an exclusive lock on a file beside the database: the kernel frees it with the process, so that one
+ * that follows a crash need not wait (decision 13).
+ */
+const openLock = (path: string) => {
+  let held: DatabaseSync | undefined
+  return {
+    take(): boolean {
+      const lock = new DatabaseSync(path, { timeout: 0 })
+      try {
+        lock.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT')
+        held = lock
+        return true
+      } catch {
+        lock.close()
+        return false
+      }
+    },
+    held: () => held !== undefined,
+    free() {
+      held?.close()
+      held = undefined
+    },
+  }
+}
+
+/** Opens the file (WAL, synchronous=FULL), for one process; throws `conflict` for tables of a later Bramble. */
+export const sqliteStore = async ({ path }: SqliteStoreOptions): Promise<Store> => {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  // What jobs said is in there: for the owner only, and so are the files that SQLite puts beside it.
+  closeSync(openSync(path, 'a', 0o600))
+  chmodSync(path, 0o600)
+  const database = openSqlite(path)
+  try {
+    migrate(database, path)
+  } catch (error) {
+    database.close()
+    throw error
+  }
+  const db = new Kysely<Tables>({ dialect: dialectOver(database) })
+  const appender = openSqliteAppender(path)
+  const lock = openLock(`${path}-writer`)
+  let closed = false
+
+  const writerRow = () => {
+    const row = database.prepare('select epoch, name, url, until from writer').get()
+    return { epoch: Number(row?.epoch), name: String(row?.name), url: String(row?.url), until: Number(row?.until) }
+  }
+  const close = async (): Promise<void> => {
+    if (closed) return
+    closed = true
+    lock.free()
+    appender.close()
+    await db.destroy()
+    if (database.isOpen) database.close()
+  }
+
+  return {
+    name: 'sqlite',
+    async acquire({ name, url, ttlMs }) {
+      const present = writerRow()
+      if (lock.held() || !lock.take())
+        return { held: false, name: present.name, url: present.url, leftMs: Math.max(1, present.until - Date.now()) }
+      const update = database.prepare('update writer set epoch = epoch + 1, name = ?, url = ?, until = ?')
+      update.run(name, url, Date.now() + ttlMs)
+      return { held: true, epoch: writerRow().epoch }
+    },
+    async renew(epoch, ttlMs) {
+      if (closed || !lock.held() || writerRow().epoch !== epoch) return false
+      database.prepare('update writer set until = ?').run(Date.now() + ttlMs)
+      return true
+    },
+    async release(epoch) {
+      if (!lock.held() || writerRow().epoch !== epoch) return
+      database.prepare('update writer set epoch = epoch + 1, until = 0').run()
+      lock.free()
+    },
+    async writer() {
+      const { name, url, until } = writerRow()
+      return until > Date.now() ? { name, url } : undefined
+    },
+    async append(epoch, batch) {
+      const rows = rowsOf(batch)
+      try {
+        if (appender.append(epoch, rows)) return
+      } catch (error) {
+        throw brambleError(path, error)
+      }
+      throw new BrambleError('not_leader', { detail: `the epoch ${epoch} of ${path} has ended` })
+    },
+    ...openQueries(db),
+    close,
+    [Symbol.asyncDispose]: close,
+  }
+}
