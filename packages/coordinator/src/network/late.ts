@@ -22,7 +22,8 @@ export const lateCommit = (w: WriterContext, node: NodeId, commit: Commit): Ackn
       ...{ execution, token, receipt, result },
       ...{ inputHash: inputHash.slice(2), resultHash: resultHash.slice(2) },
     })
-  else if (record && known?.standing.node === node)
+  // One that was stopped because the verdict was there is nobody's fault.
+  else if (record && known?.standing.node === node && known.validity !== 'unneeded')
     addReputation(w, record, { kind: 'late', job: state?.id ?? id, execution })
   const error = new BrambleError('lease_lost', { detail: 'the execution is not this node’s any more' })
   return { execution, token, error: error.toProblem() }
