@@ -81,6 +81,8 @@ export const jobSchema = z.object({
   consensus: z.number().int(),
   strategy: z.enum(['eager', 'lazy']),
   policy: jobPolicySchema,
+  /** How results were compared. Absent: by their hashes alone. */
+  comparator: z.enum(['exact', 'fuzzy']).optional(),
   priority: z.number().int(),
   deadline: z.string().optional(),
   creditsRequired: z.number().int(),
@@ -151,7 +153,8 @@ export const jobExecutionSchema = z.object({
   message: z.string().optional(),
   resultHash: z.string().optional(),
   inputHash: z.string().optional(),
-  usage: usageSchema.optional(),
+  /** By its receipt. */
+  usage: usageSchema.pick({ cpuMs: true, peakMemoryBytes: true }).optional(),
   /** Of its node when it counted: established or not, and how credible. */
   established: z.boolean().optional(),
   weight: z.number().optional(),

@@ -81,6 +81,7 @@ export const routeSchema = z.object({
   expiresAt: z.string(),
   instance: instanceIdSchema.optional(),
 })
+export type Route = z.infer<typeof routeSchema>
 /** `POST /api/v1/instances` of a coordinator: the instance, and how to reach it. */
 export const placedInstanceSchema = z.object({ instance: instanceSchema, route: routeSchema })
 

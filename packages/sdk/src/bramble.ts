@@ -12,6 +12,8 @@ import { type Executions, executions } from './executions.ts'
 import { type Images, images } from './images.ts'
 import { ownInstance } from './instances/instance.ts'
 import { type Instances, instances } from './instances/instances.ts'
+import { type Jobs, jobs } from './jobs/jobs.ts'
+import { type NetworkClient, networkOf } from './jobs/network.ts'
 import { type Keys, keys } from './keys.ts'
 import { SDK_LIMITS } from './limits.ts'
 import { type MapOptions, map, type RaceResult, type Runnable, race, specOf } from './many.ts'
@@ -55,7 +57,7 @@ type Resources = NonNullable<ExecutionSpecInput['resources']>
 export type RunOptions = Omit<ExecutionSpecInput, 'command'> & Resources & ExecuteOptions
 
 /**
- * The client of one node. It holds no connection and needs no closing. Every rejection is a `BrambleError`: tell them
+ * The client of one node, or of a network by any of its coordinators. It holds no connection and needs no closing. Every rejection is a `BrambleError`: tell them
  * apart by `code`. A command that exits non-zero is a result, and an error only with `check`.
  */
 export class Bramble {
@@ -66,8 +68,12 @@ export class Bramble {
   readonly executions: Executions
   readonly images: Images
   readonly instances: Instances
+  /** Of a coordinator: work for a network. */
+  readonly jobs: Jobs
   readonly keys: Keys
   readonly merge: Merge
+  /** Of a coordinator: its nodes, and the network as a whole. */
+  readonly network: NetworkClient
   readonly snapshots: Snapshots
   readonly sshKeys: SshKeys
   readonly store: Store
@@ -99,8 +105,10 @@ export class Bramble {
     this.branches = branches(this.#transport, ownInstance(context))
     this.cache = cache(this.#transport)
     this.instances = instances(context)
+    this.jobs = jobs(context, this.blobs)
     this.keys = keys(this.#transport)
     this.merge = mergeOf(this.#transport) as Merge
+    this.network = networkOf(this.#transport)
     this.snapshots = snapshots(this.#transport, ownInstance(context))
     this.sshKeys = sshKeys(this.#transport)
     this.store = store(this.#transport)

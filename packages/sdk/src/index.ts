@@ -15,14 +15,29 @@ export type {
   InstanceSpecInput,
   InstanceStats,
   InstanceStatus,
+  Invite,
+  Job,
+  JobEvent,
+  JobEvidence,
+  JobExecution,
+  JobRequestInput,
+  JobResult,
+  JobStatus,
   MergeConflict,
   MergeResponse,
   MergeStrategy,
+  NetworkNode,
+  NetworkStats,
   NewApiKey,
   OutputFile,
   Pool,
   Quota,
+  ReputationEntry,
+  ResultContent,
+  Route,
   Scope,
+  Sealed,
+  SignedReceipt,
   Snapshot,
   SnapshotChange,
   SnapshotDiff,
@@ -31,7 +46,9 @@ export type {
   StoreStats,
   TenantBlob,
   UsageRow,
+  Verification,
   Volume,
+  Waiting,
 } from '@bramble/protocol'
 export { BrambleError } from '@bramble/protocol'
 export type { RetryPolicy } from './backoff.ts'
@@ -66,6 +83,19 @@ export type { ProcessEnd, StreamProcess } from './instances/process.ts'
 export type { Terminal, TerminalEnd, TerminalOptions } from './instances/terminal.ts'
 export type { FileTree, TreeFile } from './instances/tree.ts'
 export type { Tunnel } from './instances/tunnel.ts'
+export type { JobEventsOptions } from './jobs/job-events.ts'
+export type { Jobs, JobsQuery, SubmitOptions } from './jobs/jobs.ts'
+export type { InviteInput, NetworkClient, NodesQuery } from './jobs/network.ts'
+export { type SecretInputs, sealInputs } from './jobs/seal-inputs.ts'
+export {
+  type CheckedReceipt,
+  type EvidenceFault,
+  type EvidenceFaultCode,
+  type EvidenceReport,
+  type VerifyOptions,
+  verifyReceipts,
+} from './jobs/verify-receipts.ts'
+export type { WaitOptions } from './jobs/wait-for-job.ts'
 export type { KeyInput, Keys } from './keys.ts'
 export { SDK_LIMITS } from './limits.ts'
 export type { MapOptions, RaceResult, Runnable } from './many.ts'
