@@ -1,0 +1,34 @@
+import { randomBytes } from 'node:crypto'
+import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { BrambleError, challengeSchema } from '@bramble/protocol'
+import type { NetworkPin } from './session.ts'
+
+const pinSchema = challengeSchema.pick({ network: true, publicKey: true })
+
+const readPin = (file: string) => {
+  try {
+    return pinSchema.parse(JSON.parse(readFileSync(file, 'utf8')))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw new BrambleError('conflict', { detail: `${file} does not say which network this node joined`, cause: error })
+  }
+}
+
+/** Keeps in a file whom this node met first as its network, and refuses all others from then on. */
+export const filePin = (file: string): NetworkPin => {
+  let pinned = readPin(file)
+  return {
+    check({ network, publicKey }) {
+      if (pinned === undefined) {
+        const temporary = `${file}.${randomBytes(4).toString('hex')}`
+        writeFileSync(temporary, `${JSON.stringify({ network, publicKey })}\n`, { mode: 0o600, flush: true })
+        renameSync(temporary, file)
+        pinned = { network, publicKey }
+      }
+      if (pinned.network === network && pinned.publicKey === publicKey) return
+      throw new BrambleError('signature_invalid', {
+        detail: `the coordinator is not of the network that this node joined (${file}); remove that file to join another one`,
+      })
+    },
+  }
+}
