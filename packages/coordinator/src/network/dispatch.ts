@@ -1,5 +1,6 @@
 import { BrambleError, type JobId, type Lease, type NodeId, newId, type Waiting } from '@bramble/protocol'
 import type { Effect, JobState } from '../core/job-state.ts'
+import { kindOf } from '../placement/stragglers.ts'
 import { chooseRequestOf } from './choose-request.ts'
 import { apply, enqueue } from './job-flow.ts'
 import type { HeldLease } from './leases.ts'
@@ -35,9 +36,10 @@ const place = (w: WriterContext, id: JobId): void => {
     return
   }
   w.counts.placedExecutions++
+  w.stragglers.placed()
   const now = w.now()
   const lease: HeldLease = {
-    ...{ execution, token, job: id, node: standing.node, need, started: false },
+    ...{ execution, token, job: id, node: standing.node, need, started: false, kind: kindOf(job) },
     until: now + w.config.leaseMs,
     hardUntil: now + job.request.spec.resources.timeoutMs + w.config.timeoutMarginMs,
   }

@@ -2,6 +2,7 @@ import { BrambleError, type JobEvent, type JobId, jobHasEnded, type NodeId } fro
 import type { Effect, JobEventRecord, JobState } from '../core/job-state.ts'
 import { executionView } from '../core/views.ts'
 import { shapeOf } from '../placement/shape.ts'
+import { kindOf } from '../placement/stragglers.ts'
 import type { StoredJob } from '../store/store.ts'
 import { chooseRequestOf } from './choose-request.ts'
 import { cancelLease } from './dispatch.ts'
@@ -115,6 +116,7 @@ const carryOut = (w: WriterContext, job: JobState, effect: Effect): void => {
       const record = w.nodes.get(effect.node)
       if (!record) return
       const { type: _type, node: _node, ...entry } = effect
+      if (effect.ms !== undefined) w.stragglers.ended(kindOf(job), effect.ms)
       addReputation(w, record, { ...entry, job: job.id })
       if (effect.kind === 'convicted') convict(w, effect.node, effect.message ?? `its result of ${job.id} was wrong`)
       return

@@ -10,6 +10,11 @@ export interface HeldLease extends LeaseRef {
   /** It ends here in any case. */
   hardUntil: number
   started: boolean
+  startedAt?: number
+  /** Of its job: what is expected to take equally long. */
+  readonly kind: string
+  /** A second copy was asked for. */
+  straggled?: boolean
   /** Given to a poll: not given again unless it comes back without it. */
   polled?: boolean
   progress?: number

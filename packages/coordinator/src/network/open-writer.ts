@@ -7,6 +7,7 @@ import { transition } from '../core/transition.ts'
 import { evidenceView, executionView, jobView } from '../core/views.ts'
 import { nodeTable } from '../placement/node-table.ts'
 import type { NodeTable, WaitingQueue } from '../placement/placement.ts'
+import { stragglers } from '../placement/stragglers.ts'
 import { waitingQueue } from '../placement/waiting-queue.ts'
 import { openRouting } from '../routing/open-routing.ts'
 import { openJournal } from '../store/open-journal.ts'
@@ -90,6 +91,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     transition: parts.transition ?? transition,
     table: parts.table ?? nodeTable({ random: options.random ? uniform(options.random) : systemRandom }),
     queue: parts.queue ?? waitingQueue(),
+    stragglers: stragglers(),
     jobs: new Map(),
     recent: new Map(),
     byTenant: new Map(),
@@ -250,9 +252,12 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
         return session
       }),
     routing: {
-      user: (user, tenant) => call(() => routing.user(user, tenant)),
-      instance: (ref, tenant) => call(() => routing.instance(ref, tenant)),
-      startInstance: (spec, tenant) => call(() => routing.startInstance(spec, tenant)),
+      user: (user, caller) => call(() => routing.user(user, caller)),
+      instance: (ref, caller) => call(() => routing.instance(ref, caller)),
+      startInstance: (spec, caller) => call(() => routing.startInstance(spec, caller)),
+      instances: (query, tenant) => call(() => routing.instances(query, tenant)),
+      snapshotInstance: (ref, tenant) => call(() => routing.snapshotInstance(ref, tenant)),
+      removeInstance: (ref, tenant) => call(() => routing.removeInstance(ref, tenant)),
     },
     takeNonce: (node, nonce) => call(() => nonces.take(node, nonce)),
     putDocument: (kind, id, value) =>

@@ -1,4 +1,5 @@
 import { type JobId, jobHasEnded, nodeIdSchema, type ReputationEntry } from '@bramble/protocol'
+import { kindOf } from '../placement/stragglers.ts'
 import type { LedgerEntry, Loaded } from '../store/store.ts'
 import type { StoredAccount } from './accounts.ts'
 import { needOf } from './choose-request.ts'
@@ -75,7 +76,7 @@ const resumeJob = (w: WriterContext, id: JobId): void => {
   for (const { id: execution, token, standing, status } of job.executions) {
     if (status !== 'leased' && status !== 'running') continue
     w.leases.add({
-      ...{ execution, token, job: id, node: standing.node, need, started: status === 'running' },
+      ...{ execution, token, job: id, node: standing.node, need, started: status === 'running', kind: kindOf(job) },
       until: now + w.config.leaseMs + w.config.restartGraceMs,
       hardUntil: now + job.request.spec.resources.timeoutMs + w.config.timeoutMarginMs + w.config.restartGraceMs,
     })

@@ -1,3 +1,4 @@
+import { holdsUpVerdict } from '../placement/stragglers.ts'
 import { pump } from './dispatch.ts'
 import { apply } from './job-flow.ts'
 import { addReputation, setStatus, writeNode } from './node-records.ts'
@@ -14,10 +15,24 @@ export const tick = (w: WriterContext): void => {
     apply(w, lease.job, { type: 'expired', execution, token, as })
     w.outbox.put(() => w.sessions.send(node, { type: 'cancel', items: [{ execution, token, reason: as }] }))
   }
+  copyStragglers(w, now)
   silentNodes(w, now)
   for (const { state } of [...w.jobs.values()])
     if (state.deadlineAt !== undefined && state.deadlineAt <= now) apply(w, state.id, { type: 'deadline_passed' })
   pump(w)
+}
+
+const copyStragglers = (w: WriterContext, now: number): void => {
+  for (const lease of w.leases.all()) {
+    if (lease.startedAt === undefined || lease.straggled) continue
+    const lateAfterMs = w.stragglers.lateAfterMs(lease.kind)
+    if (lateAfterMs === undefined || now - lease.startedAt < lateAfterMs) continue
+    const job = w.jobs.get(lease.job)?.state
+    const execution = job?.executions.find(({ id }) => id === lease.execution)
+    if (!job || !execution || !holdsUpVerdict(job, execution) || !w.stragglers.takeCopy()) continue
+    lease.straggled = true
+    apply(w, lease.job, { type: 'straggling', execution: lease.execution })
+  }
 }
 
 const silentNodes = (w: WriterContext, now: number): void => {

@@ -1,4 +1,3 @@
-import { hash } from 'node:crypto'
 import {
   BrambleError,
   type Commit,
@@ -20,8 +19,6 @@ import { type NodeRecord, setStatus, updateTable } from './node-records.ts'
 import type { WriterContext } from './writer-context.ts'
 
 /** What workers say, by stream or by request. */
-
-const sha256 = (data: string | Uint8Array): string => hash('sha256', data, 'hex')
 
 export const nodeOf = (w: WriterContext, id: NodeId): NodeRecord => {
   const record = w.nodes.get(id)
@@ -168,6 +165,7 @@ const started = (w: WriterContext, node: NodeId, ref: LeaseRef): void => {
   const lease = w.leases.find(ref)
   if (lease?.node !== node || lease.started) return
   lease.started = true
+  lease.startedAt = w.now()
   apply(w, lease.job, { type: 'started', ...ref })
 }
 
@@ -206,12 +204,15 @@ export const takeCommits = (
 
 const takeCommit = (w: WriterContext, lease: HeldLease, commit: Commit): Acknowledgement => {
   const { execution, token, receipt, result } = commit
-  const checked = checkResult({
+  const spec = w.jobs.get(lease.job)?.state.request.spec
+  const checked = checkResult(
+    {
+      ...{ network: w.config.network, job: lease.job, execution, token, node: lease.node },
+      ...{ maxOutputBytes: spec?.resources.maxOutputBytes ?? 0, outputs: spec?.outputs ?? [] },
+    },
+    receipt.receipt,
     result,
-    receipt: receipt.receipt,
-    expected: { network: w.config.network, job: lease.job, execution, token, node: lease.node },
-    sha256,
-  })
+  )
   if (!checked.ok) {
     apply(w, lease.job, {
       type: 'execution_failed',

@@ -2,6 +2,7 @@ import type { JobId, NodeId, Sealed } from '@bramble/protocol'
 import type { Transition } from '../core/core.ts'
 import type { JobState } from '../core/job-state.ts'
 import type { NodeTable, WaitingQueue } from '../placement/placement.ts'
+import type { Stragglers } from '../placement/stragglers.ts'
 import type { Journal } from '../store/journal.ts'
 import type { Store } from '../store/store.ts'
 import type { Accounts } from './accounts.ts'
@@ -38,6 +39,7 @@ export interface WriterContext extends Surroundings {
   readonly transition: Transition
   readonly table: NodeTable
   readonly queue: WaitingQueue
+  readonly stragglers: Stragglers
   readonly jobs: Map<JobId, OpenJob>
   /** Jobs that ended, the latest last; bounded. */
   readonly recent: Map<JobId, JobState>
