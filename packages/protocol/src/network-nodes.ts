@@ -121,6 +121,8 @@ export const reputationEntrySchema = z.object({
   execution: z.string().optional(),
   /** Of its execution, where it has one. */
   ms: z.number().optional(),
+  /** Mean of all nodes whose results agreed with it. */
+  averageMs: z.number().optional(),
   message: z.string().optional(),
   at: z.string(),
 })

@@ -166,11 +166,13 @@ export type Effect =
       readonly kind: 'agreed' | 'alone' | 'disagreed' | 'invalid' | 'failed' | 'timeout' | 'late' | 'convicted'
       readonly execution: ExecutionId
       readonly ms?: number
+      /** Mean of those that agreed, where they were several. */
+      readonly averageMs?: number
       readonly message?: string
     }
   /** To the owner of an execution that agreed, out of what the job holds. */
   | { readonly type: 'pay'; readonly execution: ExecutionId; readonly owner: string; readonly credits: number }
-  /** The job ended: what it still holds goes back to its tenant. */
+  /** The job ended: what it still holds goes back to its tenant. Once for each time that it was asked. */
   | { readonly type: 'release' }
   /** Its result is what one node alone says; ask again if that node is convicted before `until`. */
   | { readonly type: 'provisional'; readonly node: NodeId; readonly until: number }

@@ -14,6 +14,34 @@ export interface VerificationConfig {
   readonly anchorRule: boolean
   /** Of `paranoid`: the share of nodes that are taken to lie before anything is known of them. */
   readonly assumedLiars: number
+  readonly trust: TrustConfig
+}
+
+/** How a node's record is folded into its trust. */
+export interface TrustConfig {
+  /** What is left of all earlier experience when a new one comes: 0.99 remembers the last hundred. */
+  readonly forgetting: number
+  /** What a wrong and a malformed result weigh, where a right one weighs 1. */
+  readonly wrongWeight: number
+  readonly invalidWeight: number
+  /** Share of the newest time in the average of a node's speed, once it has more than `1 / speedShare` of them. */
+  readonly speedShare: number
+  /** The score shown to people: nothing decides by it. */
+  readonly score: {
+    readonly initial: number
+    readonly max: number
+    readonly agreed: number
+    readonly disagreed: number
+    readonly silent: number
+  }
+}
+
+export const DEFAULT_TRUST: TrustConfig = {
+  forgetting: 0.99,
+  wrongWeight: 20,
+  invalidWeight: 3,
+  speedShare: 0.05,
+  score: { initial: 100, max: 1000, agreed: 5, disagreed: -10, silent: -20 },
 }
 
 export const DEFAULT_VERIFICATION: VerificationConfig = {
@@ -25,6 +53,7 @@ export const DEFAULT_VERIFICATION: VerificationConfig = {
   maxErrors: 4,
   anchorRule: true,
   assumedLiars: 0.2,
+  trust: DEFAULT_TRUST,
 }
 
 /** What a transition may know beside the job: passed in, so that it is a function of its arguments. */

@@ -1,7 +1,7 @@
 import { jobHasEnded, type Verification } from '@bramble/protocol'
 import { type Change, durationMs, isOfRound, isOpen, nextSeq, setStatus, stopExecution, tell } from './change.ts'
 import { groupCredibility, nodeCredibility } from './credibility.ts'
-import { determinismClassOf } from './determinism-class.ts'
+import { determinismClassOf } from './determinism.ts'
 import { type Counting, countingOf, type Group, groupsOf, isSame } from './groups.ts'
 import type { ExecutionState, JobState, PlacementReason } from './job-state.ts'
 import { ask, isExhausted, neededOf, wantsAnchor } from './wanted.ts'
@@ -26,10 +26,13 @@ export const settle = (change: Change, reason: PlacementReason): void => {
   else if (job.wanted.some((wanted, index) => wanted !== before[index])) change.effects.push({ type: 'place' })
 }
 
+/** Whether the command came to an end by itself. That it ran out of time or memory is also said of the node. */
+const isFirm = ({ result }: ExecutionState): boolean => result?.status === 'succeeded' || result?.status === 'failed'
+
 /** The result that decides alone: of a node that may, with nobody contradicting it. */
 const loneOf = (job: JobState, { voters }: Counting): Group | undefined => {
   const [first] = voters
-  if (first === undefined || voters.length > 1 || !first.alone || job.reopened > 0) return undefined
+  if (first === undefined || voters.length > 1 || !first.alone || job.reopened > 0 || !isFirm(first)) return undefined
   return { canonical: first, members: voters, established: true }
 }
 
@@ -85,20 +88,20 @@ const conclude = (change: Change, { voters, open }: Counting, winner: Group, gro
   const { job, context, effects } = change
   const old = job.executions.find(({ id }) => id === job.canonical)
   const corrected = old !== undefined && !isSame(old, winner.canonical, job.request.comparator)
-  const wasPaid = job.finishedAt !== undefined
   job.verification = verificationOf(change, winner, groups, corrected)
   if (job.request.determinism === 'check') job.determinismClass = determinismClassOf(voters, winner)
-  if (old !== undefined && corrected) oppose(change, old, false)
-  for (const execution of voters) {
-    if (!winner.members.includes(execution)) oppose(change, execution, winner.established)
-  }
+  const opposed = voters.filter((execution) => !winner.members.includes(execution))
+  if (old !== undefined && corrected) oppose(change, old, winner, false)
+  for (const execution of opposed) oppose(change, execution, winner, winner.established)
+  const averageMs = winner.members.reduce((sum, member) => sum + durationMs(member), 0) / winner.members.length
   for (const execution of winner.members) {
     execution.validity = 'agreed'
-    const kind = agreesWithOthers(execution, winner) ? 'agreed' : 'alone'
-    const { node } = execution.standing
-    effects.push({ type: 'reputation', node, kind, execution: execution.id, ms: durationMs(execution) })
+    const entry = { type: 'reputation', node: execution.standing.node, execution: execution.id } as const
+    const ms = durationMs(execution)
+    if (agreesWithOthers(execution, winner)) effects.push({ ...entry, kind: 'agreed', ms, averageMs })
+    else effects.push({ ...entry, kind: 'alone', ms })
   }
-  if (!wasPaid) pay(change, winner.members)
+  pay(change, winner.members)
   if (old === undefined || corrected) job.canonical = winner.canonical.id
   for (const execution of open) unneeded(change, execution)
   if (job.verification.decidedBy === 'alone')
@@ -113,15 +116,22 @@ const conclude = (change: Change, { voters, open }: Counting, winner: Group, gro
 
 /**
  * Its result is another one than the verdict. Who is new is believed against nobody: only the word of an established node
- * convicts. Of a job whose results differ by nature, none is held against anyone.
+ * convicts. Of a job whose results differ by nature, none is held against anyone; nor is it a lie to be too slow for a
+ * job's limits, or fast enough where others were not.
  */
-const oppose = (change: Change, execution: ExecutionState, convict: boolean): void => {
+const oppose = (change: Change, execution: ExecutionState, winner: Group, convict: boolean): void => {
   const { job, effects } = change
+  const entry = { type: 'reputation', node: execution.standing.node, execution: execution.id } as const
+  if (!isFirm(execution) || !isFirm(winner.canonical)) {
+    execution.validity = 'inconclusive'
+    const message = `it ended \`${execution.result?.status}\`, while others agreed on another result`
+    if (!isFirm(execution)) effects.push({ ...entry, kind: 'timeout', ms: durationMs(execution), message })
+    return
+  }
   execution.validity = 'disagreed'
   execution.status = 'disagreed'
   tell(change, execution)
   if (job.determinismClass === 'none') return
-  const entry = { type: 'reputation', node: execution.standing.node, execution: execution.id } as const
   const message = `its result of ${job.id} is not the one that was agreed on`
   effects.push({ ...entry, kind: 'disagreed', ms: durationMs(execution), message })
   if (convict) effects.push({ ...entry, kind: 'convicted', message })
@@ -174,11 +184,10 @@ const finish = (change: Change, status: 'completed' | 'failed' | 'cancelled' | '
     // Contents are kept of what was agreed on; of the others, their hashes and receipts are the evidence.
     if (execution.id !== job.canonical) delete execution.result
   }
-  const wasReleased = job.finishedAt !== undefined
   delete job.waiting
   job.finishedAt = context.now
   setStatus(change, status)
-  if (!wasReleased) effects.push({ type: 'release' })
+  effects.push({ type: 'release' })
   if (job.wanted.length > 0) {
     job.wanted = []
     effects.push({ type: 'place' })

@@ -8,7 +8,7 @@ import {
   newId,
 } from '@bramble/protocol'
 import { z } from 'zod'
-import { mayRegister, type OwnerRecord } from '../reputation/owners.ts'
+import { mayRegister, type OwnerRecord, withStrike } from '../reputation/owners.ts'
 import type { RegisterNode } from './network.ts'
 import { type NodeRecord, nodeView, setStatus, updateTable, writeNode } from './node-records.ts'
 import type { WriterContext } from './writer-context.ts'
@@ -112,8 +112,7 @@ const takeInvite = (
 
 /** A strike against the owner of a node that was convicted: others of that owner wait longer to join. */
 export const strike = (w: WriterContext, registry: Registry, owner: string): void => {
-  const before = registry.owners.get(owner)
-  const struck: OwnerRecord = { nodes: before?.nodes ?? [], strikes: (before?.strikes ?? 0) + 1, struckAt: w.now() }
+  const struck = withStrike(registry.owners.get(owner), w.now())
   registry.owners.set(owner, struck)
   writeOwner(w, owner, struck)
 }
