@@ -36,6 +36,7 @@ export const jobView = (state: JobState): Job => {
     consensus: neededOf(state),
     strategy: request.strategy,
     policy: request.policy,
+    ...(request.comparator.type !== 'exact' && { comparator: request.comparator.type }),
     priority: request.priority,
     ...(request.deadline !== undefined && { deadline: request.deadline }),
     creditsRequired: request.creditsRequired,
