@@ -36,7 +36,7 @@ export default {
     command
       .argument(
         '<suite>',
-        'run: how fast commands run, side by side with the alternatives; live: instances; time: what is kept',
+        'run: how fast commands run, side by side with the alternatives; live: instances; time: what is kept; network: jobs on many nodes',
       )
       .option('--quick', 'fewer rounds and smaller sizes', false)
       .option('--json <file>', 'where the numbers go (default: bench/results/)')
