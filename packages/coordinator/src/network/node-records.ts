@@ -1,4 +1,4 @@
-import type { NetworkNode, NodeId, NodeReport, NodeStatus, ReputationEntry, ReputationKind } from '@bramble/protocol'
+import type { NetworkNode, NodeId, NodeReport, NodeStatus, ReputationEntry } from '@bramble/protocol'
 import type { PlacedNode } from '../placement/placement.ts'
 import { foldTrust, type TrustState, trustView } from '../reputation/trust.ts'
 import type { WriterContext } from './writer-context.ts'
@@ -66,13 +66,7 @@ export const setStatus = (w: WriterContext, record: NodeRecord, status: NodeStat
 export const writeNode = (w: WriterContext, record: NodeRecord): void =>
   w.journal.add({ documents: [{ kind: 'node', id: record.id, value: { ...record, logSeq: w.journal.seq } }] })
 
-interface Entry {
-  readonly kind: ReputationKind
-  readonly job?: string
-  readonly execution?: string
-  readonly ms?: number
-  readonly message?: string
-}
+type Entry = Omit<ReputationEntry, 'seq' | 'node' | 'at'>
 
 /** Adds to a node's record, and folds it into its trust. */
 export const addReputation = (w: WriterContext, record: NodeRecord, entry: Entry): void => {

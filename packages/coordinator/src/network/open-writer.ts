@@ -110,13 +110,13 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
   const nonces = openNonces(config, now)
   await recover(w, registry, loaded)
   const routing = openRouting({
+    ...{ network: config.network, identity, now, schedule },
     table: w.table,
+    nodes: () => w.nodes.values(),
     note: (document) => journal.add({ documents: [document] }),
     durable: () => w.outbox.durable(),
     request: w.sessions.request,
-    isLive: (id) => w.nodes.get(id)?.status === 'online',
-    nodes: () => w.nodes.values(),
-    ...{ identity, now, schedule, network: config.network, tokenMs: config.routeTokenMs },
+    limits: { tokenMs: config.routeTokenMs },
     ...(options.random && { random: options.random }),
   })
   routing.load(loaded.documents)
@@ -251,14 +251,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
         routing.nodeBack(command.node)
         return session
       }),
-    routing: {
-      user: (user, caller) => call(() => routing.user(user, caller)),
-      instance: (ref, caller) => call(() => routing.instance(ref, caller)),
-      startInstance: (spec, caller) => call(() => routing.startInstance(spec, caller)),
-      instances: (query, tenant) => call(() => routing.instances(query, tenant)),
-      snapshotInstance: (ref, tenant) => call(() => routing.snapshotInstance(ref, tenant)),
-      removeInstance: (ref, tenant) => call(() => routing.removeInstance(ref, tenant)),
-    },
+    routing: routing.network,
     takeNonce: (node, nonce) => call(() => nonces.take(node, nonce)),
     putDocument: (kind, id, value) =>
       call(async () => {

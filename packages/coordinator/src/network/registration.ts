@@ -66,7 +66,10 @@ export const register = async (
   const owner = registry.owners.get(invite.owner)
   const verdict = mayRegister(owner, w.now(), { maxNodes: w.config.maxNodesPerOwner })
   if (!verdict.allowed)
-    throw new BrambleError('node_suspended', { detail: verdict.message, retryAfterMs: verdict.retryAfterMs })
+    throw new BrambleError('node_suspended', {
+      detail: verdict.message,
+      ...(verdict.retryAfterMs !== undefined && { retryAfterMs: verdict.retryAfterMs }),
+    })
   registry.owners.set(invite.owner, verdict.owner)
   writeOwner(w, invite.owner, verdict.owner)
   const record: NodeRecord = {
