@@ -22,8 +22,8 @@ export interface Rendezvous {
   choose(key: string, options?: ChooseOptions): string | undefined
   /** The first nodes of `key`'s order: where it goes when the ones before are gone. */
   order(key: string, limit: number): string[]
-  /** One key more, or less, that is held by the node. */
-  hold(id: string, by: 1 | -1): void
+  /** So many keys more, or less, are held by the node. */
+  hold(id: string, by: number): void
   held(id: string): number
   /** How many the node may hold while all hold `total`. */
   bound(id: string, total?: number): number
@@ -49,6 +49,10 @@ const mix = (word: number): number => {
 }
 
 const TWO_32 = 2 ** 32
+/** So that a share that is whole in arithmetic is not rounded up for the error of its last bit. */
+const ROUNDING = 1e-9
+/** Changes of weights after which their sum is made anew. */
+const EXACT_AFTER = 1024
 
 /** In (0, 1): 53 bits of a hash of node and key. */
 const draw = (nodeHigh: number, nodeLow: number, keyHigh: number, keyLow: number): number => {
@@ -78,13 +82,16 @@ export const rendezvous = ({ loadFactor = 1.25 }: { readonly loadFactor?: number
     weights = larger(weights, new Float64Array(size))
     loads = larger(loads, new Float64Array(size))
   }
-  /** Summed anew: differences of many additions would add up. */
-  const sumWeights = (): void => {
+  let changes = 0
+  const addWeight = (by: number): void => {
+    totalWeight += by
+    // The errors of many additions would add up.
+    if (++changes % EXACT_AFTER !== 0) return
     totalWeight = 0
     for (let i = 0; i < ids.length; i++) totalWeight += weights[i] ?? 0
   }
   const boundOf = (place: number, total: number): number =>
-    Math.ceil((loadFactor * total * (weights[place] ?? 0)) / totalWeight)
+    Math.ceil((loadFactor * total * (weights[place] ?? 0)) / totalWeight - ROUNDING)
 
   return {
     set: (id, weight) => {
@@ -99,9 +106,11 @@ export const rendezvous = ({ loadFactor = 1.25 }: { readonly loadFactor?: number
         highs[place] = high
         lows[place] = low
         loads[place] = 0
+        weights[place] = 0
       }
+      const before = weights[place] ?? 0
       weights[place] = weight
-      sumWeights()
+      addWeight(weight - before)
     },
     remove: (id) => {
       const place = places.get(id)
@@ -111,6 +120,7 @@ export const rendezvous = ({ loadFactor = 1.25 }: { readonly loadFactor?: number
         return
       }
       totalLoad -= loads[place] ?? 0
+      const weight = weights[place] ?? 0
       places.delete(id)
       const from = ids.length
       if (place !== from) {
@@ -118,7 +128,7 @@ export const rendezvous = ({ loadFactor = 1.25 }: { readonly loadFactor?: number
         places.set(last, place)
         for (const column of [highs, lows, weights, loads]) column[place] = column[from] ?? 0
       }
-      sumWeights()
+      addWeight(-weight)
     },
     has: (id) => places.has(id),
     get size() {
