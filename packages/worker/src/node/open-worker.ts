@@ -7,7 +7,7 @@ import { imagesOf, measureNode } from '../report/measure-node.ts'
 import { filePin } from '../session/file-pin.ts'
 import { networkClock } from '../session/network-clock.ts'
 import { openSession } from '../session/open-session.ts'
-import type { Execute, Session, SessionEvent, SessionOptions } from '../session/session.ts'
+import type { CloseOptions, Execute, Session, SessionEvent, SessionOptions } from '../session/session.ts'
 import { signedRequests } from '../session/signed-requests.ts'
 import { leaseRunner } from './run-lease.ts'
 import { workerBlobs } from './worker-blobs.ts'
@@ -48,7 +48,7 @@ export interface Worker extends AsyncDisposable {
   readonly report: NodeReport
   readonly session: Session
   /** Drains: `graceMs` for what runs, then tells of the rest that it failed. The engine stays the caller's. */
-  close(options?: { readonly graceMs?: number }): Promise<void>
+  close(options?: CloseOptions): Promise<void>
 }
 
 /**

@@ -29,19 +29,19 @@ export interface WorkerBlobsDeps {
   readonly tenant: string
 }
 
-const isThere = async (look: Promise<unknown>, missing: string): Promise<boolean> => {
-  try {
-    await look
-    return true
-  } catch (error) {
-    if (toBrambleError(error).code === missing) return false
-    throw error
-  }
-}
-
 export const workerBlobs = ({ engine, requests, tenant }: WorkerBlobsDeps): WorkerBlobs => {
   const { tenantBlobs } = engine
   const coming = new Map<BlobHash, Promise<void>>()
+
+  const isHere = async (hash: BlobHash): Promise<boolean> => {
+    try {
+      await tenantBlobs.stat(tenant, hash)
+      return true
+    } catch (error) {
+      if (toBrambleError(error).code === 'blob_not_found') return false
+      throw error
+    }
+  }
 
   const fetchOne = async (hash: BlobHash, signal: AbortSignal): Promise<void> => {
     const response = await requests.send({ method: 'GET', path: `worker/blobs/${hash}`, signal })
@@ -51,7 +51,7 @@ export const workerBlobs = ({ engine, requests, tenant }: WorkerBlobsDeps): Work
 
   /** Several executions that want the same one wait for one of them; if that one leaves, another goes on. */
   const have = async (hash: BlobHash, signal: AbortSignal): Promise<void> => {
-    while (!(await isThere(tenantBlobs.stat(tenant, hash), 'blob_not_found'))) {
+    while (!(await isHere(hash))) {
       signal.throwIfAborted()
       const other = coming.get(hash)
       if (other !== undefined) {
@@ -69,9 +69,8 @@ export const workerBlobs = ({ engine, requests, tenant }: WorkerBlobsDeps): Work
   }
 
   const uploadOnce = async ({ hash, sizeBytes, open }: UploadBlob, signal: AbortSignal): Promise<void> => {
-    const path = `worker/blobs/${hash}`
-    if (await isThere(requests.send({ method: 'HEAD', path, signal }), 'not_found')) return
-    await requests.send({ method: 'PUT', path, body: { sha256: hash, sizeBytes, open }, signal })
+    const body = { sha256: hash, sizeBytes, open }
+    await requests.send({ method: 'PUT', path: `worker/blobs/${hash}`, body, signal })
   }
 
   return {

@@ -1,4 +1,11 @@
-import { BrambleError, type CoordinatorFrame, type LeaseRef, toBrambleError, type Welcome } from '@bramble/protocol'
+import {
+  BrambleError,
+  type CoordinatorFrame,
+  type LeaseRef,
+  LIMITS,
+  toBrambleError,
+  type Welcome,
+} from '@bramble/protocol'
 import { backoffMs } from './backoff.ts'
 import { createHoldings, type Held } from './holdings.ts'
 import type { Connect, Link, LinkContext, LinkEnd } from './link.ts'
@@ -66,7 +73,7 @@ export const openSession = (options: SessionOptions): Session => {
       if (held.phase === 'ended' || link?.output === undefined) return false
       await link.output(frame)
     }
-    return true
+    return held.phase !== 'ended' && held.outputBytes < LIMITS.maxJobLogBytes.value
   }
 
   const holdings = createHoldings({
@@ -234,16 +241,16 @@ export const openSession = (options: SessionOptions): Session => {
   }
 
   let closed: Promise<void> | undefined
-  const closeOnce = async (graceMs: number): Promise<void> => {
+  const closeOnce = async (graceMs: number, lastWordsMs: number): Promise<void> => {
     const drained = drain()
     await atMost(graceMs, holdings.none('running'))
     holdings.fail(new BrambleError('shutting_down', { detail: 'the worker shuts down' }))
-    if (link !== undefined) await atMost(LAST_WORDS_MS, drained)
+    if (link !== undefined) await atMost(lastWordsMs, drained)
     leaving.abort()
     await ended.promise
   }
-  const close: Session['close'] = ({ graceMs = 0 } = {}) => {
-    closed ??= closeOnce(graceMs)
+  const close: Session['close'] = ({ graceMs = 0, lastWordsMs = LAST_WORDS_MS } = {}) => {
+    closed ??= closeOnce(graceMs, lastWordsMs)
     return closed
   }
 

@@ -35,8 +35,14 @@ export interface Session extends AsyncDisposable {
   report(report: NodeReport): void
   /** Resolves when nothing is held any more. */
   drain(): Promise<void>
-  /** `graceMs`: how long what runs may go on. Default 0. */
-  close(options?: { readonly graceMs?: number }): Promise<void>
+  close(options?: CloseOptions): Promise<void>
+}
+
+export interface CloseOptions {
+  /** How long what runs may go on. Default 0. */
+  readonly graceMs?: number
+  /** How long the last results may take to be acknowledged. Default 3 s. */
+  readonly lastWordsMs?: number
 }
 
 /**

@@ -4,7 +4,7 @@ import { BrambleError, problemSchema } from '@bramble/protocol'
 import type { NetworkClock } from './session.ts'
 
 export interface SignedRequestOptions {
-  readonly method: 'GET' | 'POST' | 'PUT' | 'HEAD'
+  readonly method: 'GET' | 'POST' | 'PUT'
   /** Below `/api/v1/`, with the query. */
   readonly path: string
   readonly json?: unknown
@@ -81,7 +81,7 @@ const problemOf = async (response: Response): Promise<BrambleError> => {
   try {
     return BrambleError.fromProblem(problemSchema.parse(JSON.parse(text)))
   } catch {
-    // A HEAD has no body; a proxy has one of its own.
+    // A proxy has a body of its own.
     const code = response.status === 404 ? 'not_found' : 'bad_response'
     return new BrambleError(response.status >= 500 ? 'connection_failed' : code, {
       detail: `${new URL(response.url).host} answered ${response.status}`,
