@@ -159,6 +159,13 @@ export const HOST_PARTS: readonly HostPart[] = [
     packages: { apt: ['redis-server'], dnf: ['redis'], apk: ['redis'] },
   },
   {
+    name: 'postgresql',
+    use: 'tries the store of a cluster of coordinators, in directories of the tests',
+    test: true,
+    found: () => command('postgres')() || file('/usr/lib/postgresql/*/bin/postgres')(),
+    packages: { apt: ['postgresql'], dnf: ['postgresql-server'], apk: ['postgresql'] },
+  },
+  {
     name: 'restic',
     use: 'the comparison in the bench of snapshots',
     test: true,

@@ -30,6 +30,10 @@ export const memoryStore = (options: MemoryStoreOptions): Store => {
   const ledger: LedgerEntry[] = []
   const ledgerSeqs = new Set<number>()
   const writer = { epoch: 0, name: '', url: '', until: 0 }
+  const watchers = new Set<() => void>()
+  const tell = (): void => {
+    for (const watcher of watchers) queueMicrotask(watcher)
+  }
   let seq = 0
   let checkpoint = 0
 
@@ -114,6 +118,7 @@ export const memoryStore = (options: MemoryStoreOptions): Store => {
       const leftMs = writer.until - now()
       if (leftMs > 0) return { held: false, name: writer.name, url: writer.url, leftMs }
       Object.assign(writer, { epoch: writer.epoch + 1, name, url, until: now() + ttlMs })
+      tell()
       return { held: true, epoch: writer.epoch }
     },
     async renew(epoch, ttlMs) {
@@ -122,7 +127,16 @@ export const memoryStore = (options: MemoryStoreOptions): Store => {
       return true
     },
     async release(epoch) {
-      if (epoch === writer.epoch) Object.assign(writer, { epoch: epoch + 1, until: 0 })
+      if (epoch !== writer.epoch) return
+      Object.assign(writer, { epoch: epoch + 1, until: 0 })
+      tell()
+    },
+    watchWriter(changed) {
+      const watcher = () => changed()
+      watchers.add(watcher)
+      return async () => {
+        watchers.delete(watcher)
+      }
     },
     writer: async () => (writer.until > now() ? { name: writer.name, url: writer.url } : undefined),
     async append(epoch, batch) {

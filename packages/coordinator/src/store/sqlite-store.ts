@@ -131,6 +131,8 @@ export const sqliteStore = async ({ path }: SqliteStoreOptions): Promise<Store> 
       database.prepare('update writer set epoch = epoch + 1, until = 0').run()
       lock.free()
     },
+    // Nobody else writes in this process, and nobody waits for it in another.
+    watchWriter: () => async () => {},
     async writer() {
       const { name, url, until } = writerRow()
       return until > Date.now() ? { name, url } : undefined

@@ -30,6 +30,11 @@ export interface Store extends AsyncDisposable {
   release(epoch: number): Promise<void>
   /** Who writes now, if anyone. */
   writer(): Promise<{ readonly name: string; readonly url: string } | undefined>
+  /**
+   * Calls `changed` after a lease was taken or given up by anybody, soon, until what is returned is called. It may be called for
+   * nothing; and it is not called when a lease runs out.
+   */
+  watchWriter(changed: () => void): () => Promise<void>
 
   append(epoch: number, batch: Batch): Promise<void>
   /** For a writer that begins: what it needs in memory. Streams, since open jobs may be many. */

@@ -75,7 +75,7 @@ export interface Tables {
  * Statements that make the tables, by version. One that was released is never changed; another follows it. `key` is the type
  * of keys: compared byte by byte, so that a page's order is the same everywhere.
  */
-const versions = (key: string): readonly (readonly string[])[] => [
+const versions = (key: string, postgres: readonly (readonly string[])[]): readonly (readonly string[])[] => [
   [
     `create table jobs (
       id ${key} primary key, tenant ${key} not null, status ${key} not null, open integer not null,
@@ -108,12 +108,26 @@ const versions = (key: string): readonly (readonly string[])[] => [
       until bigint not null)`,
     "insert into writer values (1, 0, 0, '', '', 0)",
     "insert into meta values ('checkpoint', 0)",
+    ...(postgres[0] ?? []),
+  ],
+]
+
+/** Of each version, what PostgreSQL alone has: faster compression where it was built with it, and less to vacuum at a time. */
+const ONLY_POSTGRES = [
+  [
+    `do $$ begin
+      alter table jobs alter column state set compression lz4;
+      alter table log alter column records set compression lz4;
+    exception when feature_not_supported then null;
+    end $$`,
+    'alter table jobs set (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02)',
+    'alter table log set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000)',
   ],
 ]
 
 /** What brings tables of the version `from` up to date: nothing where they are. Throws for those of a later Bramble. */
 export const schemaSteps = (dialect: 'sqlite' | 'postgres', from: number): string[] => {
-  const all = versions(dialect === 'postgres' ? 'text collate "C"' : 'text')
+  const all = dialect === 'postgres' ? versions('text collate "C"', ONLY_POSTGRES) : versions('text', [])
   if (from > all.length) throw new Error(`its tables have version ${from}, and this Bramble knows ${all.length}`)
   const steps = all.slice(from).flat()
   return steps.length === 0 ? [] : [...steps, `update meta set value = ${all.length} where name = 'schema'`]
