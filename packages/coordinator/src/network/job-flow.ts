@@ -78,6 +78,7 @@ const hasAnchors = (w: WriterContext, job: JobState | undefined): boolean =>
 const addOpen = (w: WriterContext, state: JobState, idempotency: ApplyOptions['idempotency']): OpenJob => {
   const open: OpenJob = { state, dirty: false, ...(idempotency && { idempotency }) }
   w.jobs.set(state.id, open)
+  if (state.deadlineAt !== undefined && state.reopened === 0) w.deadlines.set(state.id, state.deadlineAt)
   w.recent.delete(state.id)
   w.byTenant.set(state.tenant, (w.byTenant.get(state.tenant) ?? 0) + 1)
   return open
@@ -87,6 +88,7 @@ export const reopen = addOpen
 
 const close = (w: WriterContext, { state }: OpenJob): void => {
   w.jobs.delete(state.id)
+  w.deadlines.delete(state.id)
   w.queue.remove(state.id)
   const left = (w.byTenant.get(state.tenant) ?? 1) - 1
   if (left > 0) w.byTenant.set(state.tenant, left)

@@ -1,7 +1,27 @@
+import type { Lease } from '@bramble/protocol'
 import { describe, expect, it } from 'vitest'
-import { ended, jobRequest, joinWorker, openTestNetwork } from '../testing/test-network.ts'
+import { DEFAULT_VERIFICATION } from '../core/policy.ts'
+import {
+  commitOf,
+  ended,
+  jobRequest,
+  joinWorker,
+  nodeReport,
+  openTestNetwork,
+  resultOf,
+  type TestWorker,
+} from '../testing/test-network.ts'
+import { testTime } from '../testing/test-time.ts'
 
 const tenant = 'default'
+
+const onlyLease = ({ leases }: TestWorker): Lease => {
+  const [lease, ...more] = leases
+  if (!lease || more.length > 0) throw new Error(`${leases.length} leases`)
+  return lease
+}
+const codesOf = ({ frames }: TestWorker) =>
+  frames.flatMap((frame) => (frame.type === 'ack' ? frame.items.map(({ error }) => error?.code) : []))
 
 describe('a network', () => {
   it('verifies a job when two nodes of three agree, and pays their owners', async () => {
@@ -36,28 +56,222 @@ describe('a network', () => {
     const first = await joinWorker(test)
     const second = await joinWorker(test)
     const { job } = await test.network.jobs.submit({ tenant, request: jobRequest() })
-    const [lease] = first.leases
-    const [other] = second.leases
-    if (!lease || !other) throw new Error('no lease')
-    await first.commit(lease, 'hi')
-    // The old one is left as a crash leaves it: nothing more is written by it.
-    const claim = await test.store.acquire({ name: 'test', url: 'http://127.0.0.1:1', ttlMs: 1000 })
-    if (!claim.held) await test.store.release(1)
+    await first.commit(onlyLease(first), 'hi')
+    const { execution, token } = onlyLease(second)
+    // The first writer is left as a crash leaves it: it is not closed, and nothing more is written by it.
+    await test.store.release(1)
     const again = await openTestNetwork({ store: test.store, identity: test.identity })
     await using network = again.network
     expect((await network.jobs.get(job.id, tenant)).status).toBe('verifying')
-    const session = await network.session(
-      {
-        ...{ node: second.identity.id, subnet: '10.0.0' },
-        report: (await import('../testing/test-network.ts')).nodeReport({ machine: 'again' }),
-        running: [{ execution: other.execution, token: other.token }],
-      },
-      () => {},
-    )
-    expect(session.welcome.keep).toEqual([{ execution: other.execution, token: other.token }])
-    second.session = session
-    await second.commit(other, 'hi')
+    const report = nodeReport({ machine: 'again' })
+    const hello = { node: second.identity.id, subnet: '10.0.0', report }
+    second.session = await network.session({ ...hello, running: [{ execution, token }] }, () => {})
+    expect(second.session.welcome.keep).toEqual([{ execution, token }])
+    await second.commit(onlyLease(second), 'hi')
     expect((await network.jobs.get(job.id, tenant)).status).toBe('completed')
     expect((await test.store.balances()).total).toBe(0)
+    await expect(test.network.jobs.submit({ tenant, request: jobRequest() })).rejects.toMatchObject({
+      code: 'not_leader',
+    })
+  })
+
+  it('keeps trust and balances over a checkpoint and a crash', async () => {
+    const time = testTime()
+    const test = await openTestNetwork({ ...time, network: { checkpointRecords: 1 } })
+    for (let i = 0; i < 2; i++) await joinWorker(test, { owner: `o${i}`, answer: () => 'hi' })
+    for (let i = 0; i < 5; i++) {
+      const { job } = await test.network.jobs.submit({ tenant, request: jobRequest() })
+      await ended(test, job.id)
+      time.advance(1000)
+    }
+    const { items: before } = await test.network.nodes.list({ limit: 10 })
+    await test.store.release(1)
+    const again = await openTestNetwork({ store: test.store, identity: test.identity, ...time })
+    await using network = again.network
+    const { items: after } = await network.nodes.list({ limit: 10 })
+    expect(after.map(({ trust }) => trust)).toEqual(before.map(({ trust }) => trust))
+    expect(after[0]?.trust.agreements).toBe(5)
+    expect((await network.stats()).credits).toEqual({ issued: 1_000_000, held: 0, earned: 10 })
+  })
+
+  it('places what a node lost elsewhere, and does not count what it says later', async () => {
+    const time = testTime()
+    const test = await openTestNetwork(time)
+    await using network = test.network
+    const silent = await joinWorker(test)
+    const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
+    const lease = onlyLease(silent)
+    const other = await joinWorker(test)
+    time.advance(test.config.leaseMs + 1000)
+    // Answers are durable, and leases go out with them.
+    await network.jobs.get(job.id, tenant)
+    const again = onlyLease(other)
+    expect(again.token).toBeGreaterThan(lease.token)
+    await silent.commit(lease, 'late')
+    expect(codesOf(silent)).toEqual(['lease_lost'])
+    expect((await network.jobs.get(job.id, tenant)).result).toBeUndefined()
+    await other.commit(again, 'in time')
+    expect((await network.jobs.get(job.id, tenant)).result?.stdout).toMatchObject({ content: 'in time' })
+    const executions = await network.jobs.executions(job.id, tenant)
+    expect(executions.map(({ status, validity }) => [status, validity])).toEqual([
+      ['lost', 'late'],
+      ['completed', 'agreed'],
+    ])
+  })
+
+  it('keeps a lease that is renewed, and asks a node that is back to go on', async () => {
+    const time = testTime()
+    const test = await openTestNetwork(time)
+    await using network = test.network
+    const worker = await joinWorker(test)
+    await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
+    const { execution, token } = onlyLease(worker)
+    for (let i = 0; i < 4; i++) {
+      await worker.session.frame({ type: 'beat', running: [{ execution, token }] })
+      time.advance(test.config.leaseMs - 1000)
+    }
+    worker.session.close()
+    await worker.reconnect([{ execution, token }])
+    expect(worker.session.welcome.keep).toEqual([{ execution, token }])
+    await worker.session.frame({ type: 'beat', running: [{ execution, token: token + 1 }] })
+    expect(worker.frames.at(-1)).toMatchObject({ type: 'cancel', items: [{ reason: 'lease_lost' }] })
+  })
+
+  it('refuses a result that is not what was signed, and takes a second copy of a good one once', async () => {
+    const test = await openTestNetwork()
+    await using network = test.network
+    const liar = await joinWorker(test)
+    const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
+    const lease = onlyLease(liar)
+    const commit = commitOf(liar.identity, lease, resultOf('signed'))
+    const other = await joinWorker(test)
+    await liar.session.frame({ type: 'commit', items: [{ ...commit, result: resultOf('sent') }] })
+    expect(codesOf(liar)).toEqual(['result_refused'])
+    await network.jobs.get(job.id, tenant)
+    const good = commitOf(other.identity, onlyLease(other), resultOf('good'))
+    for (let i = 0; i < 2; i++) await other.session.frame({ type: 'commit', items: [good] })
+    expect(codesOf(other)).toEqual([undefined, undefined])
+    expect((await network.stats()).credits.earned).toBe(1)
+    expect((await network.jobs.get(job.id, tenant)).status).toBe('completed')
+    expect(await network.nodes.reputation(liar.identity.id, { limit: 10 })).toMatchObject([{ kind: 'invalid' }])
+  })
+
+  it('asks again what a convicted node said alone, and says that the result was corrected', async () => {
+    const test = await openTestNetwork({ network: { verification: { ...DEFAULT_VERIFICATION, auditShare: 0 } } })
+    await using network = test.network
+    const request = jobRequest({ policy: 'fast' })
+    let lying = false
+    const liar = await joinWorker(test, { answer: () => (lying ? 'lie' : 'truth') })
+    await joinWorker(test, { anchor: true, answer: () => 'truth' })
+    for (let i = 0; i < 12; i++) {
+      const { job } = await network.jobs.submit({ tenant, request: jobRequest() })
+      await ended(test, job.id)
+    }
+    lying = true
+    const lone: string[] = []
+    const before = await network.nodes.get(liar.identity.id)
+    expect(before.trust.established).toBe(true)
+    while (lone.length === 0) {
+      const { job } = await network.jobs.submit({ tenant, request })
+      const done = await ended(test, job.id)
+      if (done.verification?.decidedBy === 'alone' && JSON.stringify(done.result).includes('lie')) lone.push(job.id)
+    }
+    await joinWorker(test, { anchor: true, answer: () => 'truth' })
+    while ((await network.nodes.get(liar.identity.id)).status !== 'suspended') {
+      const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 3, strategy: 'eager' }) })
+      await ended(test, job.id)
+    }
+    const [id = ''] = lone
+    let corrected = await network.jobs.get(id as never, tenant)
+    while (!corrected.verification?.corrected) {
+      corrected = await ended(test, id)
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    expect(corrected).toMatchObject({ status: 'completed', result: { stdout: { content: 'truth' } } })
+    expect((await test.store.balances()).total).toBe(0)
+  })
+
+  it('says why a job waits, and gives it to a node that comes', async () => {
+    const test = await openTestNetwork()
+    await using network = test.network
+    await joinWorker(test, { answer: () => 'hi' })
+    const { job } = await network.jobs.submit({
+      tenant,
+      request: jobRequest({ redundancy: 1, resources: { memoryMb: 100_000 } }),
+    })
+    expect(job.waiting).toMatchObject({ nodes: 1, stopped: { memory: 1 } })
+    await joinWorker(test, { report: { memoryMb: 200_000 }, answer: () => 'hi' })
+    expect((await ended(test, job.id)).status).toBe('completed')
+  })
+
+  it('repeats the answer to a request that came before, and refuses another body under its key', async () => {
+    const test = await openTestNetwork()
+    await using network = test.network
+    const submit = (digest: string, of = tenant) =>
+      network.jobs.submit({ tenant: of, request: jobRequest(), idempotency: { key: 'k', digest } })
+    const [first, second] = await Promise.all([submit('a'), submit('a')])
+    expect(second.job.id).toBe(first.job.id)
+    expect(second.repeated).toBe(true)
+    await expect(submit('b')).rejects.toMatchObject({ code: 'idempotency_mismatch' })
+    expect((await submit('b', 'other')).repeated).toBe(false)
+    await test.store.release(1)
+    const again = await openTestNetwork({ store: test.store, identity: test.identity })
+    await using after = again.network
+    const repeated = await after.jobs.submit({ tenant, request: jobRequest(), idempotency: { key: 'k', digest: 'a' } })
+    expect(repeated).toMatchObject({ repeated: true, job: { id: first.job.id } })
+  })
+
+  it('takes no job that its tenant cannot pay, and none of a tenant that has too many', async () => {
+    const test = await openTestNetwork({ network: { grantCredits: 5, maxTenantOpenJobs: 2 } })
+    await using network = test.network
+    const dear = jobRequest({ creditsRequired: 2 })
+    await expect(network.jobs.submit({ tenant, request: dear })).rejects.toMatchObject({ code: 'insufficient_credits' })
+    const { job } = await network.jobs.submit({ tenant, request: jobRequest() })
+    await network.jobs.cancel(job.id, tenant)
+    for (let i = 0; i < 2; i++) await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
+    await expect(network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })).rejects.toMatchObject({
+      code: 'quota_exceeded',
+    })
+    await expect(network.jobs.get(job.id, 'other')).rejects.toMatchObject({ code: 'not_found' })
+    expect((await network.stats()).credits).toMatchObject({ issued: 5, held: 2 })
+  })
+
+  it('gives leases to a worker that polls, at once when there are any', async () => {
+    const test = await openTestNetwork()
+    await using network = test.network
+    const worker = await joinWorker(test)
+    worker.session.close()
+    const { id } = worker.identity
+    await network.nodes.heartbeat(id, [])
+    const waiting = network.nodes.poll(id, { waitMs: 50_000, max: 10 })
+    const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
+    const [lease] = await waiting
+    if (!lease) throw new Error('no lease')
+    expect(await network.nodes.poll(id, { waitMs: 0, max: 10 })).toEqual([])
+    await network.nodes.renew(id, lease)
+    const commit = commitOf(worker.identity, lease, resultOf('polled'))
+    expect(await network.nodes.commit(id, [commit], [])).toEqual([{ execution: lease.execution, token: lease.token }])
+    expect((await network.jobs.get(job.id, tenant)).status).toBe('completed')
+  })
+
+  it('takes a node by invite only, as often as it says, and each nonce once', async () => {
+    const test = await openTestNetwork()
+    await using network = test.network
+    const { identity } = await joinWorker(test)
+    expect(await network.takeNonce(identity.id, 'n')).toBe(true)
+    expect(await network.takeNonce(identity.id, 'n')).toBe(false)
+    const registration = {
+      node: `0x${'1'.repeat(40)}`,
+      publicKey: `0x02${'1'.repeat(64)}`,
+      report: nodeReport(),
+    } as never
+    await expect(network.nodes.register({ registration, subnet: '10' })).rejects.toMatchObject({ code: 'forbidden' })
+    const { token } = await network.nodes.invite({ owner: 'o', labels: {}, anchor: false, ttlMs: 1000, maxNodes: 1 })
+    const withToken = { ...(registration as object), token } as never
+    await network.nodes.register({ registration: withToken, subnet: '10' })
+    const another = { ...(withToken as object), node: `0x${'2'.repeat(40)}` } as never
+    await expect(network.nodes.register({ registration: another, subnet: '10' })).rejects.toMatchObject({
+      code: 'forbidden',
+    })
   })
 })

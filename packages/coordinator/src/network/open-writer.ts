@@ -93,6 +93,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     queue: parts.queue ?? waitingQueue(),
     stragglers: stragglers(),
     jobs: new Map(),
+    deadlines: new Map(),
     recent: new Map(),
     byTenant: new Map(),
     classes: new Map(),

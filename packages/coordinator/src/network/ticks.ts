@@ -17,8 +17,7 @@ export const tick = (w: WriterContext): void => {
   }
   copyStragglers(w, now)
   silentNodes(w, now)
-  for (const { state } of [...w.jobs.values()])
-    if (state.deadlineAt !== undefined && state.deadlineAt <= now) apply(w, state.id, { type: 'deadline_passed' })
+  for (const [id, deadlineAt] of w.deadlines) if (deadlineAt <= now) apply(w, id, { type: 'deadline_passed' })
   pump(w)
 }
 
@@ -51,6 +50,8 @@ const silentNodes = (w: WriterContext, now: number): void => {
 /** Documents and open jobs that changed, in slices, and then the word that the log before is not needed. */
 export const openCheckpoints = (w: WriterContext): { due(): boolean; run(): Promise<void> } => {
   let last = { seq: w.journal.seq, at: w.now() }
+  /** Documents hold everything up to it: nothing, until the first checkpoint wrote what was replayed. */
+  let writtenSeq = -1
   let running = false
   return {
     due: () =>
@@ -61,7 +62,7 @@ export const openCheckpoints = (w: WriterContext): { due(): boolean; run(): Prom
       running = true
       try {
         const { seq } = w.journal
-        for (const record of w.nodes.values()) if (record.logSeq > last.seq) writeNode(w, record)
+        for (const record of w.nodes.values()) if (record.logSeq > writtenSeq) writeNode(w, record)
         w.journal.add({ documents: w.accounts.changed().map(({ id, value }) => ({ kind: 'account', id, value })) })
         let sliced = 0
         for (const open of [...w.jobs.values()]) {
@@ -74,6 +75,7 @@ export const openCheckpoints = (w: WriterContext): { due(): boolean; run(): Prom
         }
         w.journal.checkpoint(seq)
         await w.outbox.durable()
+        writtenSeq = seq
         last = { seq, at: w.now() }
       } finally {
         running = false

@@ -105,7 +105,7 @@ const sessionClosed = (w: WriterContext, record: NodeRecord): void => {
 
 const takeFrame = async (w: WriterContext, node: NodeId, frame: WorkerFrame): Promise<void> => {
   const record = activeNode(w, node)
-  record.lastSeenAt = w.now()
+  seen(w, record)
   switch (frame.type) {
     case 'beat':
       beat(w, node, frame.running)

@@ -41,6 +41,8 @@ export interface WriterContext extends Surroundings {
   readonly queue: WaitingQueue
   readonly stragglers: Stragglers
   readonly jobs: Map<JobId, OpenJob>
+  /** Of open jobs that have one. */
+  readonly deadlines: Map<JobId, number>
   /** Jobs that ended, the latest last; bounded. */
   readonly recent: Map<JobId, JobState>
   readonly byTenant: Map<string, number>

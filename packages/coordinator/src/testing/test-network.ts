@@ -135,16 +135,21 @@ export const joinWorker = async (
     registration: { node: identity.id, publicKey: identity.publicKey, token, report },
     subnet,
   })
+  let opening: Promise<WorkerSession> | undefined
   const worker: TestWorker = {
     identity,
     leases: [],
     frames: [],
     session: undefined as never,
     reconnect: async (running = []) => {
-      worker.session = await network.session({ node: identity.id, report, running, subnet }, take)
+      opening = network.session({ node: identity.id, report, running, subnet }, take)
+      worker.session = await opening
     },
-    commit: (lease, stdout) =>
-      worker.session.frame({ type: 'commit', items: [commitOf(identity, lease, resultOf(stdout))] }),
+    // A lease may be there before the session is.
+    commit: async (lease, stdout) => {
+      await opening
+      await worker.session.frame({ type: 'commit', items: [commitOf(identity, lease, resultOf(stdout))] })
+    },
   }
   const take = (frame: CoordinatorFrame): void => {
     worker.frames.push(frame)
