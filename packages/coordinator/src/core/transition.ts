@@ -3,7 +3,7 @@ import { type Change, endExecution, isOfRound, isOpen, nextSeq, setStatus, stopE
 import type { Transition } from './core.ts'
 import { isSame } from './groups.ts'
 import type { ExecutionState, JobEventRecord, JobState } from './job-state.ts'
-import { end, settle } from './verdict.ts'
+import { askMore, end, settle } from './verdict.ts'
 import { askStraggler, mayDecideAlone } from './wanted.ts'
 
 type EventOf<T extends JobEventRecord['type']> = Extract<JobEventRecord, { type: T }>
@@ -111,7 +111,7 @@ const placed = (change: Change, { execution: id, standing }: EventOf<'placed'>):
   tell(change, execution)
   if (job.status === 'pending') setStatus(change, 'scheduled')
   const left = job.wanted.length
-  settle(change, job.request.policy === 'fast' && standing.established ? 'audit' : 'first')
+  askMore(change, job.request.policy === 'fast' && standing.established ? 'audit' : 'first')
   if (left === 0 && job.wanted.length === 0) change.effects.push({ type: 'place' })
 }
 

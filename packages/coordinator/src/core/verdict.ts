@@ -10,7 +10,6 @@ import { ask, isExhausted, neededOf, wantsAnchor } from './wanted.ts'
 export const settle = (change: Change, reason: PlacementReason): void => {
   const { job, context } = change
   if (jobHasEnded(job.status)) return
-  const before = [...job.wanted]
   const counting = countingOf(job)
   const groups = groupsOf(counting.voters, job.request.comparator)
   const winner = loneOf(job, counting) ?? winnerOf(change, groups)
@@ -19,11 +18,23 @@ export const settle = (change: Change, reason: PlacementReason): void => {
     return
   }
   if (job.startedAt !== undefined && counting.voters.length > 0) setStatus(change, 'verifying')
-  const enough = groups.some((group) => isEnough(change, group, groups))
-  ask(change, counting, groups[0], enough, reason)
+  askFor(change, counting, groups, reason)
   const isOver = counting.open.length === 0 && job.wanted.length === 0 && isExhausted(job, context.config)
   if (isOver) giveUp(change, counting)
-  else if (job.wanted.some((wanted, index) => wanted !== before[index])) change.effects.push({ type: 'place' })
+}
+
+/** The same without deciding anything: one that has just been placed is never unneeded at once. */
+export const askMore = (change: Change, reason: PlacementReason): void => {
+  const counting = countingOf(change.job)
+  askFor(change, counting, groupsOf(counting.voters, change.job.request.comparator), reason)
+}
+
+const askFor = (change: Change, counting: Counting, groups: readonly Group[], reason: PlacementReason): void => {
+  const { job, effects } = change
+  const before = [...job.wanted]
+  const enough = groups.some((group) => isEnough(change, group, groups))
+  ask(change, counting, groups[0], enough, reason)
+  if (job.wanted.some((wanted, index) => wanted !== before[index])) effects.push({ type: 'place' })
 }
 
 /** Whether the command came to an end by itself. That it ran out of time or memory is also said of the node. */
