@@ -63,6 +63,23 @@ export const COMMANDS = {
   },
   extend: { summary: 'Move the time when instances expire', load: () => import('./commands/extend.ts') },
   rm: { summary: 'Delete instances, with their files', load: () => import('./commands/rm.ts') },
+  submit: {
+    summary: 'Submit a job to a network: several nodes run it, and what they agree on is its result',
+    load: () => import('./commands/submit.ts'),
+  },
+  list: { summary: 'List the jobs of a network', load: () => import('./commands/list.ts') },
+  get: {
+    summary: 'Show a job: who ran it, when, who agreed, and why it waits',
+    load: () => import('./commands/get.ts'),
+  },
+  nodes: {
+    summary: 'List the nodes of a network; drain, resume, suspend and invite them',
+    load: () => import('./commands/nodes.ts'),
+  },
+  stats: {
+    summary: 'Show a network as a whole: jobs, nodes, what is verified a second, credits',
+    load: () => import('./commands/stats.ts'),
+  },
   volumes: { summary: 'List, create and remove volumes', load: () => import('./commands/volumes.ts') },
   'ssh-keys': {
     summary: 'List, add and remove the keys that open instances over SSH',

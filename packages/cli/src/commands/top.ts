@@ -3,6 +3,7 @@ import type { CliCommand } from '../command.ts'
 import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
 import { formatBytes } from '../format.ts'
 import { INSTANCE_STYLES } from '../instances/instance-columns.ts'
+import { pause, watchScreen } from '../live-screen.ts'
 import { interrupt } from '../node/interrupt.ts'
 import { parseDuration } from '../parse-value.ts'
 import { type Column, formatTable, hasColor } from '../terminal.ts'
@@ -64,21 +65,12 @@ const top = async (options: TopOptions): Promise<void> => {
   const before = new Map<string, Look>()
   if (options.json === true || !process.stdout.isTTY) {
     await look(bramble, options, before, signal)
-    await wait(options.interval ?? INTERVAL_MS, signal)
+    await pause(options.interval ?? INTERVAL_MS, signal)
     console.log(JSON.stringify(await look(bramble, options, before, signal), null, 2))
     return
   }
-  const quit = new AbortController()
-  using _screen = fullScreen(() => quit.abort())
-  const ended = AbortSignal.any([signal, quit.signal])
-  try {
-    while (!ended.aborted) {
-      draw(await look(bramble, options, before, ended))
-      await wait(options.interval ?? INTERVAL_MS, ended)
-    }
-  } catch (error) {
-    if (!ended.aborted) throw error
-  }
+  const intervalMs = options.interval ?? INTERVAL_MS
+  await watchScreen(async (ended) => linesOf(await look(bramble, options, before, ended)), { intervalMs, signal })
 }
 
 const INTERVAL_MS = 2000
@@ -129,53 +121,7 @@ const rowOf = ({ id, name, status, info }: Instance, { atMs, stats }: Look, last
   }
 }
 
-const draw = (rows: readonly Row[]): void => {
-  const { stdout } = process
-  const lines =
-    rows.length === 0
-      ? ['no instance runs']
-      : formatTable(COLUMNS, rows, { color: hasColor(stdout), width: stdout.columns }).split('\n')
-  const shown = lines.slice(0, Math.max(1, (stdout.rows || 24) - 1))
-  stdout.write(`\x1b[H${shown.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`)
-}
-
-/** The other screen of the terminal, without a cursor; the first one is as it was afterwards, whatever happens. */
-const fullScreen = (onQuit: () => void): Disposable => {
-  const { stdin, stdout } = process
-  const restore = (): void => {
-    stdout.write('\x1b[?25h\x1b[?1049l')
-    if (stdin.isTTY) stdin.setRawMode(false)
-  }
-  const onKey = (keys: Buffer): void => {
-    if (keys.includes('q') || keys.includes(CTRL_C)) onQuit()
-  }
-  stdout.write('\x1b[?1049h\x1b[?25l\x1b[2J')
-  if (stdin.isTTY) {
-    stdin.setRawMode(true)
-    stdin.on('data', onKey).resume()
-  }
-  process.on('exit', restore)
-  return {
-    [Symbol.dispose]() {
-      process.off('exit', restore)
-      restore()
-      stdin.off('data', onKey).pause()
-    },
-  }
-}
-
-const CTRL_C = 3
-
-const wait = (ms: number, signal: AbortSignal): Promise<void> =>
-  new Promise((resolve, reject) => {
-    const onAbort = (): void => {
-      clearTimeout(timer)
-      reject(signal.reason)
-    }
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', onAbort)
-      resolve()
-    }, ms)
-    if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort, { once: true })
-  })
+const linesOf = (rows: readonly Row[]): string[] =>
+  rows.length === 0
+    ? ['no instance runs']
+    : formatTable(COLUMNS, rows, { color: hasColor(process.stdout), width: process.stdout.columns }).split('\n')
