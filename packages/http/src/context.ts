@@ -1,5 +1,6 @@
+import type { IncomingMessage } from 'node:http'
 import type { FastifyRequest } from 'fastify'
-import type { Authenticator, Caller } from './auth.ts'
+import type { Caller } from './auth.ts'
 import type { HttpMetrics } from './http-metrics.ts'
 import type { IdempotencyMemory } from './idempotency.ts'
 
@@ -28,7 +29,7 @@ export interface HttpLimits {
 
 /** What routes of any server work with; a server's own context has its parts beside. */
 export interface HttpContext {
-  authenticate(...request: Parameters<Authenticator>): Caller | Promise<Caller>
+  authenticate(request: IncomingMessage, token: string | undefined): Caller | Promise<Caller>
   readonly idempotency: IdempotencyMemory
   readonly metrics: Pick<HttpMetrics, 'request'>
   readonly limits: HttpLimits

@@ -75,7 +75,7 @@ const operation = (
     tags: [route.tag],
     summary: route.summary,
     ...(route.description !== undefined && { description: route.description }),
-    security: securityOf(route.scope),
+    security: [...securityOf(route.scope), ...(route.orNode ? [{ node: [] }] : [])],
     parameters: parameters(route, input),
     ...((route.body ?? route.upload) && {
       requestBody: { required: !route.bodyOptional, content: bodyContent(route, input) },

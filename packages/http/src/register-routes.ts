@@ -67,6 +67,8 @@ const add = <Context extends HttpContext>(app: FastifyInstance, context: Context
   })
 }
 
+const isSigned = ({ headers }: FastifyRequest): boolean => headers['bramble-signature'] !== undefined
+
 const isRead = ({ method }: FastifyRequest): boolean => method === 'GET' || method === 'HEAD'
 
 const tokenOf = (request: FastifyRequest): string | undefined => {
@@ -77,13 +79,13 @@ const tokenOf = (request: FastifyRequest): string | undefined => {
 /** Who calls, may they, how often, and is the server open: before a byte of the body is read. */
 const admit = async (
   context: HttpContext,
-  { scope }: Pick<Route<never>, 'scope'>,
+  { scope, orNode }: Pick<Route<never>, 'scope' | 'orNode'>,
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<void> => {
   if (scope === 'public') return
   if (scope === 'metrics' && isDirectLoopback(request.raw)) return
-  if (scope === 'node') {
+  if (scope === 'node' || (orNode && isSigned(request))) {
     requireOpen(context)
     return context.nodes?.admit(request)
   }
@@ -115,7 +117,7 @@ const serve = async <Context extends HttpContext>(
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<FastifyReply> => {
-  if (route.scope === 'node' && !route.upload)
+  if ((route.scope === 'node' && !route.upload) || (route.orNode && isSigned(request)))
     await context.nodes?.verify(request, hash('sha256', bytesOf(request), 'hex'))
   const controller = new AbortController()
   const givenKey = route.idempotent ? idempotencyKeyOf(request) : undefined

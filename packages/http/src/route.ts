@@ -49,6 +49,8 @@ export interface Route<
    * a node (of an `upload`, its handler verifies).
    */
   readonly scope: Scope | 'public' | 'metrics' | 'node'
+  /** Beside the keys that may: a node by its signature. */
+  readonly orNode?: boolean
   readonly params?: Params
   readonly query?: Query
   readonly body?: Body

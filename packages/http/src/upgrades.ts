@@ -26,8 +26,7 @@ export const listenForUpgrades = (
   handlers: readonly UpgradeHandler[],
 ): void => {
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
-    // A client that goes in the middle of it.
-    socket.on('error', () => socket.destroy())
+    socket.on('error', destroyThis)
     const [path = '', query = ''] = (request.url ?? '').split('?', 2)
     const upgrade = { request, socket, head, requestId: newId('request'), path, query: new URLSearchParams(query) }
     try {
@@ -39,6 +38,11 @@ export const listenForUpgrades = (
       refuseUpgrade(upgrade, error)
     }
   })
+}
+
+/** Of a client that goes in the middle of it. It holds nothing: it stays as long as the connection. */
+function destroyThis(this: Duplex): void {
+  this.destroy()
 }
 
 /** Answers an upgrade with a problem document, as any request, and ends the connection. Returns the status. */

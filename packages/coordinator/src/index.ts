@@ -1,0 +1,8 @@
+export { DEFAULT_FRONT_LIMITS, type FrontLimits } from './fronts/limits.ts'
+export { createFrontMetrics, type FrontMetrics, timedStore } from './fronts/metrics.ts'
+export { DEFAULT_NETWORK, type NetworkConfig } from './network/config.ts'
+export type { Network } from './network/network.ts'
+export { auditKeyOf, openWriter, type WriterOptions } from './network/open-writer.ts'
+export { type Coordinator, type CoordinatorOptions, openCoordinator } from './open-coordinator.ts'
+export { sqliteStore } from './store/sqlite-store.ts'
+export type { Store } from './store/store.ts'
