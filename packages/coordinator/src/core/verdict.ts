@@ -95,7 +95,7 @@ const agreesWithOthers = (member: ExecutionState, { members }: Group): boolean =
     ({ standing }) => standing.owner !== member.standing.owner && standing.machine !== member.standing.machine,
   )
 
-const conclude = (change: Change, { voters, open }: Counting, winner: Group, groups: readonly Group[]): void => {
+const conclude = (change: Change, { voters }: Counting, winner: Group, groups: readonly Group[]): void => {
   const { job, context, effects } = change
   const old = job.executions.find(({ id }) => id === job.canonical)
   const corrected = old !== undefined && !isSame(old, winner.canonical, job.request.comparator)
@@ -114,7 +114,6 @@ const conclude = (change: Change, { voters, open }: Counting, winner: Group, gro
   }
   pay(change, winner.members)
   if (old === undefined || corrected) job.canonical = winner.canonical.id
-  for (const execution of open) unneeded(change, execution)
   if (job.verification.decidedBy === 'alone')
     effects.push({
       type: 'provisional',

@@ -72,7 +72,8 @@ const nodesOf = (random: Random): Standing[] =>
       machine: `machine-${random.below(12)}`,
       subnet: `subnet-${random.below(12)}`,
       established,
-      agreements: established ? 10 + random.below(200) : random.below(10),
+      // Anchors are established from the start.
+      agreements: established && random.chance(0.8) ? 10 + random.below(200) : random.below(10),
     }
   })
 
