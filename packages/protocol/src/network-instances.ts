@@ -34,12 +34,14 @@ export const networkInstancesSchema = z.object({
 })
 
 const epoch = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER)
+/** Of the instance, and not needed any more. */
+const snapshots = z.array(blobHashSchema).max(16).default([])
 const held = { id: instanceIdSchema, epoch }
 
 /** `instances.start`: make and start it. Again, for one that it holds at that epoch: as it is. Answers with the instance. */
 export const startPlacedSchema = z.strictObject({
   ...held,
-  tenant: z.string().min(1).max(63),
+  tenant: z.string().regex(/^[a-z0-9][a-z0-9-]{0,62}$/, 'is not a tenant name (a-z, 0-9, -)'),
   spec: instanceSpecSchema,
 })
 /** `instances.restore`: the same, with the files of a snapshot of the shared tier. */
@@ -52,8 +54,7 @@ export const restorePlacedSchema = startPlacedSchema.extend({ snapshot: blobHash
 export const snapshotPlacedSchema = z.strictObject({
   ...held,
   fence: z.boolean().default(false),
-  /** Snapshots of it that are not needed any more. */
-  forget: z.array(blobHashSchema).max(16).default([]),
+  forget: snapshots,
 })
 export const snapshotPlacedAnswerSchema = z.object({
   status: instanceStatusSchema,
@@ -63,8 +64,8 @@ export const snapshotPlacedAnswerSchema = z.object({
   shared: z.boolean(),
 })
 
-/** `instances.release`: remove it, if it is held at that epoch or a lower one. Safe twice. */
-export const releasePlacedSchema = z.strictObject(held)
+/** `instances.release`: remove it, if it is held at that epoch or a lower one; and those snapshots. Safe twice. */
+export const releasePlacedSchema = z.strictObject({ ...held, forget: snapshots })
 
 /** `instances.list`: all that the node holds for the network. `gone`: its tenant deleted it there, or its time was over. */
 export const heldInstancesSchema = z.object({
@@ -74,5 +75,5 @@ export const heldInstancesSchema = z.object({
 })
 export type HeldInstance = z.infer<typeof heldInstancesSchema>['items'][number]
 
-/** Whose a network's work is on a node: no tenant of one network is that of another, nor one of the node's own keys. */
-export const tenantOnNode = (network: string, tenant: string): string => `net-${network.slice(2, 14)}-${tenant}`
+/** Whose a network's work is on a node: no tenant of one network is that of another, nor one of the node's own keys (no key's tenant has a dot). */
+export const tenantOnNode = (network: string, tenant: string): string => `bramble.${network.slice(2, 14)}.${tenant}`

@@ -3,6 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import type { BlobStore } from '@bramble/blobs'
 import { type Engine, openEngine } from '@bramble/engine'
 import { type FakeOptions, fake, openImageStore } from '@bramble/runtime'
 
@@ -12,7 +13,10 @@ export interface FakeNode extends AsyncDisposable {
 }
 
 /** An engine over the runtime in memory. The image `base` has the same digest on all of them. */
-export const openFakeNode = async (options: FakeOptions = {}): Promise<FakeNode> => {
+export const openFakeNode = async (
+  options: FakeOptions = {},
+  openBlobs?: (directory: string) => Promise<BlobStore>,
+): Promise<FakeNode> => {
   await using undo = new AsyncDisposableStack()
   const dataDirectory = await mkdtemp(join(tmpdir(), 'bramble-worker-'))
   undo.defer(() => rm(dataDirectory, { recursive: true, force: true }))
@@ -21,7 +25,10 @@ export const openFakeNode = async (options: FakeOptions = {}): Promise<FakeNode>
   const runtime = undo.use(probe.runtime)
   const images = await openImageStore({ directory: join(dataDirectory, 'images') })
   await images.import({ kind: 'rootfsTar', path: await rootfsTar(dataDirectory) }, { name: 'base' })
-  const engine = await openEngine({ dataDirectory, runtimes: [runtime], images, limits: { minReady: 0, maxPooled: 0 } })
+  const blobs = await openBlobs?.(join(dataDirectory, 'blobs'))
+  if (blobs) undo.defer(() => blobs.close())
+  const limits = { minReady: 0, maxPooled: 0 }
+  const engine = await openEngine({ dataDirectory, runtimes: [runtime], images, limits, ...(blobs && { blobs }) })
   undo.defer(() => engine.close({ graceMs: 0 }))
   const held = undo.move()
   return { engine, dataDirectory, [Symbol.asyncDispose]: () => held.disposeAsync() }

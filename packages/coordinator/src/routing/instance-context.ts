@@ -119,9 +119,16 @@ const FINAL: ReadonlySet<string> = new Set(['invalid_request', 'conflict', 'forb
 export const isFinal = (error: unknown): boolean => FINAL.has(toBrambleError(error).code)
 
 /** Tells a node to remove its copy. One that cannot be told now is told when it comes back. */
-export const letGo = async (c: InstanceContext, node: NodeId, id: InstanceId, epoch: number): Promise<void> => {
+export const letGo = async (
+  c: InstanceContext,
+  node: NodeId,
+  { id, epoch, forget = [] }: { id: InstanceId; epoch: number; forget?: readonly string[] },
+): Promise<void> => {
   const { releaseTimeoutMs: timeoutMs } = c.limits
-  await ask(c, node, { method: 'instances.release', params: { id, epoch }, timeoutMs, answer: z.unknown() }).catch(
-    () => {},
-  )
+  await ask(c, node, {
+    method: 'instances.release',
+    params: { id, epoch, forget },
+    timeoutMs,
+    answer: z.unknown(),
+  }).catch(() => {})
 }

@@ -144,6 +144,10 @@ export const openInstanceRecords = ({ table, epochs, note }: InstanceRecordsOpti
   }
 }
 
+/** What was kept of it. */
+export const snapshotsOf = ({ snapshot, olderSnapshot }: InstanceRecord): string[] =>
+  [snapshot, olderSnapshot].filter((one) => one !== undefined)
+
 const time = (ms: number): string => new Date(ms).toISOString()
 
 /** `isAway`: its node is not there. */

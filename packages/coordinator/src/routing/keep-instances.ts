@@ -12,7 +12,7 @@ export interface InstanceKeeper {
   nodeBack(id: NodeId): void
   /** Resolves when the instance is on a node that is there; rejects with `no_node` after `routeWaitMs`. */
   back(record: InstanceRecord): Promise<void>
-  /** Tells its node to remove it. */
+  /** Tells its node to remove it, and what was kept of it. */
   letGo(record: InstanceRecord): Promise<void>
   settled(): Promise<void>
 }
@@ -105,8 +105,9 @@ export const keepInstances = (c: InstanceContext): InstanceKeeper => {
       }
     },
     letGo: async (record) => {
-      await letGo(c, record.node, record.id, record.epoch)
-      if (record.move) await letGo(c, record.move.node, record.id, record.move.epoch)
+      const { id, node, epoch, move } = record
+      if (move) await letGo(c, move.node, { id, epoch: move.epoch })
+      await letGo(c, node, { id, epoch, forget: snapshotsOf(record) })
     },
     settled: async () => {
       await Promise.all(tending.values())

@@ -72,11 +72,11 @@ export const moveInstance = async (c: InstanceContext, record: InstanceRecord): 
       })
       c.records.change(record, { ...move, move: undefined, message: undefined })
       await c.durable()
-      void letGo(c, from, id, oldEpoch)
+      void letGo(c, from, { id, epoch: oldEpoch })
       return
     } catch (error) {
       failure = error
-      void letGo(c, node, id, move.epoch)
+      void letGo(c, node, { id, epoch: move.epoch })
       if (isFinal(error)) break
     }
   }

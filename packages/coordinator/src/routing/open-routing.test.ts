@@ -99,9 +99,12 @@ class Node {
         return { status: 'running', snapshot, shared: true }
       }
       case 'instances.release': {
-        const { id, epoch } = releasePlacedSchema.parse(params)
+        const { id, epoch, forget } = releasePlacedSchema.parse(params)
         const held = this.held.get(id)
-        if (held && held.epoch <= epoch) this.held.delete(id)
+        if (held && held.epoch <= epoch) {
+          this.held.delete(id)
+          for (const snapshot of forget) this.store.delete(snapshot)
+        }
         return {}
       }
       case 'instances.list':
@@ -486,6 +489,8 @@ test('old snapshots go once a newer one is written down', async () => {
   expect([...net.store.values()]).toEqual(['three', 'four'])
   const { snapshotId } = await routing.network.snapshotInstance(instance.id, 'acme')
   expect(net.store.get(snapshotId ?? '')).toBe('four')
+  await routing.network.removeInstance(instance.id, 'acme')
+  expect(net.store.size).toBe(0)
 })
 
 test('a coordinator that died in the middle of a move leaves one copy', async () => {

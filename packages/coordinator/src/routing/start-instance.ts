@@ -63,7 +63,7 @@ export const startInstance = (
           await c.durable()
           return { instance, record }
         } catch (error) {
-          void letGo(c, node, id, epoch)
+          void letGo(c, node, { id, epoch })
           const next = isFinal(error) || tried.size >= c.limits.maxTries ? undefined : nodeFor(c, record, tried)
           if (next === undefined) throw noNodeFor(spec, error)
           c.records.change(record, { node: next, epoch: c.epochs.next() })

@@ -1,6 +1,6 @@
 import { type HeldInstance, heldInstancesSchema, type NodeId } from '@bramble/protocol'
 import { ask, type InstanceContext, letGo } from './instance-context.ts'
-import type { InstanceRecord } from './instance-records.ts'
+import { type InstanceRecord, snapshotsOf } from './instance-records.ts'
 import { snapshotInstance } from './move-instance.ts'
 
 /**
@@ -58,12 +58,12 @@ const judge = async (c: InstanceContext, node: NodeId, { id, epoch, status }: He
     const { node: from, epoch: oldEpoch } = record
     c.records.change(record, { ...record.move, move: undefined, message: undefined })
     await c.durable()
-    void letGo(c, from, id, oldEpoch)
+    void letGo(c, from, { id, epoch: oldEpoch })
   } else if (record?.node === node && record.epoch === epoch) {
     if (status === 'gone') {
       c.records.remove(record)
       await c.durable()
-      await letGo(c, node, id, epoch)
+      await letGo(c, node, { id, epoch, forget: snapshotsOf(record) })
     } else if (record.state === 'starting') c.records.change(record, { state: 'live' })
-  } else await letGo(c, node, id, epoch)
+  } else await letGo(c, node, { id, epoch })
 }

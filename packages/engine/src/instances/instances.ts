@@ -79,6 +79,8 @@ export interface InstanceContext {
   readonly keyId: string
   readonly quota?: Quota
   readonly signal?: AbortSignal
+  /** Of the one instance that is made; rejects with `conflict` where there is one. Default: a new one. */
+  readonly id?: InstanceId
 }
 
 export interface InstanceQuery {

@@ -59,10 +59,10 @@ const mountsOf = async ({ volumes, images }: Context, { row, spec }: LiveInstanc
 
 export const rowOf = (
   spec: InstanceSpec,
-  { tenant, keyId, quota = {} }: InstanceContext,
+  { tenant, keyId, quota = {}, ...wish }: InstanceContext,
   made: { image: LocalImage; runtime: Runtime; nowMs: number; parent: string | undefined },
 ): InstanceRow => {
-  const id = newId('instance', { now: () => made.nowMs })
+  const id = wish.id ?? newId('instance', { now: () => made.nowMs })
   return {
     id,
     tenant,

@@ -1,7 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { instanceSchema } from '@bramble/protocol'
+import { instanceSchema, newId } from '@bramble/protocol'
 import { makeTestImage, type TestImage } from '@bramble/runtime/testing'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, type TestContext, test } from 'vitest'
 import type { Engine } from '../engine.ts'
@@ -114,6 +114,15 @@ describe('an instance', () => {
     ])
       await expect(attempt).rejects.toMatchObject({ code: 'not_found' })
     expect((await instances.list({ tenant: OTHER, limit: 10 })).items.map(({ id }) => id)).toEqual([theirs.id])
+  })
+
+  test('has the id that it is to have, once', async () => {
+    const id = newId('instance')
+    const context = { ...OWNER, id }
+    expect(await instances.create(instanceSpec({}), context)).toMatchObject({ id, status: 'running' })
+    await expect(instances.create(instanceSpec({}), context)).rejects.toMatchObject({ code: 'conflict' })
+    await instances.remove(id, tenant)
+    expect(await instances.create(instanceSpec({}), context)).toMatchObject({ id, status: 'running' })
   })
 
   test('refuses a change that makes no sense in its state', async () => {

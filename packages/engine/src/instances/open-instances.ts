@@ -165,7 +165,9 @@ export const openInstances = async (
     instanceContext: InstanceContext,
     beginning: Beginning | undefined,
   ): LiveInstance[] => {
-    const { tenant } = instanceContext
+    const { tenant, id } = instanceContext
+    if (id !== undefined && (specs.length > 1 || context.byId.has(id)))
+      throw new BrambleError('conflict', { detail: `there is an instance ${id} already, or what is left of it` })
     let own = 0
     for (const { row } of context.byId.values()) if (row.tenant === tenant) own++
     if (own + specs.length > limits.maxTenantInstances)
