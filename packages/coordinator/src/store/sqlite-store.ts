@@ -5,23 +5,14 @@ import { BrambleError } from '@bramble/protocol'
 import { Kysely, type SqliteDatabase, SqliteDialect } from 'kysely'
 import { openQueries } from './queries.ts'
 import { rowsOf } from './rows.ts'
-import { openSqlite, openSqliteAppender } from './sqlite-append.ts'
+import { openSqlite } from './sqlite-append.ts'
+import { openSqliteWriter } from './sqlite-writer.ts'
 import type { Store } from './store.ts'
 import { META_TABLE, schemaSteps, type Tables } from './tables.ts'
 
 export interface SqliteStoreOptions {
   /** The file; its directory is made. */
   readonly path: string
-}
-
-/** SQLITE_BUSY, SQLITE_CONSTRAINT, SQLITE_FULL (https://sqlite.org/rescode.html). */
-const CODES: Readonly<Record<number, 'conflict' | 'store_full'>> = { 5: 'conflict', 19: 'conflict', 13: 'store_full' }
-
-const brambleError = (path: string, error: unknown): unknown => {
-  const errcode = error instanceof Error && 'errcode' in error ? Number(error.errcode) & 0xff : 0
-  const code = CODES[errcode]
-  if (code === undefined || !(error instanceof Error)) return error
-  return new BrambleError(code, { detail: `${path}: ${error.message}`, cause: error })
 }
 
 const migrate = (database: DatabaseSync, path: string): void => {
@@ -94,21 +85,22 @@ export const sqliteStore = async ({ path }: SqliteStoreOptions): Promise<Store> 
     throw error
   }
   const db = new Kysely<Tables>({ dialect: dialectOver(database) })
-  const appender = openSqliteAppender(path)
+  const writer = openSqliteWriter(path)
   const lock = openLock(`${path}-writer`)
-  let closed = false
+  let closing: Promise<void> | undefined
 
   const writerRow = () => {
     const row = database.prepare('select epoch, name, url, until from writer').get()
     return { epoch: Number(row?.epoch), name: String(row?.name), url: String(row?.url), until: Number(row?.until) }
   }
-  const close = async (): Promise<void> => {
-    if (closed) return
-    closed = true
-    lock.free()
-    appender.close()
-    await db.destroy()
-    if (database.isOpen) database.close()
+  const close = (): Promise<void> => {
+    closing ??= (async () => {
+      await writer.close()
+      lock.free()
+      await db.destroy()
+      if (database.isOpen) database.close()
+    })()
+    return closing
   }
 
   return {
@@ -122,7 +114,7 @@ export const sqliteStore = async ({ path }: SqliteStoreOptions): Promise<Store> 
       return { held: true, epoch: writerRow().epoch }
     },
     async renew(epoch, ttlMs) {
-      if (closed || !lock.held() || writerRow().epoch !== epoch) return false
+      if (closing || !lock.held() || writerRow().epoch !== epoch) return false
       database.prepare('update writer set until = ?').run(Date.now() + ttlMs)
       return true
     },
@@ -138,12 +130,7 @@ export const sqliteStore = async ({ path }: SqliteStoreOptions): Promise<Store> 
       return until > Date.now() ? { name, url } : undefined
     },
     async append(epoch, batch) {
-      const rows = rowsOf(batch)
-      try {
-        if (appender.append(epoch, rows)) return
-      } catch (error) {
-        throw brambleError(path, error)
-      }
+      if (await writer.append(epoch, rowsOf(batch))) return
       throw new BrambleError('not_leader', { detail: `the epoch ${epoch} of ${path} has ended` })
     },
     ...openQueries(db),

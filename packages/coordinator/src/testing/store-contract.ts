@@ -1,5 +1,5 @@
 import { BrambleError, type JobId } from '@bramble/protocol'
-import { beforeEach, describe, expect, onTestFinished, type TestContext, test } from 'vitest'
+import { beforeEach, describe, expect, type TestContext, test } from 'vitest'
 import type { Loaded, Store } from '../store/store.ts'
 import { aBatch, aJob, aNodeId, anEntry, aRemark, ended } from './records.ts'
 
@@ -51,15 +51,18 @@ export const testStore = (name: string, options: StoreContractOptions): void => 
   describe(`${name}: a store`, () => {
     let subject: StoreSubject
     let store: Store
+    let others: Store[] = []
     const another = async (): Promise<Store> => {
       const opened = await subject.open()
-      onTestFinished(() => opened.close())
+      others.push(opened)
       return opened
     }
     beforeEach(async (context) => {
       subject = await options.open(context)
       store = await subject.open()
+      others = []
       return async () => {
+        for (const other of others) await other.close()
         await store.close()
         await store.close()
         await subject.close()

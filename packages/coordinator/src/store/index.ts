@@ -1,0 +1,6 @@
+export type { Journal } from './journal.ts'
+export { type MemoryStoreOptions, memoryStore } from './memory-store.ts'
+export { type JournalOptions, openJournal } from './open-journal.ts'
+export { type PostgresStoreOptions, postgresStore } from './postgres-store.ts'
+export { type SqliteStoreOptions, sqliteStore } from './sqlite-store.ts'
+export type * from './store.ts'
