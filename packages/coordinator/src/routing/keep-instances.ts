@@ -1,6 +1,6 @@
 import { BrambleError, type NodeId } from '@bramble/protocol'
 import { type InstanceContext, letGo } from './instance-context.ts'
-import type { InstanceRecord } from './instance-records.ts'
+import { type InstanceRecord, snapshotsOf } from './instance-records.ts'
 import { moveInstance, mustMove, notThere, openRetries } from './move-instance.ts'
 import { tendNode } from './tend-node.ts'
 
