@@ -79,7 +79,7 @@ const receipts = (): Json => ({
     digest: toHex(receiptDigest(receipt)),
     signed: identityOf(key).signReceipts([receipt])[0] as unknown as Json,
   })),
-  batches: [2, 3, 7, 16].map((size) => {
+  batches: [2, 3, 7].map((size) => {
     const signed = identityOf(0).signReceipts(Array.from({ length: size }, (_, index) => receiptOf(index, 0)))
     return { key: 0, signed: signed as unknown as Json }
   }),

@@ -41,6 +41,7 @@ test('whatever is no token is refused', () => {
     `${token}A`,
     `${token}.`,
     token.replace('.', ''),
+    token.replace('bramble_route_', ''),
     `.${token}`,
     'x'.repeat(1e6),
   ]

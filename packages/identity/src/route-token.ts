@@ -8,11 +8,15 @@ import { verifySignature } from './verify.ts'
 
 const PURPOSE = 'bramble/route/1'
 const MAX_TOKEN_CHARS = 8192
+const PREFIX = 'bramble_route_'
 
-/** `claims.signature`, both in base64url: what a node's gateway takes in place of a key, until it expires. */
+/** By its form: keys of a node have another one. */
+export const isRouteToken = (text: string): boolean => text.startsWith(PREFIX)
+
+/** `bramble_route_claims.signature`, both in base64url: what a node's gateway takes in place of a key, until it expires. */
 export const signRouteToken = (identity: Pick<Identity, 'sign'>, claims: RouteClaims): string => {
   const payload = toBase64Url(utf8ToBytes(canonicalJson(claims)))
-  return `${payload}.${toBase64Url(bytesOfHex(identity.sign(messageDigest(PURPOSE, payload)), 65))}`
+  return `${PREFIX}${payload}.${toBase64Url(bytesOfHex(identity.sign(messageDigest(PURPOSE, payload)), 65))}`
 }
 
 const refuse = (detail: string, cause?: unknown): never => {
@@ -21,7 +25,8 @@ const refuse = (detail: string, cause?: unknown): never => {
 
 /** What a token says, once its signature and its time are right; throws `unauthorized` else. Whom it is for is the caller's to check. */
 export const readRouteToken = (token: string, publicKey: string, curve: Curve, nowMs: number): RouteClaims => {
-  const [payload = '', signature = '', ...more] = token.length > MAX_TOKEN_CHARS ? [] : token.split('.')
+  const isOne = isRouteToken(token) && token.length <= MAX_TOKEN_CHARS
+  const [payload = '', signature = '', ...more] = isOne ? token.slice(PREFIX.length).split('.') : []
   if (payload === '' || more.length > 0 || !/^[\w-]{87}$/.test(signature))
     return refuse('the token is not one of a route')
   if (!verifySignature(messageDigest(PURPOSE, payload), toHex(bytesOfBase64Url(signature)), publicKey, curve))
