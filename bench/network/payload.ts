@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import type { JobRequestInput } from '@bramble/protocol'
+import { type JobRequestInput, jobResultSchema } from '@bramble/protocol'
 
 /** What is submitted: the same to every queue. */
 export const jobBody = {
@@ -19,11 +19,11 @@ const contentOf = (content: string) => ({
 })
 
 /** What comes back of it. */
-export const jobResult = {
-  status: 'completed',
+export const jobResult = jobResultSchema.parse({
+  status: 'succeeded',
   exitCode: 0,
   stdout: contentOf(stdout),
   stderr: contentOf(''),
   truncated: false,
   outputs: {},
-} as const
+})
