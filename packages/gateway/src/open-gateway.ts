@@ -26,6 +26,7 @@ import { createMetrics, type Metrics } from './metrics.ts'
 import { passPorts } from './ports/pass-ports.ts'
 import { openPortProxy } from './ports/proxy.ts'
 import { openSignatures } from './ports/signatures.ts'
+import { openRouteTokens, type RouteTokens, withRouteTokens } from './route-tokens.ts'
 import { routeTable } from './routes/table.ts'
 import { openSshServer } from './ssh/server.ts'
 import { openSshKeyStore } from './ssh/ssh-key-store.ts'
@@ -53,6 +54,8 @@ export interface GatewayOptions {
   readonly domain?: string
   /** Origins whose pages may read answers. Default none. */
   readonly corsOrigins?: readonly string[]
+  /** There where the node is of a network. */
+  readonly routeTokens?: RouteTokens
 }
 
 export interface Gateway extends AsyncDisposable {
@@ -94,9 +97,12 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
   const shutdown: GatewayContext['shutdown'] = { closing: false }
   const domain = options.domain?.toLowerCase() ?? 'localhost'
   const signatures = await openSignatures(dataDirectory)
+  const routeTokens = options.routeTokens && (await openRouteTokens(options.routeTokens))
+  const ofKeys = auth ? keyAuthenticator(keys) : openAuthenticator(corsOrigins)
   const proxy = openPortProxy({
     instances: engine.instances,
     keys,
+    routeTokens,
     signatures,
     domain,
     stallTimeoutMs: limits.stallTimeoutMs,
@@ -110,7 +116,7 @@ export const openGateway = async (options: GatewayOptions): Promise<Gateway> => 
   const context: GatewayContext = {
     engine,
     keys,
-    authenticate: auth ? keyAuthenticator(keys) : openAuthenticator(corsOrigins),
+    authenticate: routeTokens ? withRouteTokens(routeTokens, ofKeys) : ofKeys,
     idempotency: idempotencyMemory({
       maxEntries: limits.maxIdempotencyEntries,
       maxBytes: limits.maxIdempotencyBytes,

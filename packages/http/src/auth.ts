@@ -12,10 +12,12 @@ export interface Caller {
   readonly quota: Quota
   /** There where the key has a limit on its requests. */
   readonly bucket?: TokenBucket | undefined
+  /** It may do something with that instance only. */
+  readonly instance?: string | undefined
 }
 
 /** Finds the caller of a request by its key. Throws `unauthorized`. `token` is the value of `?token=`. */
-export type Authenticator = (request: Pick<IncomingMessage, 'headers'>, token: string | undefined) => Caller
+export type Authenticator = (request: Pick<IncomingMessage, 'headers' | 'url'>, token: string | undefined) => Caller
 
 /** `admin` is every scope: whoever can make keys can make one with any scope. */
 export const mayDo = (caller: Caller, scope: Scope): boolean =>
@@ -25,15 +27,23 @@ export const requireScope = (caller: Caller, scope: Scope): void => {
   if (!mayDo(caller, scope)) throw new BrambleError('forbidden', { detail: `it needs the scope \`${scope}\`` })
 }
 
-const BEARER = /^bearer +([\x21-\x7e]{1,512})$/i
+const BEARER = /^bearer +([\x21-\x7e]{1,4096})$/i
 
-/** The key that a request carries, or `token`. Throws `unauthorized`. */
+/** What the request has for a key: the bearer of its header, or `token` where it has no such header. */
+export const bearerOf = (
+  { headers }: Pick<IncomingMessage, 'headers'>,
+  token: string | undefined,
+): string | undefined => (headers.authorization === undefined ? token : BEARER.exec(headers.authorization)?.[1])
+
+/** The same. Throws `unauthorized` where there is none. */
 export const keyTextOf = (request: Pick<IncomingMessage, 'headers'>, token: string | undefined): string => {
-  const header = request.headers.authorization
-  const key = header === undefined ? token : BEARER.exec(header)?.[1]
+  const key = bearerOf(request, token)
   if (key !== undefined) return key
   throw new BrambleError('unauthorized', {
-    detail: header === undefined ? 'the request has no API key' : 'the `Authorization` header is not a bearer key',
+    detail:
+      request.headers.authorization === undefined
+        ? 'the request has no API key'
+        : 'the `Authorization` header is not a bearer key',
   })
 }
 

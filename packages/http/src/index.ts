@@ -1,6 +1,7 @@
 export { ensureAdminKey } from './admin-key.ts'
 export {
   type Authenticator,
+  bearerOf,
   type Caller,
   isDirectLoopback,
   keyAuthenticator,

@@ -2,6 +2,7 @@ import type { Exposure, Instances } from '@bramble/engine'
 import { type Authenticator, type Caller, isOriginAllowed, requireScope } from '@bramble/http'
 import { BrambleError } from '@bramble/protocol'
 import type { KeyStore } from '../key-store.ts'
+import type { RouteTokenFinder } from '../route-tokens.ts'
 import type { PortAddress } from './address.ts'
 import type { PortRequest } from './plain-request.ts'
 import type { Signatures, Signed } from './signatures.ts'
@@ -20,6 +21,8 @@ export interface Access {
 export interface AccessRules {
   readonly instances: Pick<Instances, 'findExposed'>
   readonly keys: Pick<KeyStore, 'find'>
+  /** There where the node is of a network. */
+  readonly routeTokens?: RouteTokenFinder | undefined
   readonly signatures: Signatures
   /** There where the node has no keys: it lets in who may do everything else too. */
   readonly open?: Authenticator | undefined
@@ -29,9 +32,9 @@ export const COOKIE = 'bramble_port'
 export const SIGNATURE = 'bramble_signature'
 export const EXPIRES = 'bramble_expires'
 
-/** What an API key looks like: no such text ever reaches a sandbox, whether the key is known here or not. */
-const KEY = /^bramble_[A-Za-z0-9_-]{20,}$/
-const BEARER_KEY = /^bearer +(bramble_[A-Za-z0-9_-]{20,})$/i
+/** What an API key looks like, or the token of a route: no such text ever reaches a sandbox, whether the key is known here or not. */
+const KEY = /^bramble_[A-Za-z0-9_.-]{20,}$/
+const BEARER_KEY = /^bearer +(bramble_[A-Za-z0-9_.-]{20,})$/i
 const COOKIE_VALUE = /(?:^|; *)bramble_port=(\d{1,15})\.([A-Za-z0-9_-]{43})(?=;|$)/g
 
 /**
@@ -54,7 +57,7 @@ export const admit = (rules: AccessRules, request: PortRequest, address: PortAdd
   const byCookie = fromCookie(rules, candidates, headers.cookie)
   if (byCookie) return { ...shown, exposure: byCookie }
   const caller = callerOf(rules, request, bearer ?? query?.key)
-  const own = caller && candidates.find(({ tenant }) => tenant === caller.tenant)
+  const own = caller && candidates.find((exposure) => isOwn(exposure, caller))
   if (caller && own) {
     requireScope(caller, 'execute')
     return { ...shown, exposure: own }
@@ -118,7 +121,16 @@ const fromCookie = (
   return undefined
 }
 
-const callerOf = ({ keys, open }: AccessRules, request: PortRequest, key: string | undefined): Caller | undefined => {
+const isOwn = ({ tenant, instanceId }: Exposure, caller: Caller): boolean =>
+  tenant === caller.tenant && (caller.instance === undefined || caller.instance === instanceId)
+
+const callerOf = (
+  { keys, routeTokens, open }: AccessRules,
+  request: PortRequest,
+  key: string | undefined,
+): Caller | undefined => {
+  const ofNetwork = key === undefined ? undefined : routeTokens?.find(key)
+  if (ofNetwork) return ofNetwork
   // A page of another origin must not act where being on this machine is all that is asked for.
   if (open) return isOriginAllowed([], request) ? open(request, undefined) : undefined
   if (key === undefined) return undefined
