@@ -71,13 +71,14 @@ const shortOf = (change: Change, { voters, open }: Counting, leader: Group | und
   const coming = open.length + job.wanted.length
   if (isLone(job)) return 1 - coming
   const { redundancy, strategy, policy } = job.request
-  const agreeing = leader?.members.length ?? 0
-  const asked = voters.length + coming
-  const least = neededOf(job) - agreeing - coming
   // Nobody decided, nobody is at it: whatever the reason, one more has a say.
-  const short = Math.max(least, coming === 0 ? 1 : 0)
+  const one = coming === 0 ? 1 : 0
+  // One after another: who does not know whether an accomplice is asked next does not dare to lie.
+  if (policy === 'paranoid' && strategy === 'lazy') return one
+  const short = Math.max(neededOf(job) - (leader?.members.length ?? 0) - coming, one)
   if (strategy === 'lazy') return short
-  return Math.max(short, policy === 'paranoid' ? missingCredibility(change, leader) - coming : redundancy - asked)
+  const more = policy === 'paranoid' ? missingCredibility(change, leader) : redundancy - voters.length
+  return Math.max(short, more - coming)
 }
 
 const addWanted = (change: Change, reason: PlacementReason, established: boolean): void => {
