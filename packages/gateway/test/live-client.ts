@@ -33,7 +33,11 @@ export class Refused extends Error {
   }
 }
 
-export const connectLive = async (node: RealNode, path: string, options: ConnectOptions = {}): Promise<LiveClient> => {
+export const connectLive = async (
+  node: Pick<RealNode, 'key' | 'gateway'>,
+  path: string,
+  options: ConnectOptions = {},
+): Promise<LiveClient> => {
   const { key = node.key, headers, url = node.gateway.url } = options
   const ws = new WebSocket(url.replace('http', 'ws') + path, {
     headers: { ...(key !== '' && { authorization: `Bearer ${key}` }), ...headers },

@@ -50,6 +50,7 @@ export interface TestProxyOptions {
   readonly timeouts?: Partial<Pick<PortProxyOptions, 'keepAliveMs' | 'headersTimeoutMs' | 'stallTimeoutMs'>>
   /** Connections begin with node:http. */
   readonly withoutFront?: boolean
+  readonly routeTokens?: PortProxyOptions['routeTokens']
 }
 
 export const openTestProxy = async (options: TestProxyOptions = {}): Promise<TestProxy> => {
@@ -78,6 +79,7 @@ export const openTestProxy = async (options: TestProxyOptions = {}): Promise<Tes
     return lease as InstanceLease
   }
   const proxy = openPortProxy({
+    routeTokens: options.routeTokens,
     instances: {
       findExposed: (ref, port) =>
         exposures.filter((one) => one.port === port && (one.instanceId === ref || one.name === ref)),
