@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { type Identity, seal } from '@bramble/identity'
+import { wasmCurve } from '@bramble/identity/node'
 import { BrambleError, type Job, type JobId, jobHasEnded, type NodeId } from '@bramble/protocol'
 import type { Transition } from '../core/core.ts'
 import type { JobState } from '../core/job-state.ts'
@@ -75,6 +76,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
   const now = options.now ?? Date.now
   const schedule = options.schedule ?? systemSchedule
   const loaded = await store.load()
+  const curve = wasmCurve()
   const journal = openJournal({ store, epoch, now, seq: loaded.seq, ...(options.defer && { defer: options.defer }) })
   let closed = false
   let failure: unknown
@@ -103,7 +105,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     sessions: openSessions(schedule),
     subscriptions: openSubscriptions(),
     counts: { endedJobs: 0, placedExecutions: 0, verified: 0, startedAt: now() },
-    reseal: async (sealed, publicKey) => seal(publicKey, await identity.open(sealed)),
+    reseal: async (sealed, publicKey) => seal(publicKey, await identity.open(sealed), curve),
     onConvicted: (owner) => strike(w, registry, owner),
   }
   const registry: Registry = { invites: new Map(), owners: new Map() }
