@@ -102,6 +102,10 @@ export const COMMANDS = {
   prewarm: { summary: 'Keep sandboxes ready', load: () => import('./commands/prewarm.ts') },
   pools: { summary: 'List the warm pools', load: () => import('./commands/pools.ts') },
   usage: { summary: 'Show what was used, by tenant and key', load: () => import('./commands/usage.ts') },
+  worker: {
+    summary: 'Make this host a node of a network: it runs jobs, and signs what came out',
+    load: () => import('./commands/worker.ts'),
+  },
   doctor: {
     summary: 'Try every part of this host, and say what is missing and what to do',
     load: () => import('./commands/doctor.ts'),

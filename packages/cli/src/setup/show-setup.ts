@@ -37,3 +37,8 @@ export const showSetup = async (options: ShowSetupOptions): Promise<StepOutcome[
     observer,
   })
 }
+
+/** Before a node starts. What is blocked or fails is shown; whether the node can do without it, its start says. */
+export const setUp = async (dataDirectory: string, signal: AbortSignal): Promise<void> => {
+  await showSetup({ test: false, dryRun: false, quiet: true, stream: process.stderr, signal, dataDirectory })
+}

@@ -3,8 +3,9 @@ import type { Engine } from '@bramble/engine'
 import { createIdentity, generateSecretKey } from '@bramble/identity'
 import { loadIdentity, wasmCurve } from '@bramble/identity/node'
 import type { Labels, NodeId, NodeReport } from '@bramble/protocol'
+import { type NetworkInstances, openNetworkInstances } from '../instances/network-instances.ts'
 import { imagesOf, measureNode } from '../report/measure-node.ts'
-import { filePin } from '../session/file-pin.ts'
+import { filePin, type JoinedNetwork } from '../session/file-pin.ts'
 import { networkClock } from '../session/network-clock.ts'
 import { openSession } from '../session/open-session.ts'
 import type { CloseOptions, Execute, Session, SessionEvent, SessionOptions } from '../session/session.ts'
@@ -23,7 +24,7 @@ export interface WorkerOptions {
   /** Of an invite; needed when the node joins, and not again. */
   readonly token?: string | undefined
   readonly engine: Engine
-  /** Keeps the node's key (`node.key`) and whose network it joined (`network.json`). */
+  /** Keeps the node's key (`node.key`), whose network it joined (`network.json`), and which instances are that network's. */
   readonly dataDirectory: string
   readonly version: string
   readonly name?: string | undefined
@@ -47,6 +48,10 @@ export interface Worker extends AsyncDisposable {
   readonly publicKey: string
   readonly report: NodeReport
   readonly session: Session
+  /** Which network this node joined, and its key; undefined before the first contact. */
+  readonly network: JoinedNetwork | undefined
+  /** What the network placed here beside executions. */
+  readonly instances: Pick<NetworkInstances, 'allows'>
   /** Drains: `graceMs` for what runs, then tells of the rest that it failed. The engine stays the caller's. */
   close(options?: CloseOptions): Promise<void>
 }
@@ -56,12 +61,15 @@ export interface Worker extends AsyncDisposable {
  * Resolves when the worker has what it needs of this host; `session.ready` says that the coordinator took it.
  */
 export const openWorker = async (options: WorkerOptions): Promise<Worker> => {
-  const { url, token, engine, dataDirectory, name, requests: handlers, onEvent, transport } = options
+  const { url, token, engine, dataDirectory, name, onEvent, transport } = options
   const identity = await loadIdentity(join(dataDirectory, 'node.key'))
   const pin = filePin(join(dataDirectory, 'network.json'))
   const clock = networkClock()
   const requests = signedRequests(url, identity, clock)
   const tenant = NETWORK_TENANT
+  await using undo = new AsyncDisposableStack()
+  const path = join(dataDirectory, 'network-instances.db')
+  const instances = undo.use(await openNetworkInstances({ engine, path, network: () => pin.known?.network }))
   let report = await measureNode({ ...options, tenant, url: options.gatewayUrl })
 
   const register = async (signal: AbortSignal): Promise<void> => {
@@ -76,9 +84,13 @@ export const openWorker = async (options: WorkerOptions): Promise<Worker> => {
     execute: options.wrap?.(byEngine) ?? byEngine,
     ephemeral: () => createIdentity(generateSecretKey(), wasmCurve()),
     ...(transport && { transport }),
-    ...(handlers && { requests: handlers }),
-    ...(onEvent && { onEvent }),
+    requests: { ...instances.requests, ...options.requests },
+    onEvent: (event) => {
+      if (event.type === 'open' || event.type === 'away') instances.connected(event.type === 'open')
+      onEvent?.(event)
+    },
   })
+  const held = undo.move()
 
   /** Images come and go; the rest was measured. */
   const look = (): void => {
@@ -91,6 +103,7 @@ export const openWorker = async (options: WorkerOptions): Promise<Worker> => {
   const close: Worker['close'] = async (closing) => {
     clearInterval(looking)
     await session.close(closing)
+    await held.disposeAsync()
   }
   return {
     node: identity.id,
@@ -98,8 +111,10 @@ export const openWorker = async (options: WorkerOptions): Promise<Worker> => {
     get report() {
       return report
     },
-    session,
-    close,
+    get network() {
+      return pin.known
+    },
+    ...{ session, instances, close },
     [Symbol.asyncDispose]: () => close(),
   }
 }

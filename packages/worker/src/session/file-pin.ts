@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { BrambleError, challengeSchema } from '@bramble/protocol'
+import { BrambleError, type Challenge, challengeSchema } from '@bramble/protocol'
 import type { NetworkPin } from './session.ts'
 
 const pinSchema = challengeSchema.pick({ network: true, publicKey: true })
@@ -14,10 +14,20 @@ const readPin = (file: string) => {
   }
 }
 
+export interface FilePin extends NetworkPin {
+  /** The network that this node joined, once it has. */
+  readonly known: JoinedNetwork | undefined
+}
+
+export type JoinedNetwork = Pick<Challenge, 'network' | 'publicKey'>
+
 /** Keeps in a file whom this node met first as its network, and refuses all others from then on. */
-export const filePin = (file: string): NetworkPin => {
+export const filePin = (file: string): FilePin => {
   let pinned = readPin(file)
   return {
+    get known() {
+      return pinned
+    },
     check({ network, publicKey }) {
       if (pinned === undefined) {
         const temporary = `${file}.${randomBytes(4).toString('hex')}`

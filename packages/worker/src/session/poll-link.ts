@@ -7,7 +7,6 @@ import {
   toBrambleError,
   workerResultAnswerSchema,
 } from '@bramble/protocol'
-import type { z } from 'zod'
 import type { Item } from './holdings.ts'
 import type { Connect, Link, LinkContext, LinkEnd } from './link.ts'
 import { type SignedRequests, signedRequests } from './signed-requests.ts'
@@ -127,7 +126,7 @@ class Poll implements Link {
     if (items.length > 0) this.#context.took({ type: 'lease', items }, [])
   }
 
-  async #heartbeat(more: { report?: Parameters<Link['report']>[0] }): Promise<z.output<typeof heartbeatAnswerSchema>> {
+  async #heartbeat(more: { report?: Parameters<Link['report']>[0] }) {
     const running = this.#context.holdings.refs().slice(0, LIMITS.maxLeases.value)
     return parse(heartbeatAnswerSchema, await this.#json('POST', `${this.#node}/heartbeat`, { running, ...more }))
   }

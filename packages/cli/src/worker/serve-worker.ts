@@ -1,0 +1,86 @@
+import { isLoopback } from '@bramble/http'
+import { openWorker, type SessionEvent, type Worker } from '@bramble/worker'
+import { pino } from 'pino'
+import { logFileOf } from '../node/log-file.ts'
+import type { NodeConfig } from '../node/node-config.ts'
+import { startNode } from '../node/start-node.ts'
+import { version } from '../version.ts'
+import { eventRecord } from './event-lines.ts'
+import type { JoinConfig } from './join-config.ts'
+import { writeWorkerFile } from './worker-file.ts'
+
+export interface ServeWorkerOptions {
+  readonly config: NodeConfig
+  readonly join: JoinConfig
+  readonly logTo: 'stdout' | 'file'
+  /** Drains, and ends. */
+  readonly signal: AbortSignal
+  readonly onReady: (ready: WorkerReady) => void
+  readonly onEvent: (event: SessionEvent) => void
+}
+
+/** What `bramble worker join` has to say once the node is one of the network. */
+export interface WorkerReady {
+  readonly type: 'ready'
+  readonly node: string
+  readonly network: string
+  readonly url: string
+  readonly gatewayUrl: string
+  readonly dataDirectory: string
+  readonly pid: number
+  readonly slots: number
+  readonly cpus: number
+  readonly memoryMb: number
+  readonly speed: number
+  readonly logFile: string | undefined
+}
+
+const isReachable = (url: string): boolean => !isLoopback(new URL(url).hostname.replace(/^\[(.*)\]$/, '$1'))
+
+/** Starts a node that takes its work from a network, and keeps it up until `signal`; returns when everything is released. */
+export const serveWorker = async (options: ServeWorkerOptions): Promise<void> => {
+  const { config, join, logTo, signal, onReady, onEvent } = options
+  const { dataDirectory } = config
+  const logFile = logTo === 'file' ? logFileOf(dataDirectory) : undefined
+  const destination = pino.destination({ dest: logFile ?? 1, mkdir: true, sync: true })
+  const log = pino({ level: config.logLevel, base: undefined, timestamp: pino.stdTimeFunctions.isoTime }, destination)
+  await using node = await startNode({ config, log, listen: true })
+  const gatewayUrl = join.gatewayUrl ?? (node.url !== undefined && isReachable(node.url) ? node.url : undefined)
+  const worker = await openWorker({
+    ...join,
+    ...{ engine: node.engine, dataDirectory, version: version(), gatewayUrl },
+    onEvent: (event) => {
+      log.info(eventRecord(event), 'network')
+      onEvent(event)
+    },
+  })
+  writeWorkerFile(dataDirectory, join.url)
+  try {
+    await untilEnd(worker, signal, () => {
+      const { node: id, network, report } = worker
+      const { slots, cpus, memoryMb, speed } = report
+      const more = { ...{ slots, cpus, memoryMb, speed, dataDirectory, logFile }, pid: process.pid }
+      onReady({
+        type: 'ready',
+        node: id,
+        network: network?.network ?? '',
+        url: join.url,
+        gatewayUrl: node.url ?? '',
+        ...more,
+      })
+    })
+  } finally {
+    log.info('draining')
+    await worker.close({ graceMs: join.drainGraceMs })
+  }
+}
+
+/** Rejects where the network will not have this node. */
+const untilEnd = async ({ session }: Worker, signal: AbortSignal, onReady: () => void): Promise<void> => {
+  const asked = Promise.withResolvers<void>()
+  signal.addEventListener('abort', () => asked.resolve(), { once: true })
+  if (signal.aborted) return
+  session.ready.then(onReady, () => {})
+  const error = await Promise.race([session.ended, asked.promise])
+  if (error !== undefined) throw error
+}
