@@ -27,7 +27,7 @@ export const COMMANDS = {
   expose: { summary: 'Give a port of an instance a URL', load: () => import('./commands/expose.ts') },
   ps: { summary: 'List instances, and executions that are under way', load: () => import('./commands/ps.ts') },
   logs: {
-    summary: 'Show what an execution, or the commands of an instance, wrote',
+    summary: 'Show what an execution, a job, or the commands of an instance, wrote',
     load: () => import('./commands/logs.ts'),
   },
   top: { summary: 'Show what running instances use, as it changes', load: () => import('./commands/top.ts') },

@@ -1,7 +1,10 @@
 import type { Bramble, InstanceEvent, StreamEvent } from '@bramble/sdk'
 import type { CliCommand } from '../command.ts'
 import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
+import { EXIT, ExitError } from '../exit.ts'
 import { findInstance } from '../instances/find-instance.ts'
+import { followJob } from '../network/follow-job.ts'
+import { exitCodeOfJob } from '../network/job-exit.ts'
 import { interrupt } from '../node/interrupt.ts'
 import { type Output, processOutput } from '../run/output.ts'
 import { hasColor, paint, safeLine } from '../terminal.ts'
@@ -13,11 +16,11 @@ interface LogsOptions extends ConnectionOptions {
 
 export default {
   name: 'logs',
-  summary: 'Show what an execution, or the commands of an instance, wrote',
+  summary: 'Show what an execution, a job, or the commands of an instance, wrote',
   configure(command) {
     command
-      .argument('<id>', 'of an execution, or an instance by id or name')
-      .option('-f, --follow', 'go on until the execution ends, or Ctrl-C')
+      .argument('<id>', 'of an execution or a job, or an instance by id or name')
+      .option('-f, --follow', 'go on until the execution or the job ends, or Ctrl-C')
       .option('--json', 'every event as a line of JSON')
     addConnectionOptions(command).action(logs)
   },
@@ -29,6 +32,7 @@ const logs = async (id: string, options: LogsOptions): Promise<void> => {
   const output = processOutput()
   const signal = AbortSignal.any([interrupted.signal, output.readerGone])
   try {
+    if (id.startsWith('job_')) return await jobLogs(bramble, id, options, output, signal)
     if (!id.startsWith('exe_')) return await instanceLogs(bramble, id, options, output, signal)
     for await (const event of bramble.executions.logs(id, { signal, follow: options.follow === true }))
       await show(event, options, output)
@@ -41,6 +45,31 @@ const show = async (event: StreamEvent, options: LogsOptions, output: Output): P
   if (options.json === true) await output.write('stdout', `${JSON.stringify(event)}\n`)
   else if (event.type === 'stdout' || event.type === 'stderr')
     await output.write(event.type, event.encoding === 'base64' ? Buffer.from(event.data, 'base64') : event.data)
+}
+
+/** What its nodes agreed on; with `follow`, waits for that. Before, it is shown to nobody, but of jobs that one node decides. */
+const jobLogs = async (
+  bramble: Bramble,
+  id: string,
+  { follow, json }: LogsOptions,
+  output: Output,
+  signal: AbortSignal,
+): Promise<void> => {
+  if (json === true && follow === true) {
+    for await (const event of bramble.jobs.events(id, { signal }))
+      await output.write('stdout', `${JSON.stringify(event)}\n`)
+    return
+  }
+  const job = await bramble.jobs.get(id, { signal })
+  if (follow !== true && job.finishedAt === undefined)
+    throw new ExitError(
+      EXIT.failure,
+      `the job is ${job.status}: what it writes is shown once its nodes agree`,
+      'With -f, this waits for that.',
+    )
+  const ended = await followJob(bramble, id, { output, quiet: json === true, signal })
+  if (json === true) await output.write('stdout', `${JSON.stringify(ended.result ?? null)}\n`)
+  else if (ended.result === undefined) exitCodeOfJob(ended, 0)
 }
 
 /** What is kept of its stream, then, with `follow`, what comes. */

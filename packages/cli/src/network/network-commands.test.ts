@@ -158,6 +158,19 @@ describe('list and get', () => {
   })
 })
 
+test('logs of a job are what its nodes agreed on, or a wait for that', async () => {
+  const id = await submitted('echo out; echo err >&2; exit 3')
+  expect(await cli(['logs', '-f', id])).toEqual({ code: 0, stdout: 'out\n', stderr: 'err\n' })
+  expect(await cli(['logs', id])).toMatchObject({ code: 0, stdout: 'out\n' })
+  const waiting = await submitted('--cpus', '64', 'true')
+  expect(await cli(['logs', waiting])).toMatchObject({ code: 125, stdout: '' })
+  const following = spawnCli(['logs', '-f', '--json', waiting], env)
+  await following.printed('"type":"job"')
+  await network.client.jobs.cancel(waiting)
+  const { code, stdout } = await following.ended
+  expect({ code, ends: stdout.includes('"cancelled"') }).toEqual({ code: 0, ends: true })
+})
+
 describe('nodes and stats', () => {
   test('nodes are listed, shown, drained and resumed by name or by the beginning of their id', async () => {
     const nodes = JSON.parse(await said('nodes'))
