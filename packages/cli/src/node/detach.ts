@@ -1,11 +1,13 @@
 import { spawn } from 'node:child_process'
 import { closeSync, mkdirSync, openSync } from 'node:fs'
+import type { NetworkSummary } from '../local-network/network-summary.ts'
 import { logFileOf } from './log-file.ts'
 import type { Summary } from './summary.ts'
 
 /** What a node in the background tells the process that started it. */
 export type FromBackground =
   | Summary
+  | NetworkSummary
   | { readonly type: 'failed'; readonly message: string; readonly hint: string | undefined }
 
 /**

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { type Engine, openEngine } from '@bramble/engine'
-import { createMetrics, type Gateway, type GatewayOptions, openGateway } from '@bramble/gateway'
+import { createMetrics, type Gateway, type GatewayOptions, openGateway, type RouteTokens } from '@bramble/gateway'
 import { openImageStore } from '@bramble/runtime'
 import type { Logger } from 'pino'
 import { adminKeyFile } from '../data-directory.ts'
@@ -19,6 +19,8 @@ export interface StartNodeOptions {
   readonly log: Logger
   /** False: no gateway, so that nothing listens; the engine is used in this process. */
   readonly listen: boolean
+  /** Of a node that is of a network. */
+  readonly routeTokens?: RouteTokens
 }
 
 export interface RunningNode extends AsyncDisposable {
@@ -41,7 +43,7 @@ export interface RunningNode extends AsyncDisposable {
  * `conflict`. What a crashed node of this data directory left is removed before any work is taken. A start that fails
  * leaves nothing behind.
  */
-export const startNode = async ({ config, log, listen }: StartNodeOptions): Promise<RunningNode> => {
+export const startNode = async ({ config, log, listen, routeTokens }: StartNodeOptions): Promise<RunningNode> => {
   const { dataDirectory } = config
   await using undo = new AsyncDisposableStack()
   await mkdir(dataDirectory, { recursive: true, mode: 0o700 })
@@ -67,7 +69,11 @@ export const startNode = async ({ config, log, listen }: StartNodeOptions): Prom
   let gateway: Gateway | undefined
   if (listen) {
     gateway = undo.use(
-      await listenOn(config, { engine, dataDirectory, version: version(), logger: log, ...(metrics && { metrics }) }),
+      await listenOn(config, {
+        ...{ engine, dataDirectory, version: version(), logger: log },
+        ...(metrics && { metrics }),
+        ...(routeTokens && { routeTokens }),
+      }),
     )
     undo.defer(() => removeNodeFile(dataDirectory))
     const { url, sshPort } = gateway

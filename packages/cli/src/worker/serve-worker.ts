@@ -1,12 +1,10 @@
-import { isLoopback } from '@bramble/http'
-import { openWorker, type SessionEvent, type Worker } from '@bramble/worker'
+import type { SessionEvent, Worker } from '@bramble/worker'
 import { pino } from 'pino'
 import { logFileOf } from '../node/log-file.ts'
 import type { NodeConfig } from '../node/node-config.ts'
-import { startNode } from '../node/start-node.ts'
-import { version } from '../version.ts'
 import { eventRecord } from './event-lines.ts'
 import type { JoinConfig } from './join-config.ts'
+import { startWorker } from './start-worker.ts'
 import { writeWorkerFile } from './worker-file.ts'
 
 export interface ServeWorkerOptions {
@@ -35,8 +33,6 @@ export interface WorkerReady {
   readonly logFile: string | undefined
 }
 
-const isReachable = (url: string): boolean => !isLoopback(new URL(url).hostname.replace(/^\[(.*)\]$/, '$1'))
-
 /** Starts a node that takes its work from a network, and keeps it up until `signal`; returns when everything is released. */
 export const serveWorker = async (options: ServeWorkerOptions): Promise<void> => {
   const { config, join, logTo, signal, onReady, onEvent } = options
@@ -44,34 +40,26 @@ export const serveWorker = async (options: ServeWorkerOptions): Promise<void> =>
   const logFile = logTo === 'file' ? logFileOf(dataDirectory) : undefined
   const destination = pino.destination({ dest: logFile ?? 1, mkdir: true, sync: true })
   const log = pino({ level: config.logLevel, base: undefined, timestamp: pino.stdTimeFunctions.isoTime }, destination)
-  await using node = await startNode({ config, log, listen: true })
-  const gatewayUrl = join.gatewayUrl ?? (node.url !== undefined && isReachable(node.url) ? node.url : undefined)
-  const worker = await openWorker({
-    ...join,
-    ...{ engine: node.engine, dataDirectory, version: version(), gatewayUrl },
+  const { drainGraceMs: graceMs, ...joining } = join
+  const running = await startWorker({
+    ...{ config, log, ...joining },
     onEvent: (event) => {
       log.info(eventRecord(event), 'network')
       onEvent(event)
     },
   })
-  writeWorkerFile(dataDirectory, join.url)
+  const { node, worker } = running
   try {
+    writeWorkerFile(dataDirectory, join.url)
     await untilEnd(worker, signal, () => {
-      const { node: id, network, report } = worker
-      const { slots, cpus, memoryMb, speed } = report
-      const more = { ...{ slots, cpus, memoryMb, speed, dataDirectory, logFile }, pid: process.pid }
-      onReady({
-        type: 'ready',
-        node: id,
-        network: network?.network ?? '',
-        url: join.url,
-        gatewayUrl: node.url ?? '',
-        ...more,
-      })
+      const { slots, cpus, memoryMb, speed } = worker.report
+      const more = { slots, cpus, memoryMb, speed, dataDirectory, logFile }
+      const where = { node: worker.node, network: worker.network?.network ?? '', url: join.url }
+      onReady({ type: 'ready', ...where, gatewayUrl: node.url ?? '', pid: process.pid, ...more })
     })
   } finally {
     log.info('draining')
-    await worker.close({ graceMs: join.drainGraceMs })
+    await running.close({ graceMs })
   }
 }
 

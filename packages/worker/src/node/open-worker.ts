@@ -50,6 +50,8 @@ export interface Worker extends AsyncDisposable {
   readonly session: Session
   /** Which network this node joined, and its key; undefined before the first contact. */
   readonly network: JoinedNetwork | undefined
+  /** Milliseconds since 1970, as the network counts them. */
+  now(): number
   /** What the network placed here beside executions. */
   readonly instances: Pick<NetworkInstances, 'allows'>
   /** Drains: `graceMs` for what runs, then tells of the rest that it failed. The engine stays the caller's. */
@@ -114,6 +116,7 @@ export const openWorker = async (options: WorkerOptions): Promise<Worker> => {
     get network() {
       return pin.known
     },
+    now: () => clock.now(),
     ...{ session, instances, close },
     [Symbol.asyncDispose]: () => close(),
   }
