@@ -13,6 +13,7 @@ import {
   keyTextOf,
   openAuthenticator,
   stopServer,
+  type UpgradeHandler,
   unknownKey,
 } from '@bramble/http'
 import type { Identity } from '@bramble/identity'
@@ -62,6 +63,10 @@ export interface CoordinatorOptions {
   readonly corsOrigins?: readonly string[]
   /** Proxies before this coordinator, as addresses or networks: of them `X-Forwarded-For` is believed. Default none. */
   readonly trustedProxies?: readonly string[]
+  /** Other connections that this server takes: links of other coordinators. */
+  readonly upgrades?: readonly UpgradeHandler[]
+  /** Called when nothing is under way any more, and before the server stops: to close the network, and with it such links. */
+  readonly beforeStop?: () => Promise<void>
   /** Milliseconds since 1970. */
   readonly now?: () => number
 }
@@ -142,7 +147,7 @@ export const openCoordinator = async (options: CoordinatorOptions): Promise<Coor
   const server = createServer(context, {
     table: routeTable(version),
     logger,
-    upgrades: [sessions.handle],
+    upgrades: [sessions.handle, ...(options.upgrades ?? [])],
     // A worker whose clock is wrong corrects it by this.
     prepare: (app) =>
       app.addHook('onRequest', (_request, reply, done) => {
@@ -160,6 +165,7 @@ export const openCoordinator = async (options: CoordinatorOptions): Promise<Coor
     context.shutdown.closing = true
     leaving.abort()
     await Promise.all([sessions.close(), inFlightDone(context, graceMs)])
+    await options.beforeStop?.()
     await held.disposeAsync()
   }
   const close: Coordinator['close'] = ({ graceMs = 10_000 } = {}) => {

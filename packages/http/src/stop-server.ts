@@ -1,13 +1,17 @@
 import { BrambleError } from '@bramble/protocol'
 import type { FastifyInstance } from 'fastify'
 import type { HttpContext } from './context.ts'
+import { destroyUpgraded } from './upgrades.ts'
 
 /** How long an answer that is ready may take to reach a slow client. */
 const FLUSH_MS = 2_000
 
-/** Stops listening, closes what is idle, and cuts what has not taken its answer in time. */
-export const stopServer = async (app: FastifyInstance): Promise<void> => {
-  const timer = setTimeout(() => app.server.closeAllConnections(), FLUSH_MS)
+/** Stops listening, closes what is idle, and cuts what has not taken its answer in time, WebSockets too. */
+export const stopServer = async (app: FastifyInstance, flushMs = FLUSH_MS): Promise<void> => {
+  const timer = setTimeout(() => {
+    app.server.closeAllConnections()
+    destroyUpgraded(app.server)
+  }, flushMs)
   try {
     await app.close()
   } finally {

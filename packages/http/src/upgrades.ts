@@ -25,8 +25,14 @@ export const listenForUpgrades = (
   context: Pick<HttpContext, 'shutdown'>,
   handlers: readonly UpgradeHandler[],
 ): void => {
+  const open = new Set<Duplex>()
+  upgraded.set(server, open)
+  function forgetThis(this: Duplex): void {
+    open.delete(this)
+  }
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
-    socket.on('error', destroyThis)
+    open.add(socket)
+    socket.on('error', destroyThis).on('close', forgetThis)
     const [path = '', query = ''] = (request.url ?? '').split('?', 2)
     const upgrade = { request, socket, head, requestId: newId('request'), path, query: new URLSearchParams(query) }
     try {
@@ -38,6 +44,13 @@ export const listenForUpgrades = (
       refuseUpgrade(upgrade, error)
     }
   })
+}
+
+/** Connections that went on with another protocol: node:http forgets them, and a server waits for them when it closes. */
+const upgraded = new WeakMap<Server, Set<Duplex>>()
+
+export const destroyUpgraded = (server: Server): void => {
+  for (const socket of upgraded.get(server) ?? []) socket.destroy()
 }
 
 /** Of a client that goes in the middle of it. It holds nothing: it stays as long as the connection. */

@@ -83,8 +83,8 @@ export interface Network extends AsyncDisposable {
   }
   /** True the first time that nonce of that node is seen within the clock skew: each signed request is taken once. */
   takeNonce(node: NodeId, nonce: string): Promise<boolean>
-  /** Keeps a document of the fronts, which read it from the store: an API key. `undefined` removes it. */
-  putDocument(kind: 'key', id: string, value: unknown): Promise<void>
+  /** Keeps a document of the fronts, which read it from the store: API keys, and whose network it is. `undefined` removes it. */
+  putDocument(kind: 'key' | 'network', id: string, value: unknown): Promise<void>
   credit(tenant: string, credits: number): Promise<{ tenant: string; balance: number }>
   stats(): Promise<NetworkStats>
   close(): Promise<void>
