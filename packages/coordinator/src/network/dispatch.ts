@@ -37,7 +37,7 @@ const place = (w: WriterContext, id: JobId): void => {
   }
   w.counts.placedExecutions++
   w.stragglers.placed()
-  const now = w.now()
+  const now = w.steady()
   const lease: HeldLease = {
     ...{ execution, token, job: id, node: standing.node, need, started: false, kind: kindOf(job) },
     until: now + w.config.leaseMs,

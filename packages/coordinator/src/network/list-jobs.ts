@@ -19,7 +19,10 @@ export const listJobs = async (w: WriterContext, query: JobsQuery, tenant: strin
         })
   const page = rows.slice(0, limit).map((row) => w.jobs.get(row.id)?.state ?? w.recent.get(row.id) ?? row)
   const last = rows.length > limit ? page.at(-1) : undefined
-  return { items: page.map(jobView), nextCursor: last?.id ?? null }
+  const items = page.map(jobView)
+  // Memory may be ahead of the store.
+  await w.outbox.durable()
+  return { items, nextCursor: last?.id ?? null }
 }
 
 const openJobs = (w: WriterContext, { limit, cursor, status, label }: JobsQuery, tenant: string): JobState[] => {

@@ -18,6 +18,8 @@ export interface NodeRecord {
   message?: string
   trust?: TrustState
   lastSeenAt?: number
+  /** The same by the writer's steady clock: nothing to anyone else. */
+  heardAt?: number
   /** The record of the log that `trust` holds everything up to. */
   logSeq: number
 }

@@ -28,9 +28,10 @@ import { recover } from './recover.ts'
 import { drain, makeInvite, type Registry, register, resume, strike } from './registration.ts'
 import { openSessions } from './sessions.ts'
 import { statsOf } from './stats.ts'
+import { steadyClock } from './steady-clock.ts'
 import { type Repeats, submit } from './submit.ts'
 import { openSubscriptions } from './subscriptions.ts'
-import { openCheckpoints, TICK_MS, tick } from './ticks.ts'
+import { MAX_STEP_MS, openCheckpoints, TICK_MS, tick } from './ticks.ts'
 import { heartbeat, nodeOf, openWorkerSession, poll, renew, takeCommits, takeFailures } from './workers.ts'
 import type { Surroundings, WriterContext } from './writer-context.ts'
 
@@ -87,7 +88,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     options.onFail?.(error)
   }
   const w: WriterContext = {
-    ...{ config, store, journal, now, schedule, auditKey, fail },
+    ...{ config, store, journal, now, schedule, auditKey, fail, steady: steadyClock(now, MAX_STEP_MS) },
     ...(options.random && { random: options.random }),
     outbox: openOutbox(journal, fail),
     transition: parts.transition ?? transition,
@@ -158,7 +159,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
   /** As it is now, when that is durable. */
   const durableView = async <T>(id: JobId, tenant: string, view: (state: JobState) => T): Promise<T> => {
     const shown = view(await stateOf(id, tenant))
-    if (w.jobs.has(id) || w.recent.has(id)) await w.outbox.durable()
+    await w.outbox.durable()
     return shown
   }
   const get = (id: JobId, tenant: string): Promise<Job> => durableView(id, tenant, jobView)

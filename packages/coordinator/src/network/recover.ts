@@ -37,7 +37,7 @@ export const recover = async (w: WriterContext, registry: Registry, loaded: Load
 const loadNode = (w: WriterContext, record: NodeRecord): void => {
   nodeIdSchema.parse(record.id)
   const status = record.status === 'online' || record.status === 'draining' ? 'suspect' : record.status
-  const node: NodeRecord = { ...record, status, lastSeenAt: w.now() }
+  const node: NodeRecord = { ...record, status, lastSeenAt: w.now(), heardAt: w.steady() }
   w.nodes.set(node.id, node)
   updateTable(w, node)
 }
@@ -71,7 +71,7 @@ const resumeJob = (w: WriterContext, id: JobId): void => {
   if (!job) return
   const { creditsRequired, redundancy } = job.request
   w.accounts.loadHold(id, Math.max(0, creditsRequired * redundancy * (1 + job.reopened) - job.creditsSpent))
-  const now = w.now()
+  const now = w.steady()
   const need = needOf(job)
   for (const { id: execution, token, standing, status } of job.executions) {
     if (status !== 'leased' && status !== 'running') continue

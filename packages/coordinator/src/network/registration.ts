@@ -57,6 +57,7 @@ export const register = async (
     known.report = report
     known.subnet = subnet
     known.lastSeenAt = w.now()
+    known.heardAt = w.steady()
     updateTable(w, known)
     writeNode(w, known)
     await w.outbox.durable()
@@ -83,6 +84,7 @@ export const register = async (
     subnet,
     status: 'suspect',
     lastSeenAt: w.now(),
+    heardAt: w.steady(),
     logSeq: w.journal.seq,
   }
   w.nodes.set(id, record)

@@ -5,10 +5,12 @@ import { addReputation, setStatus, writeNode } from './node-records.ts'
 import type { WriterContext } from './writer-context.ts'
 
 export const TICK_MS = 500
+/** Between two looks at the clock: longer ones are no time that passed, but a clock that was set, or a process that stood still. */
+export const MAX_STEP_MS = 5000
 
 /** What time alone brings about: leases that end, nodes that are silent, deadlines, executions that hang behind. */
 export const tick = (w: WriterContext): void => {
-  const now = w.now()
+  const now = w.steady()
   for (const lease of w.leases.due(now)) {
     const as = lease.hardUntil <= now ? 'timeout' : 'lost'
     const { execution, token, node } = lease
@@ -17,7 +19,8 @@ export const tick = (w: WriterContext): void => {
   }
   copyStragglers(w, now)
   silentNodes(w, now)
-  for (const [id, deadlineAt] of w.deadlines) if (deadlineAt <= now) apply(w, id, { type: 'deadline_passed' })
+  const wall = w.now()
+  for (const [id, deadlineAt] of w.deadlines) if (deadlineAt <= wall) apply(w, id, { type: 'deadline_passed' })
   pump(w)
 }
 
@@ -36,8 +39,8 @@ const copyStragglers = (w: WriterContext, now: number): void => {
 
 const silentNodes = (w: WriterContext, now: number): void => {
   for (const record of w.nodes.values()) {
-    const { id, status, lastSeenAt = record.registeredAt } = record
-    const quietMs = now - lastSeenAt
+    const { id, status, heardAt = now } = record
+    const quietMs = now - heardAt
     if (status === 'online' && quietMs > 4 * w.config.heartbeatMs) setStatus(w, record, 'suspect')
     if ((status !== 'suspect' && status !== 'draining') || quietMs < w.config.silentMs) continue
     for (const { execution, token, job } of w.leases.of(id))
@@ -49,7 +52,7 @@ const silentNodes = (w: WriterContext, now: number): void => {
 
 /** Documents and open jobs that changed, in slices, and then the word that the log before is not needed. */
 export const openCheckpoints = (w: WriterContext): { due(): boolean; run(): Promise<void> } => {
-  let last = { seq: w.journal.seq, at: w.now() }
+  let last = { seq: w.journal.seq, at: w.steady() }
   /** Documents hold everything up to it: nothing, until the first checkpoint wrote what was replayed. */
   let writtenSeq = -1
   let running = false
@@ -57,7 +60,7 @@ export const openCheckpoints = (w: WriterContext): { due(): boolean; run(): Prom
     due: () =>
       !running &&
       w.journal.seq > last.seq &&
-      (w.journal.seq - last.seq >= w.config.checkpointRecords || w.now() - last.at >= w.config.checkpointMs),
+      (w.journal.seq - last.seq >= w.config.checkpointRecords || w.steady() - last.at >= w.config.checkpointMs),
     run: async () => {
       running = true
       try {
@@ -76,7 +79,7 @@ export const openCheckpoints = (w: WriterContext): { due(): boolean; run(): Prom
         w.journal.checkpoint(seq)
         await w.outbox.durable()
         writtenSeq = seq
-        last = { seq, at: w.now() }
+        last = { seq, at: w.steady() }
       } finally {
         running = false
       }

@@ -36,6 +36,7 @@ const activeNode = (w: WriterContext, id: NodeId): NodeRecord => {
 /** It is there, and takes work unless it said that it does not. */
 export const seen = (w: WriterContext, record: NodeRecord): void => {
   record.lastSeenAt = w.now()
+  record.heardAt = w.steady()
   if (record.status === 'suspect' || record.status === 'offline') setStatus(w, record, 'online')
 }
 
@@ -47,7 +48,7 @@ const setReport = (w: WriterContext, record: NodeRecord, report: NodeReport): vo
 /** Of what a worker holds: what it is to go on with. What it holds no more is given to it again, or to another. */
 const reconcile = (w: WriterContext, node: NodeId, running: readonly LeaseRef[]): LeaseRef[] => {
   const keep: LeaseRef[] = []
-  const until = w.now() + w.config.leaseMs
+  const until = w.steady() + w.config.leaseMs
   const held = new Set<string>()
   for (const { execution, token } of running) {
     const lease = w.leases.find({ execution, token })
@@ -146,7 +147,7 @@ const beat = (
   node: NodeId,
   running: readonly (LeaseRef & { progress?: number | undefined })[],
 ): void => {
-  const until = w.now() + w.config.leaseMs
+  const until = w.steady() + w.config.leaseMs
   const renewed: LeaseRef[] = []
   const stop: (LeaseRef & { reason: string })[] = []
   for (const { execution, token, progress } of running) {
@@ -165,7 +166,7 @@ const started = (w: WriterContext, node: NodeId, ref: LeaseRef): void => {
   const lease = w.leases.find(ref)
   if (lease?.node !== node || lease.started) return
   lease.started = true
-  lease.startedAt = w.now()
+  lease.startedAt = w.steady()
   apply(w, lease.job, { type: 'started', ...ref })
 }
 
@@ -246,7 +247,7 @@ export const heartbeat = async (
   const record = activeNode(w, node)
   if (report) setReport(w, record, report)
   seen(w, record)
-  const until = w.now() + w.config.leaseMs
+  const until = w.steady() + w.config.leaseMs
   const keep = running.filter((ref) => {
     const lease = w.leases.find(ref)
     if (lease?.node !== node) return false
@@ -286,7 +287,7 @@ export const renew = async (w: WriterContext, node: NodeId, ref: LeaseRef): Prom
   const lease = w.leases.find(ref)
   if (lease?.node !== node)
     throw new BrambleError('lease_lost', { detail: 'the execution is not this node’s any more' })
-  lease.until = w.now() + w.config.leaseMs
+  lease.until = w.steady() + w.config.leaseMs
   started(w, node, ref)
   return { leaseMs: w.config.leaseMs }
 }

@@ -32,6 +32,8 @@ export interface OpenJob {
 
 /** What the parts of a writer work on: all that one network is, in memory. */
 export interface WriterContext extends Surroundings {
+  /** For what has to last or to come within so long; see `steadyClock`. Not a time of day. */
+  steady(): number
   readonly config: NetworkConfig
   readonly store: Store
   readonly journal: Journal
