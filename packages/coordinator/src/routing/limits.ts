@@ -4,7 +4,7 @@ export interface RoutingLimits {
   readonly tokenMs: number
   /** A user of whom nothing was heard for so long has no node any more; who comes again is placed anew. */
   readonly sessionIdleMs: number
-  /** Users that have a node, at once. Past it, the one that was away the longest goes. About 170 bytes of memory each. */
+  /** Users that have a node, at once. Past it, the one that was away the longest goes. About 150 bytes of memory each. */
   readonly maxSessions: number
   /** Users that are forgotten in one turn of the clock. */
   readonly maxForgottenSessions: number

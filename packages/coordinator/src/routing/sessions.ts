@@ -29,12 +29,18 @@ export interface PlacedUser {
   readonly isNew: boolean
 }
 
-/** Small numbers, so that a session is one flat object: seconds since `beganMs`. */
+/**
+ * Small numbers, so that a session is one flat object: seconds since `beganMs`. It is in a list, in the order in which users were
+ * heard of: a `Map` keeps an order too, but finding its first entry costs more with each that was deleted before it.
+ */
 interface Session {
+  readonly key: string
   node: NodeId
   epoch: number
   usedAt: number
   storedAt: number
+  older: Session | undefined
+  newer: Session | undefined
 }
 
 export interface UserSessionsOptions {
@@ -50,11 +56,12 @@ const KIND = 'session'
 export const openUserSessions = ({ watch, epochs, note, now, limits }: UserSessionsOptions): UserSessions => {
   const { homes } = watch
   const beganMs = now()
-  /** In the order in which they were heard of last: the first one is the next to go. */
   const sessions = new Map<string, Session>()
   const counts = new Map<NodeId, number>()
   /** One string for each node, however many documents name it. */
   const names = new Map<NodeId, NodeId>()
+  let oldest: Session | undefined
+  let newest: Session | undefined
   const idleSeconds = limits.sessionIdleMs / 1000
 
   const seconds = (ms: number): number => Math.round((ms - beganMs) / 1000)
@@ -69,18 +76,37 @@ export const openUserSessions = ({ watch, epochs, note, now, limits }: UserSessi
     else counts.delete(node)
     homes.hold(node, by)
   }
-  const write = (key: string, session: Session): void => {
+  const unlink = ({ older, newer }: Session): void => {
+    if (older) older.newer = newer
+    else oldest = newer
+    if (newer) newer.older = older
+    else newest = older
+  }
+  const link = (session: Session): void => {
+    session.older = newest
+    session.newer = undefined
+    if (newest) newest.newer = session
+    else oldest = session
+    newest = session
+  }
+  const write = (session: Session): void => {
     session.storedAt = session.usedAt
-    const { node, epoch, usedAt } = session
+    const { key, node, epoch, usedAt } = session
     note({ kind: KIND, id: key, value: { node, epoch, at: usedAt * 1000 + beganMs } })
   }
-  const forget = (key: string, { node }: Session): void => {
+  const forget = (session: Session): void => {
+    const { key, node } = session
     sessions.delete(key)
+    unlink(session)
     count(node, -1)
     note({ kind: KIND, id: key, value: undefined })
     note(epochs.document())
   }
-  const oldest = (): [string, Session] | undefined => sessions.entries().next().value
+  const add = (session: Session): void => {
+    sessions.set(session.key, session)
+    link(session)
+    count(session.node, 1)
+  }
   /** Bounded loads; where all are full, as can be after many nodes went, whoever is first. */
   const choose = (key: string): NodeId | undefined => {
     const allowed = (id: string): boolean => watch.takesMore(id as NodeId)
@@ -94,9 +120,11 @@ export const openUserSessions = ({ watch, epochs, note, now, limits }: UserSessi
       const session = sessions.get(key)
       if (session && !watch.isGone(session.node)) {
         session.usedAt = usedAt
-        sessions.delete(key)
-        sessions.set(key, session)
-        if (usedAt - session.storedAt > idleSeconds / 4) write(key, session)
+        if (session !== newest) {
+          unlink(session)
+          link(session)
+        }
+        if (usedAt - session.storedAt > idleSeconds / 4) write(session)
         return { node: session.node, epoch: session.epoch, isNew: false }
       }
       const chosen = choose(key)
@@ -104,40 +132,33 @@ export const openUserSessions = ({ watch, epochs, note, now, limits }: UserSessi
       const node = nameOf(chosen)
       const epoch = epochs.next()
       if (session) {
-        sessions.delete(key)
+        unlink(session)
         count(session.node, -1)
       }
-      const placed: Session = { node, epoch, usedAt, storedAt: usedAt }
-      sessions.set(key, placed)
-      count(node, 1)
-      write(key, placed)
-      if (sessions.size > limits.maxSessions) {
-        const first = oldest()
-        if (first) forget(...first)
-      }
+      const placed: Session = { key, node, epoch, usedAt, storedAt: usedAt, older: undefined, newer: undefined }
+      add(placed)
+      write(placed)
+      if (sessions.size > limits.maxSessions && oldest) forget(oldest)
       return { node, epoch, isNew: true }
     },
     sweep: () => {
       const until = seconds(now()) - idleSeconds
       for (let forgotten = 0; forgotten < limits.maxForgottenSessions; forgotten++) {
-        const first = oldest()
-        if (!first || first[1].usedAt > until) return false
-        forget(...first)
+        if (!oldest || oldest.usedAt > until) return false
+        forget(oldest)
       }
       return true
     },
     load: (documents) => {
-      const found: [string, Session][] = []
+      const found: Session[] = []
       for (const { kind, id, value } of documents) {
         if (kind !== KIND || !isStored(value)) continue
         const usedAt = seconds(value.at)
-        found.push([id, { node: nameOf(value.node), epoch: value.epoch, usedAt, storedAt: usedAt }])
+        const node = nameOf(value.node)
+        found.push({ key: id, node, epoch: value.epoch, usedAt, storedAt: usedAt, older: undefined, newer: undefined })
         epochs.seen(value.epoch)
       }
-      for (const [key, session] of found.sort(([, left], [, right]) => left.usedAt - right.usedAt)) {
-        sessions.set(key, session)
-        count(session.node, 1)
-      }
+      for (const session of found.sort((left, right) => left.usedAt - right.usedAt)) add(session)
     },
     recount: (node) => homes.hold(node, (counts.get(node) ?? 0) - homes.held(node)),
     get size() {
