@@ -40,6 +40,8 @@ export interface JobState {
   /** Executions with a larger token belong to the present round of asking: what came before it has been decided. */
   roundToken: number
   waiting?: Waiting
+  /** It was to need one agreement more than it says, and there is no node that could give it. */
+  auditWaived?: boolean
   verification?: Verification
   /** The execution whose result is the job's. */
   canonical?: ExecutionId

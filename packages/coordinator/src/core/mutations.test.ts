@@ -64,6 +64,12 @@ const MUTATIONS: Record<string, Mutation & { readonly caughtBy: RegExp }> = {
     to: 'auditShare',
     caughtBy: /audit was left out/,
   },
+  'quorums are never audited': {
+    file: 'wanted.ts',
+    from: 'leastOf(job) + (isAudited(job, config) ? 1 : 0)',
+    to: 'leastOf(job)',
+    caughtBy: /decided by/,
+  },
   'newcomers convict': {
     file: 'verdict.ts',
     from: 'oppose(change, execution, winner, winner.established)',
@@ -114,15 +120,21 @@ const MUTATIONS: Record<string, Mutation & { readonly caughtBy: RegExp }> = {
   },
   'one vote less is enough': {
     file: 'verdict.ts',
-    from: 'group.members.length >= neededOf(change.job)',
-    to: 'group.members.length >= neededOf(change.job) - 1',
+    from: 'group.members.length >= neededOf(change.job, change.context.config)',
+    to: 'group.members.length >= neededOf(change.job, change.context.config) - 1',
     caughtBy: /decided by/,
   },
   'no anchor rule': {
     file: 'verdict.ts',
-    from: 'if (neededOf(job) === 1 || !context.config.anchorRule) return enough[0]',
+    from: 'if (neededOf(job, context.config) === 1 || !context.config.anchorRule) return enough[0]',
     to: 'if (enough.length > 0) return enough[0]',
     caughtBy: /newcomers decided/,
+  },
+  'the word of someone new tips what established nodes say': {
+    file: 'verdict.ts',
+    from: '|| !other.established || isAhead(change, group, other)',
+    to: '|| !other.established || true',
+    caughtBy: /outvoted by others/,
   },
   'all who agree are paid': {
     file: 'verdict.ts',

@@ -12,6 +12,10 @@ export interface VerificationConfig {
   readonly maxErrors: number
   /** A winning group needs an established node, where the network has any. */
   readonly anchorRule: boolean
+  /** By so many established nodes a group must lead any other that has one, or more are asked. */
+  readonly establishedLead: number
+  /** Share of the quorums that need one more than `consensus`: whoever holds a whole quorum does not know whether that is all. */
+  readonly quorumAuditShare: number
   /** Of `paranoid`: the share of nodes that are taken to lie before anything is known of them. */
   readonly assumedLiars: number
   readonly trust: TrustConfig
@@ -52,6 +56,8 @@ export const DEFAULT_VERIFICATION: VerificationConfig = {
   maxExecutions: 8,
   maxErrors: 4,
   anchorRule: true,
+  establishedLead: 2,
+  quorumAuditShare: 0,
   assumedLiars: 0.2,
   trust: DEFAULT_TRUST,
 }

@@ -4,7 +4,7 @@ import type { Transition } from './core.ts'
 import { isSame } from './groups.ts'
 import type { ExecutionState, JobEventRecord, JobState } from './job-state.ts'
 import { askMore, end, settle } from './verdict.ts'
-import { askStraggler, mayDecideAlone } from './wanted.ts'
+import { askStraggler, isAudited, mayDecideAlone } from './wanted.ts'
 
 type EventOf<T extends JobEventRecord['type']> = Extract<JobEventRecord, { type: T }>
 
@@ -116,10 +116,12 @@ const placed = (change: Change, { execution: id, standing }: EventOf<'placed'>):
 }
 
 const waiting = (change: Change, { waiting: why }: EventOf<'waiting'>): void => {
-  const { job, effects } = change
+  const { job, context, effects } = change
   if (jobHasEnded(job.status) || job.wanted.length === 0) return
   job.waiting = why
   effects.push({ type: 'waiting', seq: nextSeq(job) })
+  // Nobody fits, not even one who is busy: what nobody can give is not asked for.
+  if (why.busy === 0 && isAudited(job, context.config)) job.auditWaived = true
   // Established nodes may have left since they were asked for.
   settle(change, 'first')
 }

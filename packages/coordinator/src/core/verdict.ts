@@ -55,18 +55,25 @@ const credibilityOf = ({ context }: Change, group: Group, groups: readonly Group
   )
 
 const isEnough = (change: Change, group: Group, groups: readonly Group[]): boolean =>
-  group.members.length >= neededOf(change.job) &&
+  group.members.length >= neededOf(change.job, change.context.config) &&
   (change.job.request.policy !== 'paranoid' || credibilityOf(change, group, groups) >= change.job.request.confidence)
 
+const establishedOf = ({ members }: Group): number => members.filter(({ standing }) => standing.established).length
+
+const isAhead = ({ context }: Change, group: Group, other: Group): boolean =>
+  establishedOf(group) >= establishedOf(other) + context.config.establishedLead
+
 /**
- * The anchor rule: those who are new may not outvote each other into a verdict while an established node could be asked;
- * and never against the word of one.
+ * The anchor rule: those who are new may not outvote each other into a verdict while an established node could be asked, and
+ * where established nodes differ, it is among them that the group must lead: the word of someone new tips nothing.
  */
 const winnerOf = (change: Change, groups: readonly Group[]): Group | undefined => {
   const { job, context } = change
   const enough = groups.filter((group) => isEnough(change, group, groups))
-  if (neededOf(job) === 1 || !context.config.anchorRule) return enough[0]
-  const anchored = enough.find(({ established }) => established)
+  if (neededOf(job, context.config) === 1 || !context.config.anchorRule) return enough[0]
+  const leads = (group: Group): boolean =>
+    groups.every((other) => other === group || !other.established || isAhead(change, group, other))
+  const anchored = enough.find((group) => group.established && leads(group))
   if (anchored !== undefined || wantsAnchor(job, context)) return anchored
   return groups.some(({ established }) => established) ? undefined : enough[0]
 }
@@ -81,7 +88,7 @@ const verificationOf = (change: Change, winner: Group, groups: readonly Group[],
     policy,
     decidedBy: alone ? 'alone' : policy === 'paranoid' ? 'credibility' : audited ? 'audit' : 'quorum',
     agreed: winner.members.length,
-    needed: alone ? 1 : neededOf(job),
+    needed: alone ? 1 : neededOf(job, context.config),
     executions: job.executions.length,
     ...(policy === 'paranoid' && { credibility: credibilityOf(change, winner, groups) }),
     ...(alone && { provisionalUntil: new Date(context.now + context.config.settlementMs).toISOString() }),
@@ -160,7 +167,7 @@ const unneeded = (change: Change, execution: ExecutionState): void =>
   stopExecution(change, execution, { status: 'cancelled', validity: 'unneeded', message: 'the job is decided' })
 
 const giveUp = (change: Change, { voters }: Counting): void => {
-  const { job } = change
+  const { job, context } = change
   const round = job.executions.filter((execution) => isOfRound(job, execution))
   const last = round.findLast(({ message }) => message !== undefined)?.message
   if (job.request.determinism === 'check' && voters.length > 1) job.determinismClass = determinismClassOf(voters)
@@ -172,7 +179,11 @@ const giveUp = (change: Change, { voters }: Counting): void => {
   }
   const hint =
     job.determinismClass === 'fuzzy' ? '; they differ by numbers that the comparator `fuzzy` would take as equal' : ''
-  end(change, 'no_consensus', `${voters.length} results, and no ${neededOf(job)} that count and agree${hint}`)
+  end(
+    change,
+    'no_consensus',
+    `${voters.length} results, and no ${neededOf(job, context.config)} that count and agree${hint}`,
+  )
 }
 
 /** The job ends without a verdict: nobody is punished and nobody paid. */

@@ -2,7 +2,6 @@ import type { Job, JobEvidence, JobExecution, NodeId } from '@bramble/protocol'
 import { nodeCredibility } from './credibility.ts'
 import type { ExecutionState, JobState } from './job-state.ts'
 import { DEFAULT_VERIFICATION, type VerificationConfig } from './policy.ts'
-import { neededOf } from './wanted.ts'
 
 /**
  * A job as others see it. Who knew what another node said could say the same without any work, so nothing of a result is in
@@ -33,7 +32,7 @@ export const jobView = (state: JobState): Job => {
     image: spec.image,
     ...(state.imageDigest !== undefined && { imageDigest: state.imageDigest }),
     redundancy: request.redundancy,
-    consensus: neededOf(state),
+    consensus: request.consensus,
     strategy: request.strategy,
     policy: request.policy,
     ...(request.comparator.type !== 'exact' && { comparator: request.comparator.type }),

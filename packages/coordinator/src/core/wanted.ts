@@ -6,10 +6,20 @@ import type { ExecutionState, JobState, PlacementReason, Standing, Wanted } from
 import type { TransitionContext, VerificationConfig } from './policy.ts'
 
 /** How many equal results a verdict takes, where it takes a group. */
-export const neededOf = ({ request, reopened }: JobState): number => {
+export const neededOf = (job: JobState, config: VerificationConfig): number =>
+  leastOf(job) + (isAudited(job, config) ? 1 : 0)
+
+const leastOf = ({ request, reopened }: JobState): number => {
   const several = request.policy === 'paranoid' || request.determinism === 'check' || reopened > 0
   return Math.max(request.consensus, several ? 2 : 1)
 }
+
+/** Whether its quorum is one larger than it says, which nobody who is in it knows. */
+export const isAudited = (job: JobState, { quorumAuditShare }: VerificationConfig): boolean =>
+  leastOf(job) > 1 &&
+  job.request.policy !== 'paranoid' &&
+  job.auditDraw < quorumAuditShare &&
+  job.auditWaived === undefined
 
 /** Reasons of executions that were not asked for to contradict or confirm another one. */
 const MAY_BE_ALONE: readonly PlacementReason[] = ['first', 'retry', 'straggler']
@@ -67,7 +77,7 @@ const missingCredibility = ({ job, context }: Change, group: Group | undefined):
 
 /** How many executions must be added to those that run or are asked for, before the job can be decided at all. */
 const shortOf = (change: Change, { voters, open }: Counting, leader: Group | undefined): number => {
-  const { job } = change
+  const { job, context } = change
   const coming = open.length + job.wanted.length
   if (isLone(job)) return 1 - coming
   const { redundancy, strategy, policy } = job.request
@@ -75,7 +85,7 @@ const shortOf = (change: Change, { voters, open }: Counting, leader: Group | und
   const one = coming === 0 ? 1 : 0
   // One after another: who does not know whether an accomplice is asked next does not dare to lie.
   if (policy === 'paranoid' && strategy === 'lazy') return one
-  const short = Math.max(neededOf(job) - (leader?.members.length ?? 0) - coming, one)
+  const short = Math.max(neededOf(job, context.config) - (leader?.members.length ?? 0) - coming, one)
   if (strategy === 'lazy') return short
   const more = policy === 'paranoid' ? missingCredibility(change, leader) : redundancy - voters.length
   return Math.max(short, more - coming)
@@ -87,7 +97,7 @@ const addWanted = (change: Change, reason: PlacementReason, established: boolean
 
 /** Whether verdicts must have an established node's word: one alone that nobody checks needs none. */
 export const wantsAnchor = (job: JobState, { anchors, config }: TransitionContext): boolean =>
-  config.anchorRule && anchors && neededOf(job) > 1
+  config.anchorRule && anchors && neededOf(job, config) > 1
 
 /** Asks for as many more executions as the job lacks. */
 export const ask = (
@@ -130,6 +140,7 @@ export const askStraggler = (change: Change, slow: ExecutionState): void => {
   const stragglers = job.executions.filter(({ reason }) => reason === 'straggler').length
   const isAsked = job.wanted.some(({ reason }) => reason === 'straggler')
   const running = job.executions.filter(isOpen).length
-  if (isAsked || stragglers >= neededOf(job) || running > neededOf(job)) return
+  const needed = neededOf(job, context.config)
+  if (isAsked || stragglers >= needed || running > needed) return
   addWanted(change, 'straggler', context.anchors && (slow.alone || slow.standing.established))
 }

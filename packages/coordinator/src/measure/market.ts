@@ -39,6 +39,7 @@ export interface Market {
 
 const TRUTH = 'truth'
 const LIE = 'lie'
+const HONEST_WAIT_JOBS = 1000
 const RESULT = { status: 'succeeded', exitCode: 0, truncated: false, outputs: {} } as unknown as JobResult
 const RECEIPT = {} as SignedReceipt
 
@@ -47,7 +48,7 @@ export const openMarket = ({ request, config, attack, random, nodes, anchors }: 
   const byId = new Map<NodeId, Node>()
   let active: Node[] = []
   let established: Node[] = []
-  const waiting: { readonly at: number }[] = []
+  let waiting: { readonly at: number; readonly lies: boolean }[] = []
   /** Jobs that a node decided alone, the latest last. */
   const lone = new Map<NodeId, JobState[]>()
   const verdicts = { wrongAtFirst: 0, wrongAtLast: 0, noConsensus: 0, reopened: 0 }
@@ -146,7 +147,10 @@ export const openMarket = ({ request, config, attack, random, nodes, anchors }: 
       active = active.filter((other) => other !== out)
       established = established.filter((other) => other !== out)
       convicted[out.lies ? 'liarsConvicted' : 'honestConvicted'] += 1
-      if (out.lies && attack.returnsAfterJobs !== undefined) waiting.push({ at: jobs + attack.returnsAfterJobs })
+      const { returnsAfterJobs } = attack
+      // Where one comes back under a new name, who was convicted without guilt does too, and waits as it is told.
+      if (returnsAfterJobs !== undefined)
+        waiting.push({ at: jobs + (out.lies ? returnsAfterJobs : HONEST_WAIT_JOBS), lies: out.lies })
       const results = lone.get(out.id) ?? []
       lone.delete(out.id)
       for (const job of results) {
@@ -165,10 +169,8 @@ export const openMarket = ({ request, config, attack, random, nodes, anchors }: 
   return {
     runJob() {
       jobs += 1
-      while (waiting[0] !== undefined && waiting[0].at < jobs) {
-        waiting.shift()
-        addNode(true, false)
-      }
+      for (const { at, lies } of waiting) if (at < jobs) addNode(lies, false)
+      waiting = waiting.filter(({ at }) => at >= jobs)
       const id = `job_${jobs}` as JobId
       const submitted = { type: 'submitted', id, tenant: 't', request, auditDraw: random(), relaxed: [] } as const
       const job = runToEnd(send(undefined, submitted), random.chance(attack.lies))

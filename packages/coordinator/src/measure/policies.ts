@@ -22,6 +22,11 @@ export const POLICIES: readonly Policy[] = [
     request: { redundancy: 3, consensus: 2 },
     config: { anchorRule: false },
   },
+  {
+    name: 'with `quorumAuditShare` 0.05',
+    request: { redundancy: 3, consensus: 2 },
+    config: { quorumAuditShare: 0.05 },
+  },
   { name: '`quorum` 3 of 5, `lazy`', request: { redundancy: 5, consensus: 3 } },
   { name: '`fast`, else 2 of 3', request: { redundancy: 3, consensus: 2, policy: 'fast' } },
   {

@@ -175,7 +175,10 @@ const checkVerdict = (
   const [first] = agreed
   const alone = verification?.decidedBy === 'alone'
   const strict = request.policy === 'paranoid' || request.determinism === 'check' || job.reopened > 0
-  const needed = alone ? 1 : Math.max(request.consensus, strict ? 2 : 1)
+  const least = Math.max(request.consensus, strict ? 2 : 1)
+  const { quorumAuditShare } = context.config
+  const isAudited = least > 1 && request.policy !== 'paranoid' && job.auditDraw < quorumAuditShare && !job.auditWaived
+  const needed = alone ? 1 : isAudited ? least + 1 : least
   if (first === undefined || agreed.length < needed) note(`decided by ${agreed.length} of ${needed}`)
   if (verification?.agreed !== agreed.length) note('the verification says another number')
   if (alone && first) {
@@ -194,6 +197,12 @@ const checkVerdict = (
   }
   const established = agreed.some(({ standing }) => standing.established)
   if (!alone && needed > 1 && context.anchors && !established) note('newcomers decided among themselves')
+  const others = new Map<string, number>()
+  for (const { validity, standing, inputHash, resultHash } of round)
+    if (validity === 'disagreed' && standing.established) count(others, `${inputHash} ${resultHash}`)
+  const lead = agreed.filter(({ standing }) => standing.established).length - Math.max(0, ...others.values())
+  if (request.comparator.type === 'exact' && !alone && needed > 1 && others.size > 0 && lead < 2)
+    note('established nodes were outvoted by others')
   const convicted = effects.filter((effect) => effect.type === 'reputation' && effect.kind === 'convicted')
   if (convicted.length > 0 && !established) note('somebody was convicted on the word of newcomers')
   const owners = new Set(agreed.map(({ standing }) => standing.owner))

@@ -10,7 +10,7 @@ import {
 } from '@bramble/protocol'
 import type { Transition } from '../core/core.ts'
 import type { ExecutionState, JobEventRecord, JobState, Standing } from '../core/job-state.ts'
-import { DEFAULT_VERIFICATION, type TransitionContext } from '../core/policy.ts'
+import { DEFAULT_VERIFICATION, type TransitionContext, type VerificationConfig } from '../core/policy.ts'
 import { type Checker, newChecker } from './job-checker.ts'
 import { type Random, seededRandom } from './random.ts'
 
@@ -84,6 +84,7 @@ interface Drive {
   readonly liars: ReadonlySet<NodeId>
   readonly log: { event: JobEventRecord; context: TransitionContext }[]
   readonly checker: Checker
+  readonly config: VerificationConfig
   job: JobState
   now: number
   anchorsGone: boolean
@@ -93,7 +94,7 @@ interface Drive {
 const contextOf = (drive: Drive): TransitionContext => {
   const used = new Set(drive.job?.executions.map(({ standing }) => standing.node))
   const anchors = !drive.anchorsGone && drive.nodes.some(({ node, established }) => established && !used.has(node))
-  return { now: drive.now, config: DEFAULT_VERIFICATION, anchors }
+  return { now: drive.now, config: drive.config, anchors }
 }
 
 const send = (drive: Drive, event: JobEventRecord): void => {
@@ -137,7 +138,8 @@ const place = (drive: Drive): void => {
     message: 'none',
     since: new Date(drive.now).toISOString(),
   }
-  if (wanted.established) send(drive, { type: 'waiting', waiting })
+  const hope = wanted.established || (job.auditDraw < drive.config.quorumAuditShare && job.auditWaived === undefined)
+  if (hope && job.waiting === undefined) send(drive, { type: 'waiting', waiting })
   else send(drive, { type: 'deadline_passed' })
 }
 
@@ -220,11 +222,22 @@ export const runScenario = (seed: number, parts: Parts): Scenario => {
     relaxed,
     ...(random.chance(0.05) && { determinismClass: 'none' as const }),
   }
-  const context = { now: 1_000_000, config: DEFAULT_VERIFICATION, anchors: true }
+  const config = { ...DEFAULT_VERIFICATION, quorumAuditShare: random.chance(0.3) ? 0.3 : 0 }
+  const context = { now: 1_000_000, config, anchors: true }
   const first = parts.transition(undefined, submitted, context)
   const checker = newChecker(first.job, first.effects)
   const drive: Drive = {
-    ...{ random, parts, nodes, liars, checker, job: first.job, now: 1_000_000, anchorsGone: random.chance(0.15) },
+    ...{
+      random,
+      parts,
+      nodes,
+      liars,
+      checker,
+      config,
+      job: first.job,
+      now: 1_000_000,
+      anchorsGone: random.chance(0.15),
+    },
     log: [structuredClone({ event: submitted, context })],
     receipts: 0,
   }
