@@ -102,6 +102,10 @@ export const COMMANDS = {
   prewarm: { summary: 'Keep sandboxes ready', load: () => import('./commands/prewarm.ts') },
   pools: { summary: 'List the warm pools', load: () => import('./commands/pools.ts') },
   usage: { summary: 'Show what was used, by tenant and key', load: () => import('./commands/usage.ts') },
+  coordinator: {
+    summary: 'Run a coordinator: it takes jobs, places them on nodes, and verifies what they say',
+    load: () => import('./commands/coordinator.ts'),
+  },
   worker: {
     summary: 'Make this host a node of a network: it runs jobs, and signs what came out',
     load: () => import('./commands/worker.ts'),

@@ -67,6 +67,9 @@ const fields = z.strictObject({
   shutdownGraceMs: z.coerce.number().int().min(0).max(600_000).default(10_000),
 })
 
+/** One by one, for other programs of this host that are set up alike. */
+export const nodeConfigFields = fields.shape
+
 const nodeConfigSchema = fields.refine(({ noIsolation, host }) => !noIsolation || LOOPBACK.includes(host), {
   path: ['host'],
   message: 'is not a loopback address: a node without isolation listens on no other',
