@@ -14,6 +14,7 @@ import { ownInstance } from './instances/instance.ts'
 import { type Instances, instances } from './instances/instances.ts'
 import { type Jobs, jobs } from './jobs/jobs.ts'
 import { type NetworkClient, networkOf } from './jobs/network.ts'
+import type { RouteSource } from './jobs/route-source.ts'
 import { type Keys, keys } from './keys.ts'
 import { SDK_LIMITS } from './limits.ts'
 import { type MapOptions, map, type RaceResult, type Runnable, race, specOf } from './many.ts'
@@ -34,6 +35,8 @@ export interface BrambleOptions {
   readonly url?: string | undefined
   /** Default: `BRAMBLE_API_KEY`. */
   readonly apiKey?: string | undefined
+  /** Where the node is, where that may change: instead of `url` and `apiKey`. `network.client` gives clients that have one. */
+  readonly route?: RouteSource | undefined
   /** Another `fetch`: of a test, of a proxy, of an older platform. */
   readonly fetch?: typeof globalThis.fetch | undefined
   /**
@@ -96,6 +99,7 @@ export class Bramble {
       requestTimeoutMs: options.requestTimeoutMs ?? SDK_LIMITS.requestTimeoutMs,
       retry,
       sockets: () => openerFor(options.webSocket),
+      ...(options.route && { route: options.route }),
     })
     this.#executor = { transport: this.#transport, timeoutMs: options.timeoutMs }
     this.executions = executions(this.#transport)
@@ -108,7 +112,11 @@ export class Bramble {
     this.jobs = jobs(context, this.blobs)
     this.keys = keys(this.#transport)
     this.merge = mergeOf(this.#transport) as Merge
-    this.network = networkOf(this.#transport)
+    this.network = networkOf(this.#transport, (route) => {
+      const retries = Math.max(retry.retries, SDK_LIMITS.routedRetries)
+      const requestTimeoutMs = options.requestTimeoutMs ?? SDK_LIMITS.routedRequestTimeoutMs
+      return new Bramble({ ...options, requestTimeoutMs, retries, route })
+    })
     this.snapshots = snapshots(this.#transport, ownInstance(context))
     this.sshKeys = sshKeys(this.#transport)
     this.store = store(this.#transport)

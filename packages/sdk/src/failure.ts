@@ -126,6 +126,9 @@ const NOT_SENT = new Set([
   'UND_ERR_CONNECT_TIMEOUT',
 ])
 
+/** Whether a node said that the request is not for it, so that another may be asked. */
+export const wasRefused = ({ code }: BrambleError): boolean => code === 'unauthorized' || code === 'no_node'
+
 /** Whether the node cannot have begun what was asked: it refused, or the request never reached it. */
 export const neverStarted = (error: BrambleError): boolean => {
   if (NOT_BEGUN.has(error.code)) return true

@@ -26,6 +26,7 @@ export type {
   MergeConflict,
   MergeResponse,
   MergeStrategy,
+  NetworkInstance,
   NetworkNode,
   NetworkStats,
   NewApiKey,
@@ -85,7 +86,9 @@ export type { FileTree, TreeFile } from './instances/tree.ts'
 export type { Tunnel } from './instances/tunnel.ts'
 export type { JobEventsOptions } from './jobs/job-events.ts'
 export type { Jobs, JobsQuery, SubmitOptions } from './jobs/jobs.ts'
-export type { InviteInput, NetworkClient, NodesQuery } from './jobs/network.ts'
+export type { InviteInput, NetworkClient, NodesQuery, RouteOf } from './jobs/network.ts'
+export type { NetworkInstances } from './jobs/network-instances.ts'
+export type { RouteSource } from './jobs/route-source.ts'
 export { type SecretInputs, sealInputs } from './jobs/seal-inputs.ts'
 export {
   type CheckedReceipt,

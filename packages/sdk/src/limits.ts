@@ -12,6 +12,9 @@ export const SDK_LIMITS = {
   firstBackoffMs: 100,
   maxBackoffMs: 5_000,
   retries: 3,
+  /** The same of a client that follows a route: a node that is lost is waited for, until another one has what it had. */
+  routedRetries: 16,
+  routedRequestTimeoutMs: 90_000,
   /** How long a request other than an execution may wait for its answer. */
   requestTimeoutMs: 30_000,
   /** What an execution's request may wait beyond the command's own `timeoutMs`: the queue, and making a sandbox. */

@@ -1,7 +1,8 @@
 import { backoffMs, pause, type RetryPolicy } from './backoff.ts'
 import { readText } from './body.ts'
 import { escapeBytes, escapeText } from './escape.ts'
-import { badResponse, connectionFailure, failureOf, neverStarted } from './failure.ts'
+import { badResponse, connectionFailure, failureOf, neverStarted, wasRefused } from './failure.ts'
+import type { RouteSource } from './jobs/route-source.ts'
 import { SDK_LIMITS } from './limits.ts'
 import { type Scope, scopeOf } from './scope.ts'
 import type { Socket, SocketOpener } from './socket/socket.ts'
@@ -89,22 +90,36 @@ export interface TransportOptions {
   readonly requestTimeoutMs: number
   readonly retry: RetryPolicy
   readonly sockets: () => Promise<SocketOpener>
+  /** Where to go, where that may change: then `url` and `apiKey` are of whoever says so. */
+  readonly route?: RouteSource
+}
+
+/** Where one try of a request goes. */
+interface Place {
+  readonly url: string
+  readonly apiKey: string | undefined
 }
 
 export const transport = (options: TransportOptions): Transport => {
   const { url, retry } = options
 
-  const targetOf = ({ path, query = {} }: Pick<Request, 'path' | 'query'>): string => {
+  const place = async (signal: AbortSignal): Promise<Place> => {
+    if (!options.route) return options
+    // Others wait for the same answer: whoever leaves does not take it along.
+    const { url, token } = await unlessAborted(options.route.current(), signal)
+    return { url, apiKey: token }
+  }
+  const targetOf = ({ url }: Place, { path, query = {} }: Pick<Request, 'path' | 'query'>): string => {
     const pairs = Object.entries(query).flatMap(([name, value]) =>
       value === undefined ? [] : [`${name}=${value instanceof Uint8Array ? escapeBytes(value) : escapeText(value)}`],
     )
     return `${url}${path}${pairs.length > 0 ? `?${pairs.join('&')}` : ''}`
   }
 
-  const headersOf = (exchange: Exchange<unknown>, tries: number): Headers => {
+  const headersOf = ({ apiKey }: Place, exchange: Exchange<unknown>, tries: number): Headers => {
     const headers = new Headers(exchange.headers)
     headers.set('accept', exchange.accept(tries) || '*/*')
-    if (options.apiKey !== undefined) headers.set('authorization', `Bearer ${options.apiKey}`)
+    if (apiKey !== undefined) headers.set('authorization', `Bearer ${apiKey}`)
     if (exchange.body !== undefined) headers.set('content-type', JSON_TYPE)
     if (exchange.content !== undefined) headers.set('content-type', exchange.contentType ?? TAR_TYPE)
     const key = exchange.idempotencyKey?.(tries)
@@ -113,8 +128,9 @@ export const transport = (options: TransportOptions): Transport => {
   }
 
   const send = async (exchange: Exchange<unknown>, tries: number, scope: Scope): Promise<Response> => {
-    const headers = headersOf(exchange, tries)
-    const target = targetOf(exchange)
+    const where = await place(scope.signal)
+    const headers = headersOf(where, exchange, tries)
+    const target = targetOf(where, exchange)
     const response = await options.fetch(target, {
       method: exchange.method,
       headers,
@@ -144,7 +160,9 @@ export const transport = (options: TransportOptions): Transport => {
         if (scope.signal.aborted) throw scope.signal.reason
         const error = connectionFailure(thrown, `${url}${exchange.path}`)
         const delayMs = backoffMs(retry, tries, error.retryAfterMs)
-        if (!error.retryable || tries >= retry.retries || !(repeatable || neverStarted(error))) throw error
+        const isElsewhere = options.route?.failed(error) ?? false
+        if (!(error.retryable || isElsewhere) || tries >= retry.retries) throw error
+        if (!repeatable && !neverStarted(error) && !(isElsewhere && wasRefused(error))) throw error
         if (exchange.content instanceof ReadableStream) throw error
         if ((error.retryAfterMs ?? 0) > SDK_LIMITS.maxRetryAfterMs || Date.now() + delayMs >= scope.deadline)
           throw error
@@ -155,18 +173,20 @@ export const transport = (options: TransportOptions): Transport => {
 
   const openSocket = async (call: SocketCall, scope: Scope): Promise<Socket> => {
     const opener = await options.sockets()
-    const target = targetOf(call).replace(/^http/, 'ws')
     for (let tries = 0; ; tries++) {
       try {
-        return await opener.open({ url: target, apiKey: options.apiKey, signal: scope.signal })
+        const where = await place(scope.signal)
+        const target = targetOf(where, call).replace(/^http/, 'ws')
+        return await opener.open({ url: target, apiKey: where.apiKey, signal: scope.signal })
       } catch (thrown) {
         if (scope.signal.aborted) throw scope.signal.reason
         // A browser says of a socket that was refused only that it is not open.
         if (!opener.saysWhy)
           await tryAll({ method: 'GET', path: call.like, accept: () => '', read: drop, repeatable: false }, scope)
-        const error = connectionFailure(thrown, target.replace(/\?.*/, ''))
+        const error = connectionFailure(thrown, `${url}${call.path}`)
         const delayMs = backoffMs(retry, tries, error.retryAfterMs)
-        if (!error.retryable || tries >= retry.retries || Date.now() + delayMs >= scope.deadline) throw error
+        const mayTryAgain = (options.route?.failed(error) ?? false) || error.retryable
+        if (!mayTryAgain || tries >= retry.retries || Date.now() + delayMs >= scope.deadline) throw error
         await pause(delayMs, scope.signal)
       }
     }
@@ -234,6 +254,18 @@ export const transport = (options: TransportOptions): Transport => {
         accept: () => '',
         read: drop,
       }),
+  }
+}
+
+const unlessAborted = async <T>(work: Promise<T>, signal: AbortSignal): Promise<T> => {
+  const { promise, reject } = Promise.withResolvers<never>()
+  const onAbort = (): void => reject(signal.reason)
+  if (signal.aborted) onAbort()
+  else signal.addEventListener('abort', onAbort, { once: true })
+  try {
+    return await Promise.race([work, promise])
+  } finally {
+    signal.removeEventListener('abort', onAbort)
   }
 }
 

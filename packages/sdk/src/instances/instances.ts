@@ -82,7 +82,8 @@ export const instances = (context: InstanceContext): Instances => {
   }
 }
 
-const specOf = ({ cpus, memoryMb, diskMb, pids, gpus, timeoutMs, maxOutputBytes, ...spec }: StartOptions) => ({
+/** The spec that options stand for. */
+export const specOf = ({ cpus, memoryMb, diskMb, pids, gpus, timeoutMs, maxOutputBytes, ...spec }: StartOptions) => ({
   ...spec,
   // What is undefined is not sent, so the node's defaults stand.
   resources: { ...spec.resources, ...defined({ cpus, memoryMb, diskMb, pids, gpus, timeoutMs, maxOutputBytes }) },

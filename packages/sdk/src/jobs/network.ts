@@ -15,9 +15,12 @@ import {
   reputationPageSchema,
   routeSchema,
 } from '@bramble/protocol'
+import type { Bramble } from '../bramble.ts'
 import type { CallOptions } from '../call.ts'
 import { type ListQuery, type PagedList, pagedList } from '../page.ts'
 import type { Transport } from '../transport.ts'
+import { type NetworkInstances, networkInstances } from './network-instances.ts'
+import { type RouteSource, routeSource } from './route-source.ts'
 
 export interface NodesQuery extends ListQuery {
   readonly status?: NodeStatus | undefined
@@ -43,14 +46,24 @@ export interface NetworkClient {
   credit(tenant: string, credits: number, options?: CallOptions): Promise<{ tenant: string; balance: number }>
   stats(options?: CallOptions): Promise<NetworkStats>
   /** Which node serves a user, or has an instance: its URL, and a token that its gateway takes for a while. */
-  route(of: { readonly user: string } | { readonly instance: string }, options?: CallOptions): Promise<Route>
+  route(of: RouteOf, options?: CallOptions): Promise<Route>
+  /** Placed by the network. */
+  readonly instances: NetworkInstances
+  /**
+   * A client of the node that serves a user, or has an instance (by its id). It asks for the route when it is first used, and again
+   * when the token is about to expire, or the node is gone: then its next requests, and tries of the present one where they do
+   * no harm, go where the route leads now.
+   */
+  client(of: RouteOf): Bramble
 }
+
+export type RouteOf = { readonly user: string } | { readonly instance: string }
 
 const PATH = '/api/v1/nodes'
 const nodePage = pageSchema(networkNodeSchema)
 const nodePath = (id: string): string => `${PATH}/${encodeURIComponent(id)}`
 
-export const networkOf = (transport: Transport): NetworkClient => {
+export const networkOf = (transport: Transport, follow: (route: RouteSource) => Bramble): NetworkClient => {
   const change = (id: string, verb: string, body: unknown, options: CallOptions = {}): Promise<NetworkNode> =>
     transport.json(
       {
@@ -67,6 +80,9 @@ export const networkOf = (transport: Transport): NetworkClient => {
     const key = newId('request')
     return { method: 'POST', path, body, repeatable: true, idempotencyKey: () => key, ...options } as const
   }
+  const route: NetworkClient['route'] = (of, options = {}) =>
+    transport.json({ method: 'GET', path: '/api/v1/route', query: { ...of }, ...options }, routeSchema)
+  const client: NetworkClient['client'] = (of) => follow(routeSource(() => route(of)))
   return {
     nodes: ({ status, label, ...options } = {}) => pagedList(transport, PATH, nodePage, { status, label }, options),
     node: (id, options = {}) => transport.json({ method: 'GET', path: nodePath(id), ...options }, networkNodeSchema),
@@ -78,7 +94,8 @@ export const networkOf = (transport: Transport): NetworkClient => {
     credit: (tenant, credits, options = {}) =>
       transport.json(create('/api/v1/credits', { tenant, credits }, options), creditSchema),
     stats: (options = {}) => transport.json({ method: 'GET', path: '/stats', ...options }, networkStatsSchema),
-    route: (of, options = {}) =>
-      transport.json({ method: 'GET', path: '/api/v1/route', query: { ...of }, ...options }, routeSchema),
+    route,
+    client,
+    instances: networkInstances(transport, client),
   }
 }
