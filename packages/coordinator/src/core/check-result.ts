@@ -118,9 +118,8 @@ const faultOfHash = (receipt: Receipt, result: JobResult): string | undefined =>
       },
       sha256,
     )
-    return `0x${computed}` === receipt.resultHash
-      ? undefined
-      : `its result has the hash 0x${computed}, but the receipt signs ${receipt.resultHash}`
+    // No hash is named: the message is shown before the verdict.
+    return `0x${computed}` === receipt.resultHash ? undefined : 'its result is not the one whose hash its receipt signs'
   } catch (error) {
     if (!(error instanceof TypeError)) throw error
     return `its result has no hash: ${error.message}`

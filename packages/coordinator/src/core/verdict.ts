@@ -60,8 +60,9 @@ const isEnough = (change: Change, group: Group, groups: readonly Group[]): boole
 
 const establishedOf = ({ members }: Group): number => members.filter(({ standing }) => standing.established).length
 
+/** By the lead that is asked for; by one where no other established node is left to ask. */
 const isAhead = ({ context }: Change, group: Group, other: Group): boolean =>
-  establishedOf(group) >= establishedOf(other) + context.config.establishedLead
+  establishedOf(group) >= establishedOf(other) + (context.anchors ? context.config.establishedLead : 1)
 
 /**
  * The anchor rule: those who are new may not outvote each other into a verdict while an established node could be asked, and

@@ -201,7 +201,13 @@ const checkVerdict = (
   for (const { validity, standing, inputHash, resultHash } of round)
     if (validity === 'disagreed' && standing.established) count(others, `${inputHash} ${resultHash}`)
   const lead = agreed.filter(({ standing }) => standing.established).length - Math.max(0, ...others.values())
-  if (request.comparator.type === 'exact' && !alone && needed > 1 && others.size > 0 && lead < 2)
+  if (
+    request.comparator.type === 'exact' &&
+    !alone &&
+    needed > 1 &&
+    others.size > 0 &&
+    lead < (context.anchors ? 2 : 1)
+  )
     note('established nodes were outvoted by others')
   const convicted = effects.filter((effect) => effect.type === 'reputation' && effect.kind === 'convicted')
   if (convicted.length > 0 && !established) note('somebody was convicted on the word of newcomers')
