@@ -50,6 +50,7 @@ describe('jobs', () => {
     expect(shown).toMatchObject({ name: 'first', status: 'completed', result: { stdout: { content: 'hi' } } })
     const page = pageSchema(jobSchema).parse(await (await front.fetch('/api/v1/jobs?status=completed')).json())
     expect(page.items.map(({ id }) => id)).toEqual([job.id])
+    expect(page.items[0]).not.toHaveProperty('result')
     const { items } = await (await front.fetch(`/api/v1/jobs/${job.id}/executions`)).json()
     expect(items).toMatchObject([{ status: 'completed', validity: 'agreed' }])
     const evidence = jobEvidenceSchema.parse(await (await front.fetch(`/api/v1/jobs/${job.id}/receipts`)).json())
@@ -234,6 +235,20 @@ describe('requests of nodes', () => {
     expect(await register(other.id, other.publicKey)).toBe('forbidden')
     expect(await register(identity.id, identity.publicKey)).toBe('forbidden')
     expect((await front.fetch(`/api/v1/nodes/${identity.id}`)).status).toBe(404)
+  })
+
+  test('a flood of registrations is held back, and others are served', async () => {
+    await using flooded = await openTestFront({ limits: { registrationsPerSecond: 2 } })
+    const statuses = await Promise.all(
+      Array.from({ length: 40 }, async () => {
+        const identity = testIdentity()
+        const json = { node: identity.id, publicKey: identity.publicKey, report: nodeReport() }
+        return (await flooded.signed(identity, '/api/v1/nodes/register', { json })).status
+      }),
+    )
+    expect(statuses.filter((status) => status === 403).length).toBeLessThan(20)
+    expect(statuses.filter((status) => status === 429).length).toBeGreaterThan(20)
+    expect((await flooded.fetch('/api/v1/jobs', { json: JOB })).status).toBe(201)
   })
 
   test('what identifies a node’s machine is nobody’s business', async () => {
