@@ -14,7 +14,12 @@ export interface TestCoordinator {
   readonly name: string
   readonly network: NetworkHere
   readonly store: Store
+  readonly url: string
   readonly events: LeadershipEvent[]
+  /** From now on, nothing that it writes gets through, until it crashes. */
+  holdAppends(): void
+  /** How many appends wait. */
+  readonly heldAppends: number
   /** As `kill -9` would: its connections break, nothing is given back. */
   crash(): Promise<void>
   /** In good order. */
@@ -49,7 +54,19 @@ export const openTestCluster = (options: TestClusterOptions): TestCluster => {
 
   const add = async (): Promise<TestCoordinator> => {
     const name = `coordinator-${coordinators.length + 1}`
-    const store = await openStore()
+    const opened = await openStore()
+    const store: Store = Object.create(opened)
+    const crashed = Promise.withResolvers<never>()
+    crashed.promise.catch(() => {})
+    let holding = false
+    let heldAppends = 0
+    store.append = async (epoch, batch) => {
+      if (holding) {
+        heldAppends++
+        await crashed.promise
+      }
+      return opened.append(epoch, batch)
+    }
     const events: LeadershipEvent[] = []
     const sockets = new Set<Socket>()
     const server = createServer((_request, response) => response.writeHead(404).end())
@@ -64,9 +81,9 @@ export const openTestCluster = (options: TestClusterOptions): TestCluster => {
     })
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`
     const network = openNetworkHere({
-      ...{ store, name, ttlMs, secret: options.secretOf?.(name) ?? secret },
-      url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`,
+      ...{ store, name, ttlMs, url, secret: options.secretOf?.(name) ?? secret },
       openWriter: ({ epoch, onFail }) =>
         openWriter({ store, epoch, config, identity, auditKey: auditKeyOf(secretKey), onFail }),
       ...(redisUrl !== undefined && { redisUrl }),
@@ -79,17 +96,24 @@ export const openTestCluster = (options: TestClusterOptions): TestCluster => {
       await once(server, 'close')
     }
     const coordinator: TestCoordinator = {
-      ...{ name, network, store, events },
+      ...{ name, network, store, url, events },
+      holdAppends() {
+        holding = true
+      },
+      get heldAppends() {
+        return heldAppends
+      },
       async crash() {
         living.delete(coordinator)
-        await store.close()
         await hangUp()
+        await opened.close()
+        crashed.reject(new Error('it crashed'))
       },
       async close() {
         living.delete(coordinator)
         await network.close()
         await hangUp()
-        await store.close()
+        await opened.close()
       },
     }
     coordinators.push(coordinator)
