@@ -1,5 +1,6 @@
 import { type Distinct, LIMITS } from '@bramble/protocol'
 import { DEFAULT_VERIFICATION, type VerificationConfig } from '../core/policy.ts'
+import type { RoutingLimits } from '../routing/limits.ts'
 
 /** Every bound and habit of a network, with its unit in its name. */
 export interface NetworkConfig {
@@ -38,6 +39,8 @@ export interface NetworkConfig {
   readonly maxNonces: number
   /** How long a token for a node's gateway is good. */
   readonly routeTokenMs: number
+  /** Of users and instances; what is absent is as `DEFAULT_ROUTING` says. */
+  readonly routing?: Partial<RoutingLimits>
 }
 
 export const DEFAULT_NETWORK: Omit<NetworkConfig, 'network' | 'version'> = {

@@ -120,7 +120,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     note: (document) => journal.add({ documents: [document] }),
     durable: () => w.outbox.durable(),
     request: w.sessions.request,
-    limits: { tokenMs: config.routeTokenMs },
+    limits: { tokenMs: config.routeTokenMs, ...config.routing },
     ...(options.random && { random: options.random }),
   })
   routing.load(loaded.documents)
