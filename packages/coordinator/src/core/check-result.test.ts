@@ -85,7 +85,7 @@ describe('a receipt', () => {
     ['finishedAtMs', { finishedAtMs: 1 }],
     ['finishedAtMs', { finishedAtMs: 1e13 }],
   ])('of another %s than the lease allows is refused, and says so', (field, change) => {
-    expect(fault({}, change)).toContain(field === 'resultHash' ? 'the receipt signs' : field)
+    expect(fault({}, change)).toContain(field === 'resultHash' ? 'its receipt signs' : field)
   })
 })
 

@@ -48,12 +48,17 @@ const place = (w: WriterContext, id: JobId): void => {
   if (placed.wanted.length > 0) enqueue(w, placed)
 }
 
-/** Why it waits is told to whoever looks, and not written: it is found out again after a restart. */
+/**
+ * Why it waits, for whoever looks. It is an event like others, since a job may ask for something else when it has to wait; that
+ * other nodes are busy than before is none.
+ */
 const wait = (w: WriterContext, job: JobState, waiting: Omit<Waiting, 'since'>): void => {
-  if (job.waiting?.message === waiting.message) return
+  if (job.waiting && reasonsOf(job.waiting) === reasonsOf(waiting)) return
   const since = job.waiting?.since ?? new Date(w.now()).toISOString()
   apply(w, job.id, { type: 'waiting', waiting: { ...waiting, since } })
 }
+
+const reasonsOf = ({ stopped, busy }: Omit<Waiting, 'since'>): string => JSON.stringify([stopped, busy > 0])
 
 /** The lease on its way to its node: by the stream, or for its next poll. */
 export const send = (w: WriterContext, lease: HeldLease): void => {

@@ -43,13 +43,13 @@ export const apply = (
   // The job is written whole with its first event and its last: the log has those in between.
   const whole = open === undefined || ended || event.type === 'reopened'
   if (whole) job.logSeq = w.journal.seq
-  else if (event.type !== 'waiting') {
+  else {
     const record: JobRecord = { t: 'j', j: id, e: event, n: now, a: context.anchors }
     job.logSeq = w.journal.log(record)
   }
   const entry = open ?? addOpen(w, job, idempotency)
   entry.state = job
-  entry.dirty = !whole && (entry.dirty || event.type !== 'waiting')
+  entry.dirty = !whole
   let provisional: StoredJob['provisional']
   for (const effect of effects) {
     if (effect.type === 'provisional') provisional = { node: effect.node, until: effect.until }

@@ -102,7 +102,11 @@ export class Checker {
   written(batch: Batch & { readonly epoch: number }): void {
     if (batch.epoch !== this.#epoch)
       this.fail(`epoch ${batch.epoch} wrote while epoch ${this.#epoch} was the present one`)
-    for (const { state } of batch.jobs) if (!this.jobs.has(state.id)) this.#begin(state)
+    for (const { state } of batch.jobs) {
+      const known = this.jobs.get(state.id)
+      if (!known) this.#begin(state)
+      else if (state.reopened > known.state.reopened) this.#reopen(known, state.reopened)
+    }
     const states = [...batch.jobs].sort((a, b) => (a.state.logSeq ?? 0) - (b.state.logSeq ?? 0))
     let next = 0
     const statesUpTo = (seq: number): void => {
@@ -135,6 +139,12 @@ export class Checker {
       lastSeq: 0,
       roundToken: 0,
     })
+  }
+
+  /** What is in the log of it from here on belongs to another round; the job as it was written knows of that already. */
+  #reopen(job: JobModel, reopened: number): void {
+    job.roundToken = Math.max(0, ...job.state.executions.map(({ token }) => token))
+    job.state = { ...job.state, status: 'verifying', reopened }
   }
 
   #record(seq: number, record: Record_): void {
@@ -272,12 +282,9 @@ export class Checker {
     }
     if (state.executions.length !== job.executions.size)
       this.fail(`${name} has ${state.executions.length} executions, and ${job.executions.size} were placed`)
-    if (state.reopened > before.reopened) {
-      job.roundToken = Math.max(0, ...before.executions.map((execution) => execution.token))
-    }
     job.state = state
     job.lastSeq = Math.max(job.lastSeq, state.logSeq ?? 0)
-    if (state.status === 'completed' && (before.status !== 'completed' || state.reopened > before.reopened))
+    if (state.status === 'completed' && (before.status !== 'completed'))
       checkVerdict(job, state, {
         fail: (message) => this.fail(message),
         isSigned: (node, receipt) => isSignedBy(this.#keys.get(node), receipt),
