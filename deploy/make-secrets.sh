@@ -24,12 +24,13 @@ make redis-password "$(random 32)"
 make s3-root-password "$(random 32)"
 make s3-secret-key "$(random 20)"
 make grafana-password "$(random 16)"
+make admin-key "$(random 32)"
 make cluster-secret "$(random 32)"
 make database-url "postgres://bramble:$(read_secret postgres-password)@postgres:5432/bramble"
 make redis-url "redis://:$(read_secret redis-password)@redis:6379"
 
 # In the form of kustomize's secretGenerator.
-[ -e "$overlay/secrets.env" ] || for name in postgres-password redis-password s3-root-password s3-secret-key cluster-secret database-url redis-url; do
+[ -e "$overlay/secrets.env" ] || for name in postgres-password redis-password s3-root-password s3-secret-key admin-key cluster-secret database-url redis-url; do
   printf '%s=%s\n' "$name" "$(read_secret $name)"
 done >"$overlay/secrets.env.new"
 [ -e "$overlay/secrets.env" ] || mv "$overlay/secrets.env.new" "$overlay/secrets.env"

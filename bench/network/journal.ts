@@ -69,15 +69,25 @@ const completed = (job: JobState): JobState =>
     executions: [1, 2].map((token) => executionOf(job.id, pick(nodes), token)),
   }) as unknown as JobState
 
-let money = 1
-const moved = (kind: string, from: string, to: string, job: JobId) =>
-  ({ seq: money++, kind, from, to, amount: 1_000_000, job, at: Date.now() }) as const
+/** Entries are numbered by their records of the log, as a writer's are. */
+const moved = (journal: Journal, kind: string, from: string, to: string, job: JobId) => {
+  const entry = { kind, from, to, amount: 1_000_000, job, at: Date.now() } as const
+  return { ...entry, seq: journal.log({ t: 'l', ...entry }) }
+}
 
 const end = (journal: Journal, job: JobState): void => {
   const state = completed(job)
   const at = new Date().toISOString()
   const agreed = state.executions.map(({ id, standing }) => ({
-    ...{ seq: money++, node: standing.node, kind: 'agreed' as const, job: job.id, execution: id, ms: 12, at },
+    ...{
+      seq: journal.log({ t: 'r', node: standing.node }),
+      node: standing.node,
+      kind: 'agreed' as const,
+      job: job.id,
+      execution: id,
+      ms: 12,
+      at,
+    },
   }))
   for (const execution of state.executions) {
     journal.log({ t: 'j', id: job.id, e: { type: 'placed', execution: execution.id, standing: execution.standing } })
@@ -87,9 +97,9 @@ const end = (journal: Journal, job: JobState): void => {
     jobs: [{ state, provisional: { node: pick(state.executions).standing.node, until: Date.now() + 60_000 } }],
     reputation: agreed,
     ledger: [
-      moved('pay', `hold:${job.id}`, 'owner:owner-1', job.id),
-      moved('pay', `hold:${job.id}`, 'owner:owner-2', job.id),
-      moved('release', `hold:${job.id}`, `tenant:${job.tenant}`, job.id),
+      moved(journal, 'pay', `hold:${job.id}`, 'owner:owner-1', job.id),
+      moved(journal, 'pay', `hold:${job.id}`, 'owner:owner-2', job.id),
+      moved(journal, 'release', `hold:${job.id}`, `tenant:${job.tenant}`, job.id),
     ] as never,
   })
 }
@@ -101,7 +111,7 @@ const runJob = async (journal: Journal, acks: number[]): Promise<void> => {
   journal.log({ t: 'j', id: job.id, e: { type: 'submitted', request: job.request, tenant: job.tenant } })
   journal.add({
     jobs: [{ state: job, idempotency: { key: job.id, digest: 'd' } }],
-    ledger: [moved('hold', `tenant:${job.tenant}`, `hold:${job.id}`, job.id)] as never,
+    ledger: [moved(journal, 'hold', `tenant:${job.tenant}`, `hold:${job.id}`, job.id)] as never,
   })
   await journal.durable()
   acks.push(performance.now() - began)
@@ -141,7 +151,8 @@ const reads = async (store: Store, count: number): Promise<number[]> => {
   return times
 }
 
-const fill = async (journal: Journal, jobs: number): Promise<void> => {
+/** So many jobs that have ended, with all that is kept of them, of tenants `tenant-0` to `tenant-19`. */
+export const fill = async (journal: Journal, jobs: number): Promise<void> => {
   for (let n = 0; n < jobs; n++) {
     end(journal, submitted())
     if (n % 1000 < 999) continue
