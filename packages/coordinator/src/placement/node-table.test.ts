@@ -201,6 +201,19 @@ describe('nodeTable', () => {
     expect(Math.max(...given.values())).toBeLessThan(3 * (20_000 / count))
   })
 
+  it('gives work now and then to a node that others are better than', () => {
+    const table = nodeTable({ random: seededRandom(9) })
+    table.set(placedNode(1))
+    table.set(placedNode(2, { trust: 0.05, speed: 0.5, established: false, agreements: 0 }))
+    let given = 0
+    for (let step = 0; step < 2000; step++) {
+      const choice = table.choose(chooseRequest())
+      if ('node' in choice && choice.node.id === nodeIdAt(2)) given++
+    }
+    expect(given).toBeGreaterThan(20)
+    expect(given).toBeLessThan(100)
+  })
+
   it('looks at as many nodes for a decision among a hundred thousand as among a thousand', () => {
     const probesFor = (count: number): number => {
       const random = seededRandom(3)

@@ -13,6 +13,8 @@ export interface NodeTableOptions {
 /** Candidates that are weighed against each other, and nodes looked at to find them. */
 const CANDIDATES = 16
 const PROBES = 128
+/** Share of decisions that take any candidate: so who is new, or was slow once, is heard of again. */
+const EXPLORING = 0.05
 
 export interface CountingNodeTable extends NodeTable {
   /** Nodes looked at by all decisions so far. */
@@ -61,6 +63,7 @@ export const nodeTable = ({ random }: NodeTableOptions): CountingNodeTable => {
     let last: Entry | undefined
     let lastScore = Number.NEGATIVE_INFINITY
     let full = true
+    const explores = random() < EXPLORING
 
     const look = (entry: Entry | undefined): void => {
       probes++
@@ -69,7 +72,7 @@ export const nodeTable = ({ random }: NodeTableOptions): CountingNodeTable => {
       if (!fits(request.need, entry.free) || lacks(request, entry.node, entry.capacity) !== undefined) return
       full = false
       if (sharedWith(request, entry.node) !== undefined) return
-      const score = scoreOf(request.need, entry, hasImage(entry.node, request.image))
+      const score = explores ? random() : scoreOf(request.need, entry, hasImage(entry.node, request.image))
       if (failed.has(entry.node.id)) {
         if (score <= lastScore) return
         last = entry

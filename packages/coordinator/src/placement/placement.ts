@@ -10,7 +10,7 @@ import type { Standing } from '../core/job-state.ts'
  * says why none fits.
  *
  * Score: how well the need fills the node, the lower bound of its trust, speed, locality of the image, load; less for a node
- * that failed this job already.
+ * that failed this job already. One decision in twenty takes any of the candidates, so that nodes that are new come to be known.
  */
 export interface NodeTable {
   /** Adds it, or takes its new report. */
