@@ -164,7 +164,7 @@ describe('Kubernetes', () => {
       })
       const lines = manifests.map((manifest, at) => {
         const { module, kind } = types[at] ?? { module: '', kind: '' }
-        return `export const m${at}: import('${module}').${kind} = ${JSON.stringify(manifest)}`
+        return `import type { ${kind} as T${at} } from '${module}'\nexport const m${at}: T${at} = ${JSON.stringify(manifest)}`
       })
       writeFileSync(join(directory, 'manifests.ts'), lines.join('\n'))
       const compilerOptions = {

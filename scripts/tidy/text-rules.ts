@@ -14,7 +14,7 @@ export const filesAreShort: Rule = (repository) =>
 
 /** Names that tools or custom fix: documents in capitals at the root of a folder, make files. */
 const CUSTOMARY =
-  /^(README|ARCHITECTURE|CONTRIBUTING|SPECIFICATION|SECURITY|FRAMES)\.md$|^Makefile$|^(biome|package|tsconfig)\.json$/
+  /^(README|ARCHITECTURE|CONTRIBUTING|SPECIFICATION|SECURITY|FRAMES)\.md$|^(Makefile|Dockerfile)$|^(biome|package|tsconfig)\.json$/
 const KEBAB = /^\.?[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9-]+)*$/
 
 /** Files and folders are named in kebab-case. */
