@@ -7,6 +7,7 @@ const number = (value: number): string => value.toLocaleString('en-US')
 const PARTS = {
   'One engine': '../../packages/engine/src/limits.ts',
   'One gateway': '../../packages/gateway/src/limits.ts',
+  'One coordinator': '../../packages/coordinator/src/fronts/limits.ts',
   'The TypeScript client': '../../packages/sdk/src/limits.ts',
 } as const
 

@@ -105,8 +105,8 @@ export const openCoordinator = async (options: CoordinatorOptions): Promise<Coor
   const rates = openRates(limits)
   const clientAddress = addressOf(options.trustedProxies ?? [])
   const metrics = options.metrics ?? createFrontMetrics({ version })
-  const { keyCacheMs: cacheMs } = limits
-  const keys = await openKeyDocuments({ store, network, cacheMs, log: logger })
+  const { keyCacheMs: cacheMs, keyRequestsPerSecond: requestsPerSecond } = limits
+  const keys = await openKeyDocuments({ store, network, cacheMs, requestsPerSecond, log: logger })
   const adminKey = auth ? await firstKey(keys, dataDirectory, options.adminKey) : undefined
   const open = openAuthenticator(corsOrigins)
   const stats = cached(limits.statsCacheMs, () => network.stats())

@@ -8,7 +8,7 @@ test('a key that one coordinator makes is known at another; one that is removed 
   const { network, store } = await openTestNetwork()
   await using _open = network
   let now = 0
-  const options = { store, network, cacheMs: 3000, now: () => now }
+  const options = { store, network, cacheMs: 3000, requestsPerSecond: 10, now: () => now }
   const [here, there] = [await openKeyDocuments(options), await openKeyDocuments(options)]
   const { key, id } = await here.create(REQUEST)
   now += 300
@@ -30,7 +30,8 @@ test('a key keeps its rate when keys are read again, and works while the store d
   const flaky = {
     documents: (kind: string) => (broken ? Promise.reject(new Error('down')) : store.documents(kind)),
   }
-  const keys = await openKeyDocuments({ store: flaky, network, cacheMs: 1000, now: () => now })
+  const options = { store: flaky, network, cacheMs: 1000, requestsPerSecond: 10, now: () => now }
+  const keys = await openKeyDocuments(options)
   const { key } = await keys.create({ ...REQUEST, quota: { requestsPerSecond: 1 } })
   const before = await keys.find(key)
   expect(before?.bucket?.take().allowed).toBe(true)
@@ -39,4 +40,14 @@ test('a key keeps its rate when keys are read again, and works while the store d
   broken = true
   now += 2000
   expect(await keys.find(key)).toBe(before)
+})
+
+test('a key without a rate has the usual one; an administrator has none', async () => {
+  const { network, store } = await openTestNetwork()
+  await using _open = network
+  const keys = await openKeyDocuments({ store, network, cacheMs: 1000, requestsPerSecond: 10 })
+  const [plain, admin] = [await keys.create(REQUEST), await keys.create({ ...REQUEST, scopes: ['admin'] })]
+  expect((await keys.find(plain.key))?.bucket?.take().limit).toBe(10)
+  expect(await keys.find(admin.key)).toMatchObject({ bucket: undefined })
+  expect((await keys.list()).map(({ quota }) => quota)).toEqual([{}, {}])
 })

@@ -31,6 +31,8 @@ export interface KeyDocumentsOptions {
   readonly store: Pick<Store, 'documents'>
   readonly network: Pick<Network, 'putDocument'>
   readonly cacheMs: number
+  /** Of keys that have no rate of their own; those of administrators have none. */
+  readonly requestsPerSecond: number
   readonly log?: Pick<FastifyBaseLogger, 'warn'> | undefined
   readonly now?: () => number
 }
@@ -48,7 +50,11 @@ const storedKeySchema = keySchema.omit({ lastUsedAt: true }).extend({ hash: keyS
 const UNKNOWN_MS = 250
 
 export const openKeyDocuments = async (options: KeyDocumentsOptions): Promise<KeyDocuments> => {
-  const { store, network, cacheMs, log, now = performance.now.bind(performance) } = options
+  const { store, network, cacheMs, requestsPerSecond, log, now = performance.now.bind(performance) } = options
+  const entryOf = (hash: string, key: ApiKey): Entry => {
+    const quota = key.scopes.includes('admin') ? key.quota : { requestsPerSecond, ...key.quota }
+    return { caller: callerOf({ ...key, quota }), key, hash, lastUsedMs: undefined }
+  }
   let byHash = new Map<string, Entry>()
   let readAt = Number.NEGATIVE_INFINITY
   let reading: Promise<void> | undefined
@@ -62,7 +68,7 @@ export const openKeyDocuments = async (options: KeyDocumentsOptions): Promise<Ke
       // The same entry as before, with its rate and its last use: keys do not change.
       const known = byHash.get(hash)
       const key = { ...stored, lastUsedAt: null }
-      fresh.set(hash, known ?? { caller: callerOf(key), key, hash, lastUsedMs: undefined })
+      fresh.set(hash, known ?? entryOf(hash, key))
     }
     byHash = fresh
     readAt = began
@@ -103,7 +109,7 @@ export const openKeyDocuments = async (options: KeyDocumentsOptions): Promise<Ke
       const key: ApiKey = { id: newId('key'), ...request, createdAt: new Date().toISOString(), lastUsedAt: null }
       const { lastUsedAt: _unknown, ...stored } = key
       await network.putDocument('key', key.id, { ...stored, hash })
-      byHash.set(hash, { caller: callerOf(key), key, hash, lastUsedMs: undefined })
+      byHash.set(hash, entryOf(hash, key))
       return { ...key, key: text }
     },
     remove: async (id) => {

@@ -37,6 +37,8 @@ export interface FrontLimits extends HttpLimits {
   readonly blobTtlMs: number
   /** How often blobs that nobody may read any more are removed. */
   readonly collectMs: number
+  /** Requests of an API key that has no rate of its own, and does not administer. */
+  readonly keyRequestsPerSecond: number
   /** How long keys are taken for what they were: one that was removed elsewhere is refused after it. */
   readonly keyCacheMs: number
   /** How old numbers of the network may be in metrics. */
@@ -77,6 +79,7 @@ export const DEFAULT_FRONT_LIMITS: FrontLimits = {
   maxUploadBytes: 4 * 1024 ** 3,
   blobTtlMs: 7 * DAY_MS,
   collectMs: 3_600_000,
+  keyRequestsPerSecond: 2000,
   keyCacheMs: 3000,
   statsCacheMs: 2000,
   uploadStallMs: 60_000,
