@@ -35,15 +35,11 @@ export const serveNetwork = async ({ config, nodes, logTo, signal, onReady }: Se
   const destination = pino.destination({ dest: logFile ?? 1, mkdir: true, sync: true })
   const log = pino({ level: config.logLevel, base: undefined, timestamp: pino.stdTimeFunctions.isoTime }, destination)
   const directory = join(dataDirectory, 'network')
-  const failed = Promise.withResolvers<never>()
-  failed.promise.catch(() => {})
 
   await using undo = new AsyncDisposableStack()
   undo.use(lockDataDirectory(dataDirectory))
   const adminKey = await ensureAdminKey(dataDirectory)
-  const local = undo.use(
-    await openLocalCoordinator({ config, directory, adminKey, log, onFail: (error) => failed.reject(error) }),
-  )
+  const local = undo.use(await openLocalCoordinator({ config, directory, adminKey, log }))
   const { url } = local.coordinator
   const invite = { owner: OWNER, labels: {}, anchor: true, ttlMs: INVITE_MS, maxNodes: nodes }
   const { token } = await local.network.nodes.invite(invite)
@@ -55,12 +51,12 @@ export const serveNetwork = async ({ config, nodes, logTo, signal, onReady }: Se
     const nodeConfig = configOf(config, join(directory, 'nodes', String(number)))
     const running = await startOne(nodeConfig, { url, token, number, log, signal })
     workers.push(running)
-    await Promise.race([running.worker.session.ready, failed.promise])
+    await running.worker.session.ready
   }
   undo.defer(() => removeNodeFile(dataDirectory))
   writeNodeFile(dataDirectory, { url, startedAt: new Date().toISOString() })
   const startedInMs = performance.now() - began
-  const firstJob = await runFirstJob({ url, adminKey }, signal).catch((error: unknown) => {
+  const firstJob = await runFirstJob({ url, adminKey, nodes }, signal).catch((error: unknown) => {
     if (!signal.aborted) log.error({ err: error }, 'the first job failed')
     return undefined
   })
@@ -73,7 +69,7 @@ export const serveNetwork = async ({ config, nodes, logTo, signal, onReady }: Se
   })
   const asked = Promise.withResolvers<void>()
   signal.addEventListener('abort', () => asked.resolve(), { once: true })
-  await Promise.race([asked.promise, failed.promise])
+  await asked.promise
   log.info('stopping')
 }
 
