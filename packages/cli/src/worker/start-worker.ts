@@ -11,7 +11,7 @@ export interface StartWorkerOptions
   extends Pick<WorkerOptions, 'url' | 'token' | 'name' | 'slots' | 'labels' | 'region' | 'transport' | 'onEvent'> {
   readonly config: NodeConfig
   readonly log: Logger
-  /** Where users reach the node's gateway. Default: where it listens, if that is no loopback address. */
+  /** Where users reach the node's gateway. Default: where it listens, if that is no loopback address, or the network is one of this host. */
   readonly gatewayUrl?: string | undefined
   /** Users are on this host: a loopback address will do. */
   readonly local?: boolean
@@ -39,7 +39,8 @@ export const startWorker = async (options: StartWorkerOptions): Promise<RunningW
   }
   await using undo = new AsyncDisposableStack()
   const node = undo.use(await startNode({ config, log, listen: true, routeTokens }))
-  const own = node.url !== undefined && (local || isReachable(node.url)) ? node.url : undefined
+  const isThere = (url: string): boolean => local || isReachable(url) || !isReachable(joining.url)
+  const own = node.url !== undefined && isThere(node.url) ? node.url : undefined
   const { dataDirectory } = config
   const opened = await openWorker({
     ...joining,
