@@ -3,6 +3,7 @@ import { resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { errorsDocument } from './docs/errors.ts'
 import { limitsDocument } from './docs/limits.ts'
+import { verificationDocument } from './docs/verification.ts'
 import { noDeadFiles } from './tidy/dead-files.ts'
 import { cliIsLazy, importsFollowTheTable, importsOf } from './tidy/imports.ts'
 import { type Repository, type Rule, readRepository } from './tidy/repository.ts'
@@ -165,6 +166,7 @@ describe('the repository', () => {
   test.for([
     ['errors', errorsDocument],
     ['limits', limitsDocument],
+    ['verification', verificationDocument],
   ] as const)('docs/%s.md is what npm run docs:%s writes', ([name, make]) => {
     expect(readFileSync(resolve(root, 'docs', `${name}.md`), 'utf8')).toBe(make())
   })

@@ -1,10 +1,15 @@
-// Writes the documents that are made from code: `node scripts/write-docs.ts [errors|limits]...`, all by default.
+// Writes the documents that are made from code: `node scripts/write-docs.ts [errors|limits|verification]...`, all by default.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { errorsDocument } from './docs/errors.ts'
 import { limitsDocument } from './docs/limits.ts'
+import { verificationDocument } from './docs/verification.ts'
 
-const DOCUMENTS: Record<string, () => string> = { errors: errorsDocument, limits: limitsDocument }
+const DOCUMENTS: Record<string, () => string> = {
+  errors: errorsDocument,
+  limits: limitsDocument,
+  verification: verificationDocument,
+}
 
 const asked = process.argv.slice(2)
 for (const name of asked.length > 0 ? asked : Object.keys(DOCUMENTS)) {

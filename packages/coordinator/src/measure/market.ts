@@ -111,8 +111,7 @@ export const openMarket = ({ request, config, attack, random, nodes, anchors }: 
     if (attack.patient && !isEstablished(node)) return TRUTH
     if (!attack.together) return LIE
     const held = job.executions.filter(({ standing }) => byId.get(standing.node)?.lies).length
-    const quorum = Math.max(2, request.consensus)
-    return held >= quorum && held === Math.min(job.executions.length, quorum) ? LIE : TRUTH
+    return held >= Math.max(2, request.consensus) ? LIE : TRUTH
   }
 
   const runToEnd = (first: JobState, isTarget: boolean): JobState => {
