@@ -18,7 +18,7 @@ describe.skipIf(reason !== undefined)(`instances of a network${reason === undefi
 
   test('a node that is killed is missed by nobody: its instance is on another one, with its files', async (context) => {
     if ('skip' in s3) return context.skip(s3.skip)
-    await using coordinator = await startBramble(['coordinator', '--share-machines'])
+    await using coordinator = await startBramble(['coordinator', '--share-machines', '--failover', '5s'])
     const client = clientOf(coordinator)
     const join = ['worker', 'join', String(coordinator.ready.url), '--owner', 'tester']
     const env = {

@@ -6,6 +6,7 @@ import { describeCoordinator } from '../coordinator/coordinator-summary.ts'
 import { dataDirectory } from '../data-directory.ts'
 import { interrupt } from '../node/interrupt.ts'
 import { logFileOf } from '../node/log-file.ts'
+import { parseDuration } from '../parse-value.ts'
 import { hasColor } from '../terminal.ts'
 
 interface CoordinatorOptions extends CoordinatorFlags {
@@ -27,6 +28,16 @@ export default {
       .option('--share-machines', 'a job’s executions may share owner, machine and subnet (BRAMBLE_SHARE_MACHINES)')
       .option('--open', 'nodes join without an invite (BRAMBLE_OPEN)')
       .option('--grant-credits <number>', 'credits of a tenant that is new (BRAMBLE_GRANT_CREDITS)')
+      .option(
+        '--failover <time>',
+        'silence after which users and instances leave a node (default 20s, BRAMBLE_FAILOVER_MS)',
+        parseDuration,
+      )
+      .option(
+        '--snapshot-every <time>',
+        'how often files of instances are kept (default 1m, BRAMBLE_SNAPSHOT_EVERY_MS)',
+        parseDuration,
+      )
       .option('--trusted-proxies <list>', 'addresses of load balancers, with commas (BRAMBLE_TRUSTED_PROXIES)')
       .option('--cors-origins <list>', 'origins of pages that may use it, with commas (BRAMBLE_CORS_ORIGINS)')
       .option('--data-dir <path>', 'where its keys and blobs are (BRAMBLE_DATA_DIR)')

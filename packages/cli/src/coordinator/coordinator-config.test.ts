@@ -16,6 +16,9 @@ describe('the configuration of a coordinator', () => {
   test('flags win over the environment', () => {
     const env = { ...SECRET, BRAMBLE_PORT: '1', BRAMBLE_DATABASE_URL: 'postgres://u:p@db/x', BRAMBLE_OPEN: '1' }
     expect(read({ port: '2' }, env)).toMatchObject({ port: 2, database: 'postgres://u:p@db/x', open: true })
+    expect(read({ failover: 2000 }, { BRAMBLE_FAILOVER_MS: '1000', BRAMBLE_SNAPSHOT_EVERY_MS: '5000' })).toMatchObject({
+      ...{ failoverMs: 2000, snapshotEveryMs: 5000 },
+    })
     const lists = read({ trustedProxies: '10.0.0.0/8, 192.0.2.1' })
     expect(lists.trustedProxies).toEqual(['10.0.0.0/8', '192.0.2.1'])
   })

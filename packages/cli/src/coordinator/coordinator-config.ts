@@ -33,6 +33,10 @@ const configSchema = z
     open: z.stringbool().default(false),
     /** `--grant-credits`, `BRAMBLE_GRANT_CREDITS`: of a tenant that comes for the first time. */
     grantCredits: z.coerce.number().int().min(0).max(1e12).optional(),
+    /** `--failover`, `BRAMBLE_FAILOVER_MS`: how long a node may be silent before its users and instances go elsewhere. Default 20 s. */
+    failoverMs: z.coerce.number().int().min(1000).max(86_400_000).optional(),
+    /** `--snapshot-every`, `BRAMBLE_SNAPSHOT_EVERY_MS`: how often the files of instances are kept in the shared store. Default 1 min. */
+    snapshotEveryMs: z.coerce.number().int().min(1000).max(86_400_000).optional(),
     /** `--trusted-proxies`, `BRAMBLE_TRUSTED_PROXIES`: addresses and networks whose `X-Forwarded-For` is believed, with commas. */
     trustedProxies: list.default([]),
     /** `--cors-origins`, `BRAMBLE_CORS_ORIGINS`: origins whose pages may read answers, with commas. */
@@ -63,6 +67,8 @@ export interface CoordinatorFlags {
   readonly shareMachines?: boolean
   readonly open?: boolean
   readonly grantCredits?: string
+  readonly failover?: number
+  readonly snapshotEvery?: number
   readonly trustedProxies?: string
   readonly corsOrigins?: string
   readonly logLevel?: string
@@ -105,6 +111,8 @@ export const readCoordinatorConfig = (
     shareMachines: flag(flags.shareMachines, 'BRAMBLE_SHARE_MACHINES'),
     open: flag(flags.open, 'BRAMBLE_OPEN'),
     grantCredits: flags.grantCredits ?? given('BRAMBLE_GRANT_CREDITS'),
+    failoverMs: flags.failover ?? given('BRAMBLE_FAILOVER_MS'),
+    snapshotEveryMs: flags.snapshotEvery ?? given('BRAMBLE_SNAPSHOT_EVERY_MS'),
     trustedProxies: flags.trustedProxies ?? given('BRAMBLE_TRUSTED_PROXIES'),
     corsOrigins: flags.corsOrigins ?? given('BRAMBLE_CORS_ORIGINS'),
     logLevel: flags.logLevel ?? given('BRAMBLE_LOG_LEVEL'),

@@ -111,7 +111,7 @@ const isOwn = async (store: Store, key: NetworkKey): Promise<boolean> => {
 }
 
 const openNetwork = (config: CoordinatorConfig, key: NetworkKey, store: Store, log: Logger) => {
-  const { host, port, advertiseUrl, redisUrl, shareMachines, open, grantCredits } = config
+  const { host, port, advertiseUrl, redisUrl, shareMachines, open, grantCredits, failoverMs, snapshotEveryMs } = config
   const { identity, networkId, auditKey, linkSecret } = key
   return openNetworkHere({
     store,
@@ -127,6 +127,10 @@ const openNetwork = (config: CoordinatorConfig, key: NetworkKey, store: Store, l
           ...{ network: networkId, version: version(), join: open ? 'open' : 'invite' },
           ...(shareMachines && { distinct: [] }),
           ...(grantCredits !== undefined && { grantCredits }),
+          routing: {
+            ...(failoverMs !== undefined && { failoverMs }),
+            ...(snapshotEveryMs !== undefined && { snapshotEveryMs }),
+          },
         },
       }),
     log: (event) => tell(log, event),
