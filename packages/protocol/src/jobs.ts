@@ -224,6 +224,6 @@ export type JobsQuery = z.output<typeof jobsQuerySchema>
 
 export const jobParamsSchema = z.strictObject({ id: jobIdSchema })
 
-/** `POST /api/v1/jobs/batch`: many jobs in one request, each taken or refused by itself. */
+/** Whether nothing can happen to it any more, but that a lone result is asked again. */
 export const jobHasEnded = (status: JobStatus): boolean =>
   status === 'completed' || status === 'failed' || status === 'cancelled' || status === 'no_consensus'

@@ -13,8 +13,9 @@ export const lateCommit = (w: WriterContext, node: NodeId, commit: Commit): Ackn
   const { job: id, inputHash, resultHash } = receipt.receipt
   const state = [w.jobs.get(id as never)?.state, w.recent.get(id as never)].find((each) => each !== undefined)
   const known = state?.executions.find((each) => each.id === execution && each.token === token)
+  const isKnown = known?.standing.node === node && known.receipt?.receipt.resultHash === resultHash
   // Sent again because the acknowledgement was lost: it is taken already.
-  if (known?.standing.node === node && known.receipt?.receipt.resultHash === resultHash) return { execution, token }
+  if (isKnown && known.validity !== 'late') return { execution, token }
   const record = w.nodes.get(node)
   if (state && known?.standing.node === node && w.jobs.has(state.id))
     apply(w, state.id, {
@@ -23,8 +24,16 @@ export const lateCommit = (w: WriterContext, node: NodeId, commit: Commit): Ackn
       ...{ inputHash: inputHash.slice(2), resultHash: resultHash.slice(2) },
     })
   // One that was stopped because the verdict was there is nobody's fault.
-  else if (record && known?.standing.node === node && known.validity !== 'unneeded')
+  else if (
+    record &&
+    known?.standing.node === node &&
+    known.validity !== 'unneeded' &&
+    known.validity !== 'late' &&
+    !w.lateTold.has(known)
+  ) {
+    w.lateTold.add(known)
     addReputation(w, record, { kind: 'late', job: state?.id ?? id, execution })
+  }
   const error = new BrambleError('lease_lost', { detail: 'the execution is not this node’s any more' })
   return { execution, token, error: error.toProblem() }
 }

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { createHash, createSecretKey } from 'node:crypto'
 import { type Identity, seal } from '@bramble/identity'
 import { wasmCurve } from '@bramble/identity/node'
 import { BrambleError, type Job, type JobId, jobHasEnded, type NodeId } from '@bramble/protocol'
@@ -73,7 +73,7 @@ const uniform = (random: (bytes: Uint8Array) => void) => {
  * closed or its epoch is over. Errors: those of the store.
  */
 export const openWriter = async (options: WriterOptions): Promise<Network> => {
-  const { store, epoch, config, identity, auditKey, parts = {} } = options
+  const { store, epoch, config, identity, parts = {} } = options
   const now = options.now ?? Date.now
   const schedule = options.schedule ?? systemSchedule
   const loaded = await store.load()
@@ -88,7 +88,8 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     options.onFail?.(error)
   }
   const w: WriterContext = {
-    ...{ config, store, journal, now, schedule, auditKey, fail, steady: steadyClock(now, MAX_STEP_MS) },
+    ...{ config, store, journal, now, schedule, fail, steady: steadyClock(now, MAX_STEP_MS) },
+    auditKey: createSecretKey(options.auditKey),
     ...(options.random && { random: options.random }),
     outbox: openOutbox(journal, fail),
     transition: parts.transition ?? transition,
@@ -98,6 +99,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     jobs: new Map(),
     deadlines: new Map(),
     recent: new Map(),
+    lateTold: new WeakSet(),
     byTenant: new Map(),
     classes: new Map(),
     nodes: new Map(),

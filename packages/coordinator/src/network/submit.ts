@@ -1,4 +1,4 @@
-import { createHmac } from 'node:crypto'
+import { createHmac, type KeyObject } from 'node:crypto'
 import { BrambleError, type Job, type JobId, newId } from '@bramble/protocol'
 import { applyProfile } from '../core/determinism.ts'
 import { jobView } from '../core/views.ts'
@@ -89,5 +89,5 @@ const admit = (w: WriterContext, tenant: string): void => {
 }
 
 /** In [0, 1): the same for a job whatever happens, and known to nobody without the key. */
-const auditDraw = (auditKey: Uint8Array, id: JobId): number =>
+const auditDraw = (auditKey: KeyObject, id: JobId): number =>
   createHmac('sha256', auditKey).update(id).digest().readUIntBE(0, 6) / 2 ** 48

@@ -1,3 +1,4 @@
+import type { KeyObject } from 'node:crypto'
 import type { JobId, NodeId, Sealed } from '@bramble/protocol'
 import type { Transition } from '../core/core.ts'
 import type { JobState } from '../core/job-state.ts'
@@ -47,6 +48,8 @@ export interface WriterContext extends Surroundings {
   readonly deadlines: Map<JobId, number>
   /** Jobs that ended, the latest last; bounded. */
   readonly recent: Map<JobId, JobState>
+  /** Executions of jobs that ended whose late result is in their node's record: once is enough. */
+  readonly lateTold: WeakSet<object>
   readonly byTenant: Map<string, number>
   readonly nodes: Map<NodeId, NodeRecord>
   readonly leases: Leases
@@ -55,7 +58,7 @@ export interface WriterContext extends Surroundings {
   readonly subscriptions: Subscriptions
   readonly classes: Map<string, SpecClass>
   /** The secret that audits are drawn with. */
-  readonly auditKey: Uint8Array
+  readonly auditKey: KeyObject
   readonly counts: Counts
   /** Opens what was sealed to the network, and seals it to a node's key. */
   reseal(sealed: Sealed, publicKey: string): Promise<Sealed>
