@@ -1,3 +1,4 @@
+import { inflateRawSync } from 'node:zlib'
 import type { JobStatus, ReputationEntry } from '@bramble/protocol'
 import { type Kysely, sql } from 'kysely'
 import type { JobState } from '../core/job-state.ts'
@@ -25,7 +26,8 @@ const PAGE_ROWS = 1000
 /** A row of the log may hold many results. */
 const PAGE_LOG_ROWS = 64
 
-const stateOf = (row: { readonly state: string }): JobState => JSON.parse(row.state) as JobState
+const stateOf = ({ state }: { readonly state: string | Uint8Array }): JobState =>
+  JSON.parse(typeof state === 'string' ? state : inflateRawSync(state).toString()) as JobState
 
 const documentOf = (kind: string, body: string): Document => {
   const [id, value] = JSON.parse(body) as [string, unknown]

@@ -7,7 +7,7 @@ import { keyText } from './text.ts'
 export interface BatchRows {
   /** Undefined where nothing was recorded. */
   readonly log?: Omit<LogRow, 'epoch'>
-  readonly jobs: readonly JobRow[]
+  readonly jobs: readonly (JobRow & { readonly state: string })[]
   readonly labels: readonly LabelRow[]
   readonly documents: readonly DocumentRow[]
   /** Keys of documents that are no more. */
@@ -32,7 +32,7 @@ export const latestJobs = (jobs: Iterable<StoredJob>): Map<string, StoredJob> =>
 /** What kind of account it is: `hold` of `hold:job_…`. */
 export const accountKind = (account: string): string => account.split(':', 1)[0] ?? ''
 
-const jobRow = ({ state, idempotency, provisional }: StoredJob): JobRow => ({
+const jobRow = ({ state, idempotency, provisional }: StoredJob): BatchRows['jobs'][number] => ({
   id: state.id,
   tenant: keyText(state.tenant),
   status: state.status,

@@ -1,8 +1,13 @@
 import { DatabaseSync, type StatementSync } from 'node:sqlite'
+import { deflateRawSync } from 'node:zlib'
 import type { BatchRows } from './rows.ts'
 
 /** Rows of the log that one append removes behind the checkpoint: it is trimmed in steps, none of which is felt. */
 const TRIM_ROWS = 64
+
+/** A job that has ended is kept for long, and read seldom. */
+const kept = ({ open, state }: BatchRows['jobs'][number]): string | Uint8Array =>
+  open === 0 ? deflateRawSync(state, { level: 1 }) : state
 
 /** The connection that writes. Each call is one transaction, and blocks until it is on disk. */
 export interface SqliteAppender {
@@ -44,7 +49,7 @@ export const openSqliteAppender = (path: string): SqliteAppender => {
           provisional_node = excluded.provisional_node, provisional_until = excluded.provisional_until`,
       ).run(
         ...[job.id, job.tenant, job.status, job.open, job.idempotency_key, job.idempotency_digest],
-        ...[job.provisional_node, job.provisional_until, job.state],
+        ...[job.provisional_node, job.provisional_until, kept(job)],
       )
     }
     for (const { job, tenant, name, value } of labels)

@@ -11,7 +11,8 @@ export interface JobRow {
   idempotency_digest: string | null
   provisional_node: string | null
   provisional_until: number | null
-  state: string
+  /** JSON; SQLite has it deflated when the job has ended, PostgreSQL compresses by itself. */
+  state: string | Uint8Array
 }
 
 export interface LabelRow {
