@@ -9,7 +9,7 @@ interface NodeModel {
   isConvicted: boolean
 }
 
-const ONCE: readonly string[] = ['agreed', 'alone', 'disagreed', 'convicted', 'timeout', 'failed', 'invalid']
+const ONCE: readonly string[] = ['agreed', 'alone', 'disagreed', 'convicted', 'timeout', 'failed', 'invalid', 'late']
 
 /** What the entries of each node's record say, counted by a few lines of their own. */
 export class ReputationModel {
