@@ -9,6 +9,10 @@ import { ATTACKS, type Measured, measurePolicy, POLICIES } from '@bramble/coordi
 const JOBS = Number(process.argv.slice(2).find((argument) => /^\d+$/.test(argument)) ?? 50_000)
 const options = { nodes: 400, anchors: 8, jobs: JOBS, seed: 1 }
 
+const COUNTS = [
+  ...(['executions', 'wrongAtFirst', 'wrongAtLast', 'noConsensus', 'reopened'] as const),
+  ...(['liarsConvicted', 'honestConvicted'] as const),
+]
 const rows: Measured[] = []
 for (const attack of ATTACKS) {
   for (const policy of POLICIES) {
@@ -24,6 +28,17 @@ for (const attack of ATTACKS) {
   }
 }
 if (process.argv.includes('--record')) {
-  const recorded = { bench: 'policies', options, node: process.version, rows }
-  writeFileSync(new URL('./recorded/policies.json', import.meta.url), `${JSON.stringify(recorded, null, 2)}\n`)
+  const columns = COUNTS.map(String)
+  const byAttack: Record<string, Record<string, number[]>> = {}
+  for (const row of rows) {
+    byAttack[row.attack] ??= {}
+    Object.assign(byAttack[row.attack] ?? {}, { [row.policy]: COUNTS.map((name) => row[name]) })
+  }
+  const recorded = { bench: 'policies', options, node: process.version, columns, attacks: byAttack }
+  // One line for each policy, as the formatter has it.
+  const text = JSON.stringify(recorded, null, 2).replaceAll(/\[\s+([\d",\sa-zA-Z]+?)\s+\]/g, (_, inner: string) => {
+    const items = inner.split(/,\s+/)
+    return `[${items.join(', ')}]`
+  })
+  writeFileSync(new URL('./recorded/policies.json', import.meta.url), `${text}\n`)
 }

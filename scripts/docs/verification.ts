@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 
-/** One policy against one attack, as `bench/policies.ts` records it. */
+/** One policy against one attack, of what `bench/policies.ts` records. */
 interface Measured {
   readonly policy: string
   readonly attack: string
@@ -11,6 +11,12 @@ interface Measured {
   readonly reopened: number
   readonly liarsConvicted: number
   readonly honestConvicted: number
+}
+
+interface Recorded {
+  readonly options: { readonly jobs: number }
+  readonly columns: readonly string[]
+  readonly attacks: Readonly<Record<string, Readonly<Record<string, readonly number[]>>>>
 }
 
 const DOCUMENT = new URL('../../docs/verification.md', import.meta.url)
@@ -28,7 +34,17 @@ const table = (head: readonly string[], rows: readonly (readonly string[])[]): s
 const unique = (names: readonly string[]): string[] => [...new Set(names)]
 
 const tables = (): Record<string, string> => {
-  const { rows }: { rows: Measured[] } = JSON.parse(readFileSync(RECORDED, 'utf8'))
+  const { options, columns, attacks: byAttack }: Recorded = JSON.parse(readFileSync(RECORDED, 'utf8'))
+  const rows = Object.entries(byAttack).flatMap(([attack, byPolicy]) =>
+    Object.entries(byPolicy).map(([policy, counts]): Measured => {
+      const count = (name: string): number => counts[columns.indexOf(name)] ?? Number.NaN
+      return {
+        ...{ policy, attack, jobs: options.jobs, executions: count('executions') },
+        ...{ wrongAtFirst: count('wrongAtFirst'), wrongAtLast: count('wrongAtLast'), reopened: count('reopened') },
+        ...{ liarsConvicted: count('liarsConvicted'), honestConvicted: count('honestConvicted') },
+      }
+    }),
+  )
   const attacks = unique(rows.map(({ attack }) => attack))
   const policies = unique(rows.map(({ policy }) => policy))
   const cellsOf = (policy: string): string[] =>
