@@ -20,6 +20,8 @@ export interface NodeWatch {
   urlOf(id: NodeId): string
   /** After whatever may have changed. */
   look(): void
+  /** The same of one node. */
+  lookAt(id: NodeId): void
 }
 
 export interface NodeWatchOptions {
@@ -67,25 +69,26 @@ export const watchNodes = ({ table, nodes, now, onHome, limits }: NodeWatchOptio
         return node.status satisfies never
     }
   }
-  const look = (): void => {
-    for (const { id } of nodes()) {
-      const node = table.get(id)
-      const weight = node?.status === 'online' && node.report.url !== undefined ? weightOf(node.report) : undefined
-      if (weight !== weights.get(id)) {
-        if (weight === undefined) {
-          weights.delete(id)
-          homes.remove(id)
-        } else {
-          const isNew = !weights.has(id)
-          weights.set(id, weight)
-          homes.set(id, weight)
-          if (isNew) onHome(id)
-        }
+  const lookAt = (id: NodeId): void => {
+    const node = table.get(id)
+    const weight = node?.status === 'online' && node.report.url !== undefined ? weightOf(node.report) : undefined
+    if (weight !== weights.get(id)) {
+      if (weight === undefined) {
+        weights.delete(id)
+        homes.remove(id)
+      } else {
+        const isNew = !weights.has(id)
+        weights.set(id, weight)
+        homes.set(id, weight)
+        if (isNew) onHome(id)
       }
-      if (node?.status === 'suspect' || (node?.status === 'offline' && graceMs > limits.failoverMs)) {
-        if (!waits.has(id)) waits.set(id, now() + graceMs)
-      } else if (node?.status !== 'offline') waits.delete(id)
     }
+    if (node?.status === 'suspect' || (node?.status === 'offline' && graceMs > limits.failoverMs)) {
+      if (!waits.has(id)) waits.set(id, now() + graceMs)
+    } else if (node?.status !== 'offline') waits.delete(id)
+  }
+  const look = (): void => {
+    for (const { id } of nodes()) lookAt(id)
     graceMs = limits.failoverMs
   }
   return {
@@ -99,5 +102,6 @@ export const watchNodes = ({ table, nodes, now, onHome, limits }: NodeWatchOptio
       return url
     },
     look,
+    lookAt,
   }
 }

@@ -164,7 +164,7 @@ export const openRouting = (options: RoutingOptions): Routing => {
       users.load(all)
     },
     nodeBack: (id) => {
-      watch.look()
+      watch.lookAt(id)
       keeper.nodeBack(id)
     },
     counts: {
