@@ -28,7 +28,9 @@ const open = async (node: FakeNode, more: Partial<NetworkInstancesOptions> = {})
   instances.connected(true)
   const ask = async (method: string, params: object): Promise<unknown> =>
     await instances.requests[`instances.${method}`]?.(params, signal)
-  const held = async () => heldInstancesSchema.parse(await ask('list', {})).items
+  /** As the network knows it: what is `own` is this node's. */
+  const held = async (own: readonly { id: string; epoch: number }[] = [], fenceMs = 1000) =>
+    heldInstancesSchema.parse(await ask('list', { keep: own, fenceMs })).items
   return { instances, ask, held }
 }
 
@@ -156,9 +158,16 @@ test('what its tenant deleted is told as gone; a node that starts again knows wh
 test('tokens are for what is here, at its epoch or a later one, not fenced, while the network can be heard', async () => {
   const node = await openNode()
   let now = 0
-  const { instances, ask } = await open(node, { now: () => now, fenceMs: 1000 })
+  const { instances, ask, held } = await open(node, { now: () => now })
   const id = newId('instance')
+  const own = [{ id, epoch: 2 }]
   await ask('start', { id, epoch: 2, tenant: 'acme', spec })
+  expect(instances.allows(claims(id, 2))).toBe(true)
+  await held()
+  expect(instances.allows(claims(id, 2))).toBe(false)
+  await held([{ id, epoch: 3 }])
+  expect(instances.allows(claims(id, 2))).toBe(false)
+  await held(own)
   expect(instances.allows(claims(id, 2))).toBe(true)
   expect(instances.allows(claims(id, 1))).toBe(false)
   expect(instances.allows(claims(newId('instance'), 2))).toBe(false)
@@ -176,7 +185,10 @@ test('tokens are for what is here, at its epoch or a later one, not fenced, whil
   // Users are another matter: nothing of theirs is in one place only.
   const { instance: _instance, ...ofUser } = claims(id, 2)
   expect(instances.allows({ ...ofUser, user: 'ann' })).toBe(true)
+  // It is there again, and has not said yet whether the instance is still here.
   instances.connected(true)
+  expect(instances.allows(claims(id, 2))).toBe(false)
+  await held(own)
   expect(instances.allows(claims(id, 2))).toBe(true)
 })
 
@@ -189,8 +201,8 @@ test('before the first session it is not known whether what is here is still the
   const path = join(node.dataDirectory, 'network.db')
   const second = await openNetworkInstances({ engine: node.engine, path, network: () => NETWORK })
   onTestFinished(() => second.close())
-  second.connected(false)
-  expect(second.allows(claims(id, 1))).toBe(false)
   second.connected(true)
+  expect(second.allows(claims(id, 1))).toBe(false)
+  await second.requests['instances.list']?.({ keep: [{ id, epoch: 1 }], fenceMs: 1000 }, signal)
   expect(second.allows(claims(id, 1))).toBe(true)
 })

@@ -171,9 +171,10 @@ describe('what goes wrong', () => {
   test('a node that leaves says so, and its work is done by another', async () => {
     await using at = await openTestNetwork()
     const { onEvent, next } = eventsOf()
-    const { worker } = await at.join({ onEvent })
-    const command = 'sleep 0.5; echo done'
-    const { id } = await at.client.jobs.submit({ command, redundancy: 1, consensus: 1 })
+    const endless: Execute = (_lease, { signal }) =>
+      new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
+    const { worker } = await at.join({ onEvent, wrap: () => endless })
+    const { id } = await at.client.jobs.submit({ command: 'echo done', redundancy: 1, consensus: 1 })
     await next('leased')
     await at.join()
     await worker.close({ graceMs: 0 })

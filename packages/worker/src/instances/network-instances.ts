@@ -3,6 +3,7 @@ import {
   BrambleError,
   type Instance,
   type InstanceId,
+  listPlacedSchema,
   parse,
   type RouteClaims,
   releasePlacedSchema,
@@ -21,8 +22,6 @@ export interface NetworkInstancesOptions {
   readonly path: string
   /** The network that this node joined, once it has. */
   network(): string | undefined
-  /** How long the network may be away before tokens for its instances are refused. Default 15 s. */
-  readonly fenceMs?: number
   /** Milliseconds that only grow. */
   readonly now?: () => number
 }
@@ -31,8 +30,9 @@ export interface NetworkInstancesOptions {
  * The instances that a network placed on this node. They are instances of the engine as all others, of tenants that no key of
  * the node is of (`tenantOnNode`); beside them it is written at which epoch each is held.
  *
- * The network says where an instance is. A node that cannot hear it for `fenceMs` takes no more tokens for them: by then it may
- * have been placed elsewhere. Requests that were let in before, and keys of the node's own, are not cut off.
+ * The network says which of them are this node's. One that cannot hear it for as long as the network said takes no more tokens for
+ * them, until the network has said again which are: by then they may have been placed elsewhere. Requests that were let in
+ * before, and keys of the node's own, are not cut off.
  */
 export interface NetworkInstances extends AsyncDisposable {
   /** What a coordinator asks, by method. */
@@ -46,16 +46,19 @@ export interface NetworkInstances extends AsyncDisposable {
 
 const KEY_ID = 'network'
 const LABEL = 'bramble.instance'
-const FENCE_MS = 15_000
+/** Until the network has said how long. */
+const FENCE_MS = 10_000
 
 const monotonicNow = (): number => performance.now()
 
 export const openNetworkInstances = async (options: NetworkInstancesOptions): Promise<NetworkInstances> => {
-  const { engine, path, fenceMs = FENCE_MS, now = monotonicNow } = options
+  const { engine, path, now = monotonicNow } = options
   const held = await openHeldInstances(path)
   const inTurn = turns()
-  /** Until the first session nobody has said that what is here is still the network's. */
-  let awaySince: number | undefined = Number.NEGATIVE_INFINITY
+  /** What the network says is this node's: nothing, until it was heard for the first time. */
+  const own = new Set<InstanceId>()
+  let awaySince: number | undefined
+  let fenceMs = FENCE_MS
 
   const contextOf = (tenant: string, signal?: AbortSignal): InstanceContext => {
     const network = options.network()
@@ -70,6 +73,7 @@ export const openNetworkInstances = async (options: NetworkInstancesOptions): Pr
     })
   }
   const drop = async ({ id, tenant }: HeldInstance): Promise<void> => {
+    own.delete(id)
     await engine.instances.remove(id, contextOf(tenant).tenant).catch(unlessGone)
     await held.delete(id)
   }
@@ -90,6 +94,7 @@ export const openNetworkInstances = async (options: NetworkInstancesOptions): Pr
       // Before it is made, so that nothing is made that nobody knows to be the network's.
       const now: HeldInstance = { id, tenant, epoch, fenced: false }
       await held.put(now)
+      own.add(id)
       try {
         return await engine.instances.create({ ...spec, ...(snapshot !== undefined && { snapshot }) }, context)
       } catch (error) {
@@ -129,7 +134,11 @@ export const openNetworkInstances = async (options: NetworkInstancesOptions): Pr
     })
   }
 
-  const list = async () => {
+  const list = async (params: unknown) => {
+    const { keep, ...bounds } = parse(listPlacedSchema, params)
+    fenceMs = bounds.fenceMs
+    own.clear()
+    for (const { id, epoch } of keep) if (held.get(id)?.epoch === epoch) own.add(id)
     const items = held.all().map(async ({ id, tenant, epoch, fenced }) => {
       const status = await engine.instances.get(id, contextOf(tenant).tenant).then(
         (instance) => instance.status,
@@ -142,6 +151,8 @@ export const openNetworkInstances = async (options: NetworkInstancesOptions): Pr
     })
     return { items: await Promise.all(items) }
   }
+
+  const isAway = (): boolean => awaySince !== undefined && now() - awaySince >= fenceMs
 
   const close = async (): Promise<void> => {
     await inTurn.settled()
@@ -161,12 +172,13 @@ export const openNetworkInstances = async (options: NetworkInstancesOptions): Pr
     allows: ({ instance, epoch = 0 }) => {
       if (instance === undefined) return true
       const known = held.get(instance)
-      if (!known || known.fenced || epoch < known.epoch) return false
-      return awaySince === undefined || now() - awaySince < fenceMs
+      if (!known || !own.has(known.id) || known.fenced || epoch < known.epoch) return false
+      return !isAway()
     },
     connected: (isConnected) => {
-      if (isConnected) awaySince = undefined
-      else awaySince ??= now()
+      // What it was told before may not hold any more.
+      if (isAway()) own.clear()
+      awaySince = isConnected ? undefined : (awaySince ?? now())
     },
     close,
     [Symbol.asyncDispose]: close,
