@@ -67,7 +67,15 @@ export const snapshotPlacedAnswerSchema = z.object({
 /** `instances.release`: remove it, if it is held at that epoch or a lower one; and those snapshots. Safe twice. */
 export const releasePlacedSchema = z.strictObject({ ...held, forget: snapshots })
 
-/** `instances.list`: all that the node holds for the network. `gone`: its tenant deleted it there, or its time was over. */
+/**
+ * `instances.list`: tells the node which of those that it holds are its own, and asks for all of them. Tokens for others are
+ * refused from here on; and for all, once the network was away for `fenceMs`, until it says so again.
+ */
+export const listPlacedSchema = z.strictObject({
+  keep: z.array(z.strictObject(held)).max(10_000),
+  fenceMs: z.number().int().min(0),
+})
+/** `gone`: its tenant deleted it there, or its time was over. */
 export const heldInstancesSchema = z.object({
   items: z
     .array(z.object({ ...held, fenced: z.boolean(), status: z.union([instanceStatusSchema, z.literal('gone')]) }))

@@ -36,6 +36,7 @@ export interface InstanceRecords {
   /** By id or name. */
   find(ref: string, tenant: string): InstanceRecord | undefined
   ofNode(node: NodeId): ReadonlySet<InstanceRecord>
+  movingTo(node: NodeId): ReadonlySet<InstanceRecord>
   ofTenant(tenant: string): ReadonlySet<InstanceRecord>
   nodes(): Iterable<NodeId>
   add(record: InstanceRecord): void
@@ -68,6 +69,7 @@ export const openInstanceRecords = ({ table, epochs, note }: InstanceRecordsOpti
   const byId = new Map<InstanceId, InstanceRecord>()
   const byName = new Map<string, InstanceRecord>()
   const byNode = new Map<NodeId, Set<InstanceRecord>>()
+  const byTarget = new Map<NodeId, Set<InstanceRecord>>()
   const byTenant = new Map<string, Set<InstanceRecord>>()
 
   const into = <K>(index: Map<K, Set<InstanceRecord>>, key: K, record: InstanceRecord): void => {
@@ -84,10 +86,12 @@ export const openInstanceRecords = ({ table, epochs, note }: InstanceRecordsOpti
   const write = (record: InstanceRecord): void => note({ kind: KIND, id: record.id, value: record })
   const settle = (record: InstanceRecord): void => {
     into(byNode, record.node, record)
+    if (record.move) into(byTarget, record.move.node, record)
     table.reserve(record.node, needOf(record.spec))
   }
   const lift = (record: InstanceRecord): void => {
     outOf(byNode, record.node, record)
+    if (record.move) outOf(byTarget, record.move.node, record)
     table.release(record.node, needOf(record.spec))
   }
   const index = (record: InstanceRecord): void => {
@@ -106,6 +110,7 @@ export const openInstanceRecords = ({ table, epochs, note }: InstanceRecordsOpti
       return record?.tenant === tenant ? record : undefined
     },
     ofNode: (node) => byNode.get(node) ?? NONE,
+    movingTo: (node) => byTarget.get(node) ?? NONE,
     ofTenant: (tenant) => byTenant.get(tenant) ?? NONE,
     nodes: () => byNode.keys(),
     add: (record) => {
@@ -114,7 +119,7 @@ export const openInstanceRecords = ({ table, epochs, note }: InstanceRecordsOpti
     },
     change: (record, change) => {
       if (byId.get(record.id) !== record) return
-      const moves = change.node !== undefined && change.node !== record.node
+      const moves = change.node !== undefined || 'move' in change
       if (moves) lift(record)
       Object.assign(record, change)
       if (moves) settle(record)

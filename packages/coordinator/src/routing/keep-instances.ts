@@ -39,6 +39,8 @@ export const keepInstances = (c: InstanceContext): InstanceKeeper => {
       })
       .catch((error: unknown) => {
         retries.failed(record)
+        // It stays where it was, which is to know that.
+        dueAt.set(record.node, now())
         throw error
       })
       .finally(() => {

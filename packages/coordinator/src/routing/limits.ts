@@ -12,6 +12,8 @@ export interface RoutingLimits {
   readonly loadFactor: number
   /** How long a node may be silent before its users and instances go elsewhere. */
   readonly failoverMs: number
+  /** So much earlier the node takes no more tokens for them: both notice at about the same time that they are apart. */
+  readonly fenceMarginMs: number
   /** The same for nodes that have not come back since the coordinator began. */
   readonly restartGraceMs: number
   /** How often an instance's files are kept in the shared tier. */
@@ -43,6 +45,7 @@ export const DEFAULT_ROUTING: RoutingLimits = {
   maxForgottenSessions: 5_000,
   loadFactor: 1.25,
   failoverMs: 20_000,
+  fenceMarginMs: 8_000,
   restartGraceMs: 60_000,
   snapshotEveryMs: 60_000,
   maxInstances: 100_000,

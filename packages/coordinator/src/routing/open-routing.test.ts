@@ -3,6 +3,7 @@ import {
   BrambleError,
   type InstanceSpec,
   instanceSpecSchema,
+  listPlacedSchema,
   type NodeId,
   type NodeStatus,
   nodeReportSchema,
@@ -65,6 +66,8 @@ interface Held {
 class Node {
   readonly held = new Map<string, Held>()
   readonly asked: string[] = []
+  /** What it was told last to be its own. */
+  own: readonly { id: string; epoch: number }[] = []
   isConnected = true
   refuses: BrambleError | undefined
   readonly store: Map<string, string>
@@ -108,6 +111,7 @@ class Node {
         return {}
       }
       case 'instances.list':
+        this.own = listPlacedSchema.parse(params).keep
         return {
           items: [...this.held].map(([id, { epoch, fenced, gone }]) => ({
             ...{ id, epoch, fenced },
@@ -344,6 +348,9 @@ test('an instance comes back on another node with what its last snapshot has; th
   net.comeBack(routing, route.node)
   await net.time.advance(2_000)
   expect(old.held.has(instance.id)).toBe(false)
+  expect(old.own).toEqual([])
+  await net.time.advance(30_000)
+  expect(net.node(next.node).own).toEqual([{ id: instance.id, epoch: 2 }])
   expect(net.node(next.node).held.get(instance.id)?.epoch).toBe(2)
   expect((await routing.network.instance(instance.id, caller)).node).toBe(next.node)
 })

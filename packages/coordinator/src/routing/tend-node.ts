@@ -1,4 +1,4 @@
-import { type HeldInstance, heldInstancesSchema, type NodeId } from '@bramble/protocol'
+import { type HeldInstance, heldInstancesSchema, type InstanceId, type NodeId } from '@bramble/protocol'
 import { ask, type InstanceContext, letGo } from './instance-context.ts'
 import { type InstanceRecord, snapshotsOf } from './instance-records.ts'
 import { snapshotInstance } from './move-instance.ts'
@@ -32,7 +32,7 @@ const listHeld = async (c: InstanceContext, node: NodeId, onMissing: (record: In
   const expected = [...c.records.ofNode(node)].filter(({ id }) => !c.turns.has(id))
   const list = await ask(c, node, {
     method: 'instances.list',
-    params: {},
+    params: { keep: ownOf(c, node), fenceMs: Math.max(0, c.limits.failoverMs - c.limits.fenceMarginMs) },
     timeoutMs: c.limits.listTimeoutMs,
     answer: heldInstancesSchema,
   })
@@ -48,6 +48,12 @@ const listHeld = async (c: InstanceContext, node: NodeId, onMissing: (record: In
   }
   return list
 }
+
+/** What is the node's, or is being made there; not what is being made elsewhere. */
+const ownOf = ({ records }: InstanceContext, node: NodeId): { id: InstanceId; epoch: number }[] => [
+  ...[...records.ofNode(node)].filter(({ move }) => move === undefined).map(({ id, epoch }) => ({ id, epoch })),
+  ...[...records.movingTo(node)].map(({ id, move }) => ({ id, epoch: move?.epoch ?? 0 })),
+]
 
 const judge = async (c: InstanceContext, node: NodeId, { id, epoch, status }: HeldInstance): Promise<void> => {
   // It is being made, moved or deleted: whoever does that says what becomes of it.
