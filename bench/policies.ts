@@ -36,7 +36,7 @@ if (process.argv.includes('--record')) {
   }
   const recorded = { bench: 'policies', options, node: process.version, columns, attacks: byAttack }
   // One line for each policy, as the formatter has it.
-  const text = JSON.stringify(recorded, null, 2).replaceAll(/\[\s+([\d",\sa-zA-Z]+?)\s+\]/g, (_, inner: string) => {
+  const text = JSON.stringify(recorded, null, 2).replaceAll(/\[\s+([\d,\s]+?)\s+\]/g, (_, inner: string) => {
     const items = inner.split(/,\s+/)
     return `[${items.join(', ')}]`
   })
