@@ -178,6 +178,18 @@ const MUTATIONS: Record<string, Mutation & { readonly caughtBy: RegExp }> = {
     to: '',
     caughtBy: /differ by nature/,
   },
+  'hashes are shown while others still run': {
+    file: 'views.ts',
+    from: "state.status === 'completed' || state.status === 'no_consensus' || execution === agreedOn(state)",
+    to: 'execution.resultHash !== undefined',
+    caughtBy: /hash was shown/,
+  },
+  'late results are shown before the verdict': {
+    file: 'views.ts',
+    from: "state.status === 'completed' || state.status === 'no_consensus' ||",
+    to: "execution.validity === 'late' || state.status === 'completed' || state.status === 'no_consensus' ||",
+    caughtBy: /receipt was shown/,
+  },
   'contents are kept that nobody agreed on': {
     file: 'verdict.ts',
     from: 'if (execution.id !== job.canonical) delete execution.result',

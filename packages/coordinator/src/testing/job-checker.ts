@@ -1,7 +1,7 @@
 import { jobHasEnded, LIMITS } from '@bramble/protocol'
 import type { Effect, ExecutionState, JobEventRecord, JobState, Standing } from '../core/job-state.ts'
 import type { TransitionContext } from '../core/policy.ts'
-import { evidenceView, executionView, jobView } from '../core/views.ts'
+import type * as Views from '../core/views.ts'
 
 /**
  * What must hold of a job whatever happens, written down a second time: nothing here asks the transition's own parts what
@@ -40,7 +40,9 @@ const count = (map: Map<string, number>, key: string): number => {
   return times
 }
 
-export const newChecker = (first: JobState, effects: readonly Effect[]): Checker => {
+export type ViewParts = Pick<typeof Views, 'jobView' | 'executionView' | 'evidenceView'>
+
+export const newChecker = (first: JobState, effects: readonly Effect[], views: ViewParts): Checker => {
   const violations: string[] = []
   const note = (message: string): void => {
     if (!violations.includes(message)) violations.push(message)
@@ -65,7 +67,7 @@ export const newChecker = (first: JobState, effects: readonly Effect[]): Checker
     const decided = job.status === 'completed' && seen.status !== 'completed'
     if (decided) checkVerdict(seen, job, after, context, note)
     else checkNoVerdict(seen, event, job, after, note)
-    checkViews(job, note)
+    checkViews(job, views, note)
     seen.status = job.status
     seen.wasAlone = job.status === 'completed' && job.verification?.decidedBy === 'alone'
     seen.canonical = job.canonical
@@ -254,7 +256,7 @@ const checkNoVerdict = (
 }
 
 /** What nobody may see yet: hashes, receipts and contents of executions without a verdict. */
-const checkViews = (job: JobState, note: Note): void => {
+const checkViews = (job: JobState, { jobView, executionView, evidenceView }: ViewParts, note: Note): void => {
   if (job.status === 'completed' || job.status === 'no_consensus') return
   const shown = JSON.stringify([
     jobView(job),

@@ -11,7 +11,7 @@ import {
 import type { Transition } from '../core/core.ts'
 import type { ExecutionState, JobEventRecord, JobState, Standing } from '../core/job-state.ts'
 import { DEFAULT_VERIFICATION, type TransitionContext, type VerificationConfig } from '../core/policy.ts'
-import { type Checker, newChecker } from './job-checker.ts'
+import { type Checker, newChecker, type ViewParts } from './job-checker.ts'
 import { type Random, seededRandom } from './random.ts'
 
 /**
@@ -26,7 +26,7 @@ export interface Scenario {
   readonly violations: readonly string[]
 }
 
-export interface Parts {
+export interface Parts extends ViewParts {
   readonly transition: Transition
   readonly standingsInUse: (job: JobState) => Standing[]
 }
@@ -225,7 +225,7 @@ export const runScenario = (seed: number, parts: Parts): Scenario => {
   const config = { ...DEFAULT_VERIFICATION, quorumAuditShare: random.chance(0.3) ? 0.3 : 0 }
   const context = { now: 1_000_000, config, anchors: true }
   const first = parts.transition(undefined, submitted, context)
-  const checker = newChecker(first.job, first.effects)
+  const checker = newChecker(first.job, first.effects, parts)
   const drive: Drive = {
     ...{
       random,

@@ -14,7 +14,7 @@ export interface Mutation {
 
 const CORE = join(dirname(fileURLToPath(import.meta.url)), '../core')
 
-/** The core's sources with that fault, loaded beside the real ones; `standingsInUse` and `transition` are of the copy. */
+/** The core's sources with that fault, loaded beside the real ones. */
 export const loadMutatedCore = async ({ file, from, to }: Mutation): Promise<Parts & Disposable> => {
   const directory = mkdtempSync(join(tmpdir(), 'bramble-mutation-'))
   const protocol = import.meta.resolve('@bramble/protocol')
@@ -31,6 +31,13 @@ export const loadMutatedCore = async ({ file, from, to }: Mutation): Promise<Par
     writeFileSync(join(directory, name.replace(/\.ts$/, '.mjs')), script)
   }
   const load = (name: string) => import(/* @vite-ignore */ pathToFileURL(join(directory, name)).href)
-  const [{ transition }, { standingsInUse }] = await Promise.all([load('transition.mjs'), load('groups.mjs')])
-  return { transition, standingsInUse, [Symbol.dispose]: () => rmSync(directory, { recursive: true, force: true }) }
+  const [{ transition }, { standingsInUse }, views] = await Promise.all(
+    ['transition.mjs', 'groups.mjs', 'views.mjs'].map(load),
+  )
+  return {
+    ...views,
+    transition,
+    standingsInUse,
+    [Symbol.dispose]: () => rmSync(directory, { recursive: true, force: true }),
+  }
 }
