@@ -116,7 +116,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
   const nonces = openNonces(config, now)
   await recover(w, registry, loaded)
   const routing = openRouting({
-    ...{ network: config.network, identity, now, schedule },
+    ...{ network: config.network, identity, now, schedule, steady: w.steady },
     table: w.table,
     nodes: () => w.nodes.values(),
     note: (document) => journal.add({ documents: [document] }),

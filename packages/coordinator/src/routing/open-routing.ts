@@ -28,6 +28,8 @@ export interface RoutingOptions {
   /** Of a node's session; rejects at once where it has none. */
   request(node: NodeId, method: string, params: unknown, options?: { signal?: AbortSignal }): Promise<unknown>
   now(): number
+  /** For how long a node has been silent: a clock that does not jump. Default `now`. */
+  steady?(): number
   schedule(ms: number, work: () => void): () => void
   /** Fills with random bytes; absent: the system's. */
   readonly random?: (bytes: Uint8Array) => void
@@ -52,11 +54,11 @@ export interface Routing extends AsyncDisposable {
 }
 
 export const openRouting = (options: RoutingOptions): Routing => {
-  const { network, identity, table, nodes, note, durable, request, now, schedule, random } = options
+  const { network, identity, table, nodes, note, durable, request, now, steady = now, schedule, random } = options
   const limits: RoutingLimits = { ...DEFAULT_ROUTING, ...options.limits }
   const closing = new AbortController()
   const epochs = openEpochs()
-  const watch = watchNodes({ table, nodes, now, limits, onHome: (id) => users.recount(id) })
+  const watch = watchNodes({ table, nodes, now: steady, limits, onHome: (id) => users.recount(id) })
   const users = openUserSessions({ watch, epochs, note, now, limits })
   const records = openInstanceRecords({ table, epochs, note })
   const turns = openTurns()
