@@ -1,4 +1,4 @@
-import type { NetworkNode, NodeId, NodeReport, NodeStatus, ReputationEntry } from '@bramble/protocol'
+import type { Labels, NetworkNode, NodeId, NodeReport, NodeStatus, ReputationEntry } from '@bramble/protocol'
 import type { PlacedNode } from '../placement/placement.ts'
 import { foldTrust, type TrustState, trustView } from '../reputation/trust.ts'
 import type { WriterContext } from './writer-context.ts'
@@ -12,6 +12,8 @@ export interface NodeRecord {
   /** Run by whoever runs the network: established from the start. */
   readonly anchor: boolean
   readonly registeredAt: number
+  /** Of its invite: they stand over what it says of itself. */
+  readonly labels: Labels
   report: NodeReport
   subnet: string
   status: NodeStatus
@@ -22,6 +24,11 @@ export interface NodeRecord {
   heardAt?: number
   /** The record of the log that `trust` holds everything up to. */
   logSeq: number
+}
+
+/** Its report, with the labels that it was invited with. */
+export const takeReport = (record: NodeRecord, report: NodeReport): void => {
+  record.report = { ...report, labels: { ...report.labels, ...record.labels } }
 }
 
 export const isEstablished = (w: WriterContext, { anchor, trust, status }: NodeRecord): boolean =>

@@ -10,6 +10,7 @@ import {
   openTestNetwork,
   resultOf,
   type TestWorker,
+  testIdentity,
 } from '../testing/test-network.ts'
 import { testTime } from '../testing/test-time.ts'
 
@@ -195,6 +196,46 @@ describe('a network', () => {
     }
     expect(corrected).toMatchObject({ status: 'completed', result: { stdout: { content: 'truth' } } })
     expect((await test.store.balances()).total).toBe(0)
+  })
+
+  it('shows what a job prints to those who come late, and again to nobody who has it', async () => {
+    const test = await openTestNetwork()
+    await using network = test.network
+    const worker = await joinWorker(test)
+    const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
+    const lease = onlyLease(worker)
+    const print = (data: string) =>
+      worker.session.frame({ type: 'output', stream: 'stdout', execution: lease.execution, token: lease.token, data })
+    await print('one')
+    await print('two')
+    const events = network.jobs.events(job.id, tenant)[Symbol.asyncIterator]()
+    const [one, two, state] = [await events.next(), await events.next(), await events.next()]
+    expect([one.value, two.value, state.value]).toMatchObject([{ data: 'one' }, { data: 'two' }, { type: 'job' }])
+    const later = network.jobs.events(job.id, tenant, { since: one.value.seq })[Symbol.asyncIterator]()
+    expect((await later.next()).value).toMatchObject({ data: 'two' })
+    await worker.commit(lease, 'onetwo')
+    for (const stream of [events, later]) for (let at = await stream.next(); !at.done; at = await stream.next());
+    const after: string[] = []
+    for await (const { type } of network.jobs.events(job.id, tenant)) after.push(type)
+    expect(after).toEqual(['job'])
+  })
+
+  it('keeps the labels that a node was invited with, whatever it says of itself', async () => {
+    const test = await openTestNetwork()
+    await using network = test.network
+    const { token } = await network.nodes.invite({
+      owner: 'o',
+      labels: { zone: 'a' },
+      anchor: false,
+      ttlMs: 1000,
+      maxNodes: 1,
+    })
+    const { id: node, publicKey } = testIdentity()
+    const report = nodeReport({ labels: { zone: 'b', own: 'x' } })
+    await network.nodes.register({ registration: { node, publicKey, token, report }, subnet: '10' })
+    await network.session({ node, report, running: [], subnet: '10' }, () => {})
+    await network.nodes.register({ registration: { node, publicKey, report }, subnet: '10' })
+    expect((await network.nodes.get(node)).report.labels).toEqual({ zone: 'a', own: 'x' })
   })
 
   it('says why a job waits, and gives it to a node that comes', async () => {

@@ -10,7 +10,7 @@ import {
 import { z } from 'zod'
 import { mayRegister, type OwnerRecord, withStrike } from '../reputation/owners.ts'
 import type { RegisterNode } from './network.ts'
-import { type NodeRecord, nodeView, setStatus, updateTable, writeNode } from './node-records.ts'
+import { type NodeRecord, nodeView, setStatus, takeReport, updateTable, writeNode } from './node-records.ts'
 import type { WriterContext } from './writer-context.ts'
 
 /** Who may join, and as whose. Invites are kept by the hash of their token. */
@@ -54,7 +54,7 @@ export const register = async (
   if (known) {
     if (known.status === 'suspended')
       throw new BrambleError('node_suspended', { detail: known.message ?? 'it was suspended' })
-    known.report = report
+    takeReport(known, report)
     known.subnet = subnet
     known.lastSeenAt = w.now()
     known.heardAt = w.steady()
@@ -80,6 +80,7 @@ export const register = async (
     ...(name !== undefined && { name }),
     anchor: invite.anchor,
     registeredAt: w.now(),
+    labels: invite.labels,
     report: { ...report, labels: { ...report.labels, ...invite.labels } },
     subnet,
     status: 'suspect',

@@ -1,4 +1,4 @@
-import { type JobEvent, type JobId, jobHasEnded } from '@bramble/protocol'
+import { type JobEvent, type JobId, jobHasEnded, LIMITS } from '@bramble/protocol'
 import type { JobState } from '../core/job-state.ts'
 import { jobView } from '../core/views.ts'
 
@@ -6,15 +6,19 @@ import { jobView } from '../core/views.ts'
 export interface Subscriptions {
   readonly any: (job: JobId) => boolean
   publish(job: JobId, event: JobEvent): void
+  /** What a job prints: published, and kept until it ends, the first `maxJobLogBytes` of it. */
+  output(job: JobId, event: OutputEvent): void
   /** Ends the streams of a job that has ended, or of all. */
   end(job: JobId): void
   endAll(): void
   /**
-   * What happens from now on, after the state as it is where `since` is not the last thing that happened. One who takes too
-   * little gets the state anew instead of each step.
+   * What happens from now on, after the output that is kept and the state as it is, where `since` is not the last thing that
+   * happened. One who takes too little gets the state anew instead of each step.
    */
   follow(read: () => JobState | undefined, options: { since?: number; signal?: AbortSignal }): AsyncIterable<JobEvent>
 }
+
+type OutputEvent = Extract<JobEvent, { type: 'stdout' | 'stderr' }>
 
 interface Follower {
   queue: JobEvent[]
@@ -24,14 +28,32 @@ interface Follower {
 }
 
 const MAX_QUEUED_EVENTS = 256
+/** Output of all jobs together that is kept, in characters. */
+const MAX_KEPT_CHARS = 64 * 1024 * 1024
 
 export const openSubscriptions = (): Subscriptions => {
   const followers = new Map<JobId, Set<Follower>>()
+  const printed = new Map<JobId, { events: OutputEvent[]; chars: number }>()
+  let keptChars = 0
+  const keep = (job: JobId, event: OutputEvent): void => {
+    const kept = printed.get(job) ?? { events: [], chars: 0 }
+    const { length } = event.data
+    if (kept.chars + length > LIMITS.maxJobLogBytes.value || keptChars + length > MAX_KEPT_CHARS) return
+    kept.events.push(event)
+    kept.chars += length
+    keptChars += length
+    printed.set(job, kept)
+  }
+  const forget = (job: JobId): void => {
+    keptChars -= printed.get(job)?.chars ?? 0
+    printed.delete(job)
+  }
   const wake = (follower: Follower): void => {
     follower.wake?.()
     follower.wake = undefined
   }
   const end = (job: JobId): void => {
+    forget(job)
     for (const follower of followers.get(job) ?? []) {
       follower.ended = true
       wake(follower)
@@ -54,6 +76,9 @@ export const openSubscriptions = (): Subscriptions => {
     }
     signal?.addEventListener('abort', stop, { once: true })
     try {
+      // Taken now: what is printed from here on is in the queue.
+      const before = printed.get(id)?.events.filter(({ seq }) => seq > (since ?? 0)) ?? []
+      yield* before
       if (follower.ended || since === undefined || since < first.lastSeq) yield stateEvent(first)
       while (!signal?.aborted) {
         if (follower.behind) {
@@ -78,21 +103,27 @@ export const openSubscriptions = (): Subscriptions => {
     }
   }
 
+  const publish = (job: JobId, event: JobEvent): void => {
+    for (const follower of followers.get(job) ?? []) {
+      if (follower.queue.length < MAX_QUEUED_EVENTS) follower.queue.push(event)
+      else {
+        follower.queue = []
+        follower.behind = true
+      }
+      wake(follower)
+    }
+  }
+
   return {
     any: (job) => followers.has(job),
-    publish: (job, event) => {
-      for (const follower of followers.get(job) ?? []) {
-        if (follower.queue.length < MAX_QUEUED_EVENTS) follower.queue.push(event)
-        else {
-          follower.queue = []
-          follower.behind = true
-        }
-        wake(follower)
-      }
+    publish,
+    output: (job, event) => {
+      keep(job, event)
+      publish(job, event)
     },
     end,
     endAll: () => {
-      for (const job of [...followers.keys()]) end(job)
+      for (const job of [...followers.keys(), ...printed.keys()]) end(job)
     },
     follow,
   }

@@ -15,7 +15,7 @@ import { apply } from './job-flow.ts'
 import { lateCommit } from './late.ts'
 import type { HeldLease } from './leases.ts'
 import type { Acknowledgement, OpenSession, WorkerSession } from './network.ts'
-import { type NodeRecord, setStatus, updateTable } from './node-records.ts'
+import { type NodeRecord, setStatus, takeReport, updateTable } from './node-records.ts'
 import type { WriterContext } from './writer-context.ts'
 
 /** What workers say, by stream or by request. */
@@ -41,7 +41,7 @@ export const seen = (w: WriterContext, record: NodeRecord): void => {
 }
 
 const setReport = (w: WriterContext, record: NodeRecord, report: NodeReport): void => {
-  record.report = report
+  takeReport(record, report)
   updateTable(w, record)
 }
 
@@ -74,7 +74,7 @@ export const openWorkerSession = async (
   const record = activeNode(w, node)
   const session = newId('session', { now: w.now, ...(w.random && { random: w.random }) })
   record.subnet = subnet
-  record.report = report
+  takeReport(record, report)
   w.sessions.open(node, session, deliver)
   // A worker that drained and comes again wants work; one that an administrator drained does not get any.
   if (record.status !== 'drained') setStatus(w, record, 'online')
@@ -170,12 +170,13 @@ const started = (w: WriterContext, node: NodeId, ref: LeaseRef): void => {
   apply(w, lease.job, { type: 'started', ...ref })
 }
 
-/** Shown while it runs only where nobody has to agree with it. */
+/** Shown, and kept for those who come late, only where nobody has to agree with it. */
 const output = (w: WriterContext, node: NodeId, frame: Extract<WorkerFrame, { type: 'output' }>): void => {
   const lease = w.leases.find(frame)
   const job = lease?.node === node ? w.jobs.get(lease.job)?.state : undefined
   if (!job || job.request.redundancy > 1 || job.request.policy !== 'quorum') return
-  w.subscriptions.publish(job.id, {
+  job.lastSeq++
+  w.subscriptions.output(job.id, {
     type: frame.stream,
     at: new Date(w.now()).toISOString(),
     seq: job.lastSeq,
