@@ -42,6 +42,8 @@ export interface JobState {
   waiting?: Waiting
   /** It was to need one agreement more than it says, and there is no node that could give it. */
   auditWaived?: boolean
+  /** No established node was to be had in time: new ones may decide it, and gain no trust by that. */
+  anchorWaived?: boolean
   verification?: Verification
   /** The execution whose result is the job's. */
   canonical?: ExecutionId
@@ -110,7 +112,8 @@ export type JobEventRecord =
     }
   /** Placement found a node for the first of `wanted`; the lease goes out once this is durable. */
   | { readonly type: 'placed'; readonly execution: ExecutionId; readonly standing: Standing }
-  | { readonly type: 'waiting'; readonly waiting: Waiting }
+  /** It found no node. `withoutAnchor`: it waited long enough for an established one. */
+  | { readonly type: 'waiting'; readonly waiting: Waiting; readonly withoutAnchor?: true }
   | { readonly type: 'started'; readonly execution: ExecutionId; readonly token: number }
   | {
       readonly type: 'committed'

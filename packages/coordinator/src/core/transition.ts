@@ -115,13 +115,14 @@ const placed = (change: Change, { execution: id, standing }: EventOf<'placed'>):
   if (left === 0 && job.wanted.length === 0) change.effects.push({ type: 'place' })
 }
 
-const waiting = (change: Change, { waiting: why }: EventOf<'waiting'>): void => {
+const waiting = (change: Change, { waiting: why, withoutAnchor }: EventOf<'waiting'>): void => {
   const { job, context, effects } = change
   if (jobHasEnded(job.status) || job.wanted.length === 0) return
   job.waiting = why
   effects.push({ type: 'waiting', seq: nextSeq(job) })
   // Nobody fits, not even one who is busy: what nobody can give is not asked for.
   if (why.busy === 0 && isAudited(job, context.config)) job.auditWaived = true
+  if (withoutAnchor) job.anchorWaived = true
   // Established nodes may have left since they were asked for.
   settle(change, 'first')
 }

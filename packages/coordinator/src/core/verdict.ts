@@ -117,7 +117,8 @@ const conclude = (change: Change, { voters }: Counting, winner: Group, groups: r
     execution.validity = 'agreed'
     const entry = { type: 'reputation', node: execution.standing.node, execution: execution.id } as const
     const ms = durationMs(execution)
-    if (agreesWithOthers(execution, winner)) effects.push({ ...entry, kind: 'agreed', ms, averageMs })
+    const isVouched = winner.established || !job.anchorWaived
+    if (isVouched && agreesWithOthers(execution, winner)) effects.push({ ...entry, kind: 'agreed', ms, averageMs })
     else effects.push({ ...entry, kind: 'alone', ms })
   }
   pay(change, winner.members)

@@ -97,7 +97,7 @@ const addWanted = (change: Change, reason: PlacementReason, established: boolean
 
 /** Whether verdicts must have an established node's word: one alone that nobody checks needs none. */
 export const wantsAnchor = (job: JobState, { anchors, config }: TransitionContext): boolean =>
-  config.anchorRule && anchors && neededOf(job, config) > 1
+  config.anchorRule && anchors && !job.anchorWaived && neededOf(job, config) > 1
 
 /** Asks for as many more executions as the job lacks. */
 export const ask = (
@@ -108,7 +108,7 @@ export const ask = (
   reason: PlacementReason,
 ): void => {
   const { job, context } = change
-  if (!context.anchors) job.wanted = withoutAnchors(job.wanted)
+  if (!context.anchors || job.anchorWaived) job.wanted = withoutAnchors(job.wanted)
   if (enough && wantsAnchor(job, context)) {
     const isComing =
       counting.open.some(({ standing }) => standing.established) || job.wanted.some(({ established }) => established)
@@ -142,5 +142,5 @@ export const askStraggler = (change: Change, slow: ExecutionState): void => {
   const running = job.executions.filter(isOpen).length
   const needed = neededOf(job, context.config)
   if (isAsked || stragglers >= needed || running > needed) return
-  addWanted(change, 'straggler', context.anchors && (slow.alone || slow.standing.established))
+  addWanted(change, 'straggler', context.anchors && !job.anchorWaived && (slow.alone || slow.standing.established))
 }

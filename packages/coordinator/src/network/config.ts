@@ -22,6 +22,11 @@ export interface NetworkConfig {
   readonly distinct: readonly Distinct[]
   /** `open`: a node without an invite joins as its own owner. */
   readonly join: 'invite' | 'open'
+  /** How long a job waits for an established node before new ones may decide it. */
+  readonly anchorWaitMs: number
+  /** Nodes that a tenant's jobs may convict: so many, and a share of the jobs of it that were verified. */
+  readonly tenantConvictions: number
+  readonly tenantConvictionShare: number
   /** Credits of a tenant that comes for the first time. */
   readonly grantCredits: number
   readonly maxOpenJobs: number
@@ -52,6 +57,9 @@ export const DEFAULT_NETWORK: Omit<NetworkConfig, 'network' | 'version'> = {
   timeoutMarginMs: 30_000,
   distinct: ['owner', 'machine', 'subnet'],
   join: 'invite',
+  anchorWaitMs: 10_000,
+  tenantConvictions: 10,
+  tenantConvictionShare: 0.02,
   grantCredits: 1_000_000,
   maxOpenJobs: LIMITS.maxOpenJobs.value,
   maxTenantOpenJobs: LIMITS.maxTenantOpenJobs.value,

@@ -21,6 +21,7 @@ const place = (w: WriterContext, id: JobId): void => {
   const choice = w.table.choose(request)
   if (!('node' in choice)) {
     w.queue.block(id, choice.full)
+    if (request.established && !w.anchorWaits.has(id)) w.anchorWaits.set(id, w.steady())
     wait(w, job, choice.waiting)
     return
   }

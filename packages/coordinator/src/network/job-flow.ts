@@ -5,7 +5,7 @@ import { shapeOf } from '../placement/shape.ts'
 import { kindOf } from '../placement/stragglers.ts'
 import type { StoredJob } from '../store/store.ts'
 import { chooseRequestOf } from './choose-request.ts'
-import { cancelLease } from './dispatch.ts'
+import { cancelLease, pump } from './dispatch.ts'
 import { addReputation, setStatus } from './node-records.ts'
 import { reopenLoneResults } from './reopen.ts'
 import { noteClass } from './spec-class.ts'
@@ -119,6 +119,7 @@ const carryOut = (w: WriterContext, job: JobState, effect: Effect): void => {
       if (!record) return
       const { type: _type, node: _node, ...entry } = effect
       if (effect.ms !== undefined) w.stragglers.ended(kindOf(job), effect.ms)
+      if (effect.kind === 'convicted' && !mayConvict(w, job.tenant)) return
       addReputation(w, record, { ...entry, job: job.id })
       if (effect.kind === 'convicted') convict(w, effect.node, effect.message ?? `its result of ${job.id} was wrong`)
       return
@@ -134,7 +135,10 @@ const carryOut = (w: WriterContext, job: JobState, effect: Effect): void => {
     case 'status':
       if (jobHasEnded(job.status)) {
         w.counts.endedJobs++
-        if (job.verification) w.counts.verified++
+        if (job.verification) {
+          w.counts.verified++
+          verdictsOf(w, job.tenant).verified++
+        }
       }
       tell(w, job, () => {
         const { status, message } = job
@@ -194,12 +198,32 @@ export const enqueue = (w: WriterContext, job: JobState): void => {
   w.queue.add(job.id, job.tenant, job.request.priority, shapeOf(request), Math.max(cpus, memoryMb / 2048))
 }
 
+/**
+ * Whoever submits jobs whose results differ by nature could have honest nodes convicted: a tenant's jobs convict no more than
+ * a few nodes, and a share of what was verified for it.
+ */
+const mayConvict = (w: WriterContext, tenant: string): boolean => {
+  const verdicts = verdictsOf(w, tenant)
+  const { tenantConvictions, tenantConvictionShare } = w.config
+  if (verdicts.convictions >= tenantConvictions + tenantConvictionShare * verdicts.verified) return false
+  verdicts.convictions++
+  return true
+}
+
+const MAX_TENANTS = 100_000
+
+const verdictsOf = (w: WriterContext, tenant: string): { verified: number; convictions: number } => {
+  const known = w.verdicts.get(tenant) ?? { verified: 0, convictions: 0 }
+  if (!w.verdicts.has(tenant) && w.verdicts.size < MAX_TENANTS) w.verdicts.set(tenant, known)
+  return known
+}
+
 /** A liar: it gets no work, what it runs is placed elsewhere, and what it said alone is asked again. */
 const convict = (w: WriterContext, id: NodeId, message: string): void => {
   const record = w.nodes.get(id)
   if (!record) return
   setStatus(w, record, 'suspended', message)
-  w.onConvicted(record.owner)
+  w.onConvicted(record)
   w.outbox.put(() => {
     w.sessions.send(id, {
       type: 'bye',
@@ -207,6 +231,11 @@ const convict = (w: WriterContext, id: NodeId, message: string): void => {
     })
     for (const lease of w.leases.of(id))
       apply(w, lease.job, { type: 'expired', execution: lease.execution, token: lease.token, as: 'lost' })
+    // What it said in jobs that are not decided counts no more.
+    for (const { state } of [...w.jobs.values()])
+      if (state.executions.some(({ standing, validity }) => standing.node === id && validity === 'undecided'))
+        apply(w, state.id, { type: 'reopened', node: id })
     reopenLoneResults(w, id)
+    pump(w)
   })
 }

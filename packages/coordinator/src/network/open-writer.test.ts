@@ -238,6 +238,50 @@ describe('a network', () => {
     expect((await network.nodes.get(node)).report.labels).toEqual({ zone: 'a', own: 'x' })
   })
 
+  it('lets new nodes decide where no established one comes in time, and trusts none of them more for it', async () => {
+    const time = testTime()
+    const test = await openTestNetwork(time)
+    await using network = test.network
+    const workers = [await joinWorker(test, { answer: () => 'hi' }), await joinWorker(test, { answer: () => 'hi' })]
+    // Established, and always busy.
+    await joinWorker(test, { anchor: true, report: { slots: 1 } })
+    const busy = jobRequest({ redundancy: 1, placement: { nodeLabels: { anchor: 'yes' } } })
+    await network.jobs.submit({ tenant, request: busy })
+    const anchor = await joinWorker(test, { anchor: true, report: { slots: 1, labels: { anchor: 'yes' } } })
+    while (anchor.leases.length === 0) await network.stats()
+    const { job } = await network.jobs.submit({
+      tenant,
+      request: jobRequest({ resources: { gpus: 0, memoryMb: 300 } }),
+    })
+    const { job: second } = await network.jobs.submit({ tenant, request: jobRequest() })
+    for (let at = 0; at < test.config.anchorWaitMs + 2000; at += 1000) {
+      time.advance(1000)
+      await network.stats()
+    }
+    const both = [await network.jobs.get(job.id, tenant), await network.jobs.get(second.id, tenant)]
+    expect(both.filter(({ status }) => status === 'completed').length).toBeGreaterThan(0)
+    for (const { identity } of workers) expect((await network.nodes.get(identity.id)).trust.agreements).toBe(0)
+  })
+
+  it('lets the jobs of one tenant convict so many nodes, and no more', async () => {
+    const test = await openTestNetwork({ network: { tenantConvictions: 1, tenantConvictionShare: 0 } })
+    await using network = test.network
+    const anchors = [await joinWorker(test, { anchor: true }), await joinWorker(test, { anchor: true })]
+    const others = [await joinWorker(test, { answer: () => 'x' }), await joinWorker(test, { answer: () => 'y' })]
+    for (let i = 0; i < 12; i++) {
+      const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 4, strategy: 'eager' }) })
+      // The others answer at once; established nodes have the last word.
+      for (const anchor of anchors) {
+        const lease = anchor.leases.findLast((each) => each.job === job.id)
+        if (lease) await anchor.commit(lease, 'agreed')
+      }
+      await ended(test, job.id)
+    }
+    const found = await Promise.all(others.map(({ identity }) => network.nodes.get(identity.id)))
+    expect(found.map(({ status }) => status).sort()).toEqual(['online', 'suspended'])
+    expect(found.find(({ status }) => status === 'online')?.trust.disagreements).toBeGreaterThan(1)
+  })
+
   it('says why a job waits, and gives it to a node that comes', async () => {
     const test = await openTestNetwork()
     await using network = test.network

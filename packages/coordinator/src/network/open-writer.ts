@@ -98,6 +98,8 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     stragglers: stragglers(),
     jobs: new Map(),
     deadlines: new Map(),
+    anchorWaits: new Map(),
+    verdicts: new Map(),
     recent: new Map(),
     lateTold: new WeakSet(),
     byTenant: new Map(),
@@ -109,7 +111,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     subscriptions: openSubscriptions(),
     counts: { endedJobs: 0, placedExecutions: 0, verified: 0, startedAt: now() },
     reseal: async (sealed, publicKey) => seal(publicKey, await identity.open(sealed), curve),
-    onConvicted: (owner) => strike(w, registry, owner),
+    onConvicted: (node) => strike(w, registry, node),
   }
   const registry: Registry = { invites: new Map(), owners: new Map() }
   const repeats: Repeats = { byKey: new Map() }

@@ -64,15 +64,18 @@ export const register = async (
     return nodeView(w, known)
   }
   const invite = takeInvite(w, registry, registration.token, id)
-  const owner = registry.owners.get(invite.owner)
-  const verdict = mayRegister(owner, w.now(), { maxNodes: w.config.maxNodesPerOwner })
-  if (!verdict.allowed)
+  const joining = identitiesOf(w, invite.owner, subnet).map((key) => {
+    const verdict = mayRegister(registry.owners.get(key), w.now(), { maxNodes: w.config.maxNodesPerOwner })
+    if (verdict.allowed) return { key, owner: verdict.owner }
     throw new BrambleError('node_suspended', {
       detail: verdict.message,
       ...(verdict.retryAfterMs !== undefined && { retryAfterMs: verdict.retryAfterMs }),
     })
-  registry.owners.set(invite.owner, verdict.owner)
-  writeOwner(w, invite.owner, verdict.owner)
+  })
+  for (const { key, owner } of joining) {
+    registry.owners.set(key, owner)
+    writeOwner(w, key, owner)
+  }
   const record: NodeRecord = {
     id,
     publicKey,
@@ -117,11 +120,17 @@ const takeInvite = (
 }
 
 /** A strike against the owner of a node that was convicted: others of that owner wait longer to join. */
-export const strike = (w: WriterContext, registry: Registry, owner: string): void => {
-  const struck = withStrike(registry.owners.get(owner), w.now())
-  registry.owners.set(owner, struck)
-  writeOwner(w, owner, struck)
+export const strike = (w: WriterContext, registry: Registry, { owner, subnet }: NodeRecord): void => {
+  for (const key of identitiesOf(w, owner, subnet)) {
+    const struck = withStrike(registry.owners.get(key), w.now())
+    registry.owners.set(key, struck)
+    writeOwner(w, key, struck)
+  }
 }
+
+/** Where anyone may join, names cost nothing, and the subnet answers with them. */
+const identitiesOf = (w: WriterContext, owner: string, subnet: string): string[] =>
+  w.config.join === 'open' ? [owner, `subnet:${subnet}`] : [owner]
 
 /** Nothing new is placed there; what runs goes on. */
 export const drain = async (w: WriterContext, record: NodeRecord): Promise<NetworkNode> => {

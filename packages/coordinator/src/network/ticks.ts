@@ -17,11 +17,22 @@ export const tick = (w: WriterContext): void => {
     apply(w, lease.job, { type: 'expired', execution, token, as })
     w.outbox.put(() => w.sessions.send(node, { type: 'cancel', items: [{ execution, token, reason: as }] }))
   }
+  waiveAnchors(w, now)
   copyStragglers(w, now)
   silentNodes(w, now)
   const wall = w.now()
   for (const [id, deadlineAt] of w.deadlines) if (deadlineAt <= wall) apply(w, id, { type: 'deadline_passed' })
   pump(w)
+}
+
+const waiveAnchors = (w: WriterContext, now: number): void => {
+  for (const [id, since] of w.anchorWaits) {
+    const job = w.jobs.get(id)?.state
+    const waiting = job?.wanted[0]?.established ? job.waiting : undefined
+    if (waiting && now - since < w.config.anchorWaitMs) continue
+    w.anchorWaits.delete(id)
+    if (waiting) apply(w, id, { type: 'waiting', waiting, withoutAnchor: true })
+  }
 }
 
 const copyStragglers = (w: WriterContext, now: number): void => {

@@ -46,6 +46,10 @@ export interface WriterContext extends Surroundings {
   readonly jobs: Map<JobId, OpenJob>
   /** Of open jobs that have one. */
   readonly deadlines: Map<JobId, number>
+  /** Jobs that wait for an established node, and since when. */
+  readonly anchorWaits: Map<JobId, number>
+  /** Of tenants: jobs verified, and nodes convicted by them, since this writer began. */
+  readonly verdicts: Map<string, { verified: number; convictions: number }>
   /** Jobs that ended, the latest last; bounded. */
   readonly recent: Map<JobId, JobState>
   /** Executions of jobs that ended whose late result is in their node's record: once is enough. */
@@ -62,8 +66,8 @@ export interface WriterContext extends Surroundings {
   readonly counts: Counts
   /** Opens what was sealed to the network, and seals it to a node's key. */
   reseal(sealed: Sealed, publicKey: string): Promise<Sealed>
-  /** A node of that owner lied. */
-  onConvicted(owner: string): void
+  /** It lied: its owner waits before it may add another. */
+  onConvicted(node: NodeRecord): void
   /** Something that cannot go on: the writer ends, and another begins from the store. */
   fail(error: unknown): void
 }

@@ -198,7 +198,8 @@ const checkVerdict = (
       note('results that differ agreed')
   }
   const established = agreed.some(({ standing }) => standing.established)
-  if (!alone && needed > 1 && context.anchors && !established) note('newcomers decided among themselves')
+  if (!alone && needed > 1 && context.anchors && !job.anchorWaived && !established)
+    note('newcomers decided among themselves')
   const others = new Map<string, number>()
   for (const { validity, standing, inputHash, resultHash } of round)
     if (validity === 'disagreed' && standing.established) count(others, `${inputHash} ${resultHash}`)

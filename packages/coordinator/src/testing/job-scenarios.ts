@@ -139,7 +139,8 @@ const place = (drive: Drive): void => {
     since: new Date(drive.now).toISOString(),
   }
   const hope = wanted.established || (job.auditDraw < drive.config.quorumAuditShare && job.auditWaived === undefined)
-  if (hope && job.waiting === undefined) send(drive, { type: 'waiting', waiting })
+  const withoutAnchor = wanted.established && random.chance(0.5) ? { withoutAnchor: true as const } : {}
+  if (hope && job.waiting === undefined) send(drive, { type: 'waiting', waiting, ...withoutAnchor })
   else send(drive, { type: 'deadline_passed' })
 }
 
