@@ -79,6 +79,3 @@ export const answerChallenge = (secret: Uint8Array, name: string, text: string):
     },
   }
 }
-
-/** The secret of a cluster, from the network's key, which all its coordinators have. */
-export const clusterSecretOf = (secretKey: Uint8Array): Uint8Array => hmac(secretKey, 'secret', [])
