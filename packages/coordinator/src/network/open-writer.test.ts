@@ -1,6 +1,13 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { jobHasEnded, type Lease } from '@bramble/protocol'
-import { describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, type TestContext } from 'vitest'
 import { DEFAULT_VERIFICATION } from '../core/policy.ts'
+import { memoryStore } from '../store/memory-store.ts'
+import { postgresStore } from '../store/postgres-store.ts'
+import { sqliteStore } from '../store/sqlite-store.ts'
+import type { Store } from '../store/store.ts'
 import {
   commitOf,
   ended,
@@ -13,6 +20,7 @@ import {
   testIdentity,
 } from '../testing/test-network.ts'
 import { testTime } from '../testing/test-time.ts'
+import { usePostgres } from '../testing/use-postgres.ts'
 
 const tenant = 'default'
 
@@ -24,9 +32,32 @@ const onlyLease = ({ leases }: TestWorker): Lease => {
 const codesOf = ({ frames }: TestWorker) =>
   frames.flatMap((frame) => (frame.type === 'ack' ? frame.items.map(({ error }) => error?.code) : []))
 
-describe('a network', () => {
-  it('verifies a job when two nodes of three agree, and pays their owners', async () => {
-    const test = await openTestNetwork()
+const postgres = usePostgres()
+const ends: (() => Promise<void>)[] = []
+afterEach(async () => {
+  for (const end of ends.splice(0).reverse()) await end()
+})
+
+const STORES: Record<string, (context: TestContext, now: () => number) => Promise<Store>> = {
+  memory: async (_context, now) => memoryStore({ now }),
+  SQLite: async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'bramble-network-'))
+    ends.push(async () => rmSync(directory, { recursive: true }))
+    return sqliteStore({ path: join(directory, 'network.db') })
+  },
+  PostgreSQL: async (context) => postgresStore({ url: await postgres(context).newDatabase() }),
+}
+
+describe.each(Object.keys(STORES))('a network in %s', (kind) => {
+  const open = async (context: TestContext, options: Parameters<typeof openTestNetwork>[0] = {}) => {
+    const store = await STORES[kind]?.(context, options.now ?? Date.now)
+    if (!store) throw new Error(`no store ${kind}`)
+    ends.push(() => store.close())
+    return openTestNetwork({ ...options, store })
+  }
+
+  it('verifies a job when two nodes of three agree, and pays their owners', async (context) => {
+    const test = await open(context)
     await using network = test.network
     for (let i = 0; i < 3; i++) await joinWorker(test, { answer: () => 'hi\n' })
     const { job } = await network.jobs.submit({ tenant, request: jobRequest() })
@@ -40,8 +71,8 @@ describe('a network', () => {
     expect((await network.stats()).credits).toMatchObject({ held: 0, earned: 2 })
   })
 
-  it('asks a third node when two disagree, and says who was wrong', async () => {
-    const test = await openTestNetwork()
+  it('asks a third node when two disagree, and says who was wrong', async (context) => {
+    const test = await open(context)
     await using network = test.network
     let asked = 0
     for (let i = 0; i < 3; i++) await joinWorker(test, { answer: () => (asked++ === 0 ? 'wrong' : 'right') })
@@ -52,8 +83,8 @@ describe('a network', () => {
     expect(executions.map(({ validity }) => validity).sort()).toEqual(['agreed', 'agreed', 'disagreed'])
   })
 
-  it('goes on after a crash with what it told: open jobs, leases and their tokens', async () => {
-    const test = await openTestNetwork()
+  it('goes on after a crash with what it told: open jobs, leases and their tokens', async (context) => {
+    const test = await open(context)
     const first = await joinWorker(test)
     const second = await joinWorker(test)
     const { job } = await test.network.jobs.submit({ tenant, request: jobRequest() })
@@ -76,9 +107,9 @@ describe('a network', () => {
     })
   })
 
-  it('keeps trust and balances over a checkpoint and a crash', async () => {
+  it('keeps trust and balances over a checkpoint and a crash', async (context) => {
     const time = testTime()
-    const test = await openTestNetwork({ ...time, network: { checkpointRecords: 1 } })
+    const test = await open(context, { ...time, network: { checkpointRecords: 1 } })
     for (let i = 0; i < 2; i++) await joinWorker(test, { owner: `o${i}`, answer: () => 'hi' })
     for (let i = 0; i < 5; i++) {
       const { job } = await test.network.jobs.submit({ tenant, request: jobRequest() })
@@ -95,9 +126,9 @@ describe('a network', () => {
     expect((await network.stats()).credits).toEqual({ issued: 1_000_000, held: 0, earned: 10 })
   })
 
-  it('places what a node lost elsewhere, and does not count what it says later', async () => {
+  it('places what a node lost elsewhere, and does not count what it says later', async (context) => {
     const time = testTime()
-    const test = await openTestNetwork(time)
+    const test = await open(context, time)
     await using network = test.network
     const silent = await joinWorker(test)
     const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
@@ -120,9 +151,9 @@ describe('a network', () => {
     ])
   })
 
-  it('keeps a lease that is renewed, and asks a node that is back to go on', async () => {
+  it('keeps a lease that is renewed, and asks a node that is back to go on', async (context) => {
     const time = testTime()
-    const test = await openTestNetwork(time)
+    const test = await open(context, time)
     await using network = test.network
     const worker = await joinWorker(test)
     await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
@@ -138,8 +169,8 @@ describe('a network', () => {
     expect(worker.frames.at(-1)).toMatchObject({ type: 'cancel', items: [{ reason: 'lease_lost' }] })
   })
 
-  it('refuses a result that is not what was signed, and takes a second copy of a good one once', async () => {
-    const test = await openTestNetwork()
+  it('refuses a result that is not what was signed, and takes a second copy of a good one once', async (context) => {
+    const test = await open(context)
     await using network = test.network
     const liar = await joinWorker(test)
     const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
@@ -157,8 +188,8 @@ describe('a network', () => {
     expect(await network.nodes.reputation(liar.identity.id, { limit: 10 })).toMatchObject([{ kind: 'invalid' }])
   })
 
-  it('asks again what a convicted node said alone, and says that the result was corrected', async () => {
-    const test = await openTestNetwork({ network: { verification: { ...DEFAULT_VERIFICATION, auditShare: 0 } } })
+  it('asks again what a convicted node said alone, and says that the result was corrected', async (context) => {
+    const test = await open(context, { network: { verification: { ...DEFAULT_VERIFICATION, auditShare: 0 } } })
     await using network = test.network
     const request = jobRequest({ policy: 'fast' })
     let lying = false
@@ -198,8 +229,8 @@ describe('a network', () => {
     expect((await test.store.balances()).total).toBe(0)
   })
 
-  it('shows what a job prints to those who come late, and again to nobody who has it', async () => {
-    const test = await openTestNetwork()
+  it('shows what a job prints to those who come late, and again to nobody who has it', async (context) => {
+    const test = await open(context)
     await using network = test.network
     const worker = await joinWorker(test)
     const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
@@ -220,8 +251,8 @@ describe('a network', () => {
     expect(after).toEqual(['job'])
   })
 
-  it('keeps the labels that a node was invited with, whatever it says of itself', async () => {
-    const test = await openTestNetwork()
+  it('keeps the labels that a node was invited with, whatever it says of itself', async (context) => {
+    const test = await open(context)
     await using network = test.network
     const { token } = await network.nodes.invite({
       owner: 'o',
@@ -238,9 +269,9 @@ describe('a network', () => {
     expect((await network.nodes.get(node)).report.labels).toEqual({ zone: 'a', own: 'x' })
   })
 
-  it('lets new nodes decide where no established one comes in time, and trusts none of them more for it', async () => {
+  it('lets new nodes decide where no established one comes in time, and trusts none of them more for it', async (context) => {
     const time = testTime()
-    const test = await openTestNetwork(time)
+    const test = await open(context, time)
     await using network = test.network
     const workers = [await joinWorker(test, { answer: () => 'hi' }), await joinWorker(test, { answer: () => 'hi' })]
     // Established, and always busy.
@@ -263,8 +294,8 @@ describe('a network', () => {
     for (const { identity } of workers) expect((await network.nodes.get(identity.id)).trust.agreements).toBe(0)
   })
 
-  it('lets the jobs of one tenant convict so many nodes, and no more', async () => {
-    const test = await openTestNetwork({ network: { tenantConvictions: 1, tenantConvictionShare: 0 } })
+  it('lets the jobs of one tenant convict so many nodes, and no more', async (context) => {
+    const test = await open(context, { network: { tenantConvictions: 1, tenantConvictionShare: 0 } })
     await using network = test.network
     const anchors = [await joinWorker(test, { anchor: true }), await joinWorker(test, { anchor: true })]
     const others = [await joinWorker(test, { answer: () => 'x' }), await joinWorker(test, { answer: () => 'y' })]
@@ -282,8 +313,8 @@ describe('a network', () => {
     expect(found.find(({ status }) => status === 'online')?.trust.disagreements).toBeGreaterThan(1)
   })
 
-  it('says why a job waits, and gives it to a node that comes', async () => {
-    const test = await openTestNetwork()
+  it('says why a job waits, and gives it to a node that comes', async (context) => {
+    const test = await open(context)
     await using network = test.network
     await joinWorker(test, { answer: () => 'hi' })
     const { job } = await network.jobs.submit({
@@ -295,8 +326,8 @@ describe('a network', () => {
     expect((await ended(test, job.id)).status).toBe('completed')
   })
 
-  it('repeats the answer to a request that came before, and refuses another body under its key', async () => {
-    const test = await openTestNetwork()
+  it('repeats the answer to a request that came before, and refuses another body under its key', async (context) => {
+    const test = await open(context)
     await using network = test.network
     const submit = (digest: string, of = tenant) =>
       network.jobs.submit({ tenant: of, request: jobRequest(), idempotency: { key: 'k', digest } })
@@ -312,8 +343,8 @@ describe('a network', () => {
     expect(repeated).toMatchObject({ repeated: true, job: { id: first.job.id } })
   })
 
-  it('takes no job that its tenant cannot pay, and none of a tenant that has too many', async () => {
-    const test = await openTestNetwork({ network: { grantCredits: 5, maxTenantOpenJobs: 2 } })
+  it('takes no job that its tenant cannot pay, and none of a tenant that has too many', async (context) => {
+    const test = await open(context, { network: { grantCredits: 5, maxTenantOpenJobs: 2 } })
     await using network = test.network
     const dear = jobRequest({ creditsRequired: 2 })
     await expect(network.jobs.submit({ tenant, request: dear })).rejects.toMatchObject({ code: 'insufficient_credits' })
@@ -327,8 +358,8 @@ describe('a network', () => {
     expect((await network.stats()).credits).toMatchObject({ issued: 5, held: 2 })
   })
 
-  it('gives leases to a worker that polls, at once when there are any', async () => {
-    const test = await openTestNetwork()
+  it('gives leases to a worker that polls, at once when there are any', async (context) => {
+    const test = await open(context)
     await using network = test.network
     const worker = await joinWorker(test)
     worker.session.close()
@@ -345,8 +376,8 @@ describe('a network', () => {
     expect((await network.jobs.get(job.id, tenant)).status).toBe('completed')
   })
 
-  it('takes a node by invite only, as often as it says, and each nonce once', async () => {
-    const test = await openTestNetwork()
+  it('takes a node by invite only, as often as it says, and each nonce once', async (context) => {
+    const test = await open(context)
     await using network = test.network
     const { identity } = await joinWorker(test)
     expect(await network.takeNonce(identity.id, 'n')).toBe(true)
