@@ -23,6 +23,10 @@ type Record_ =
   | ({ readonly t: 'r' } & ReputationEntry)
   | ({ readonly t: 'l' } & LedgerEntry)
 
+/** A write takes no longer. */
+const IN_FLIGHT_MS = 20
+/** From placement to the lease on its way to a node that is connected. */
+const MAX_DELIVERY_MS = 2000
 const NO_VOTE: readonly string[] = ['inconclusive', 'invalid', 'late', 'unneeded']
 
 interface NodeFacts {
@@ -82,14 +86,19 @@ export class Checker {
     this.#slackMs += ms
   }
 
-  beat(node: NodeId, running: readonly LeaseRef[]): void {
+  beat(epoch: number, node: NodeId, running: readonly LeaseRef[]): void {
+    if (epoch !== this.#epoch) return
     for (const { execution, token } of running) {
       const known = this.executions.get(execution)
-      if (known?.node === node && known.token === token) known.beatAt = this.#loop.now
+      if (known?.node !== node || known.token !== token) continue
+      // What is being written now was decided before it came.
+      if (known.beatAt !== undefined && this.#loop.now - known.beatAt > IN_FLIGHT_MS) known.beatBefore = known.beatAt
+      known.beatAt = this.#loop.now
     }
   }
 
-  sessionOpened(node: NodeId, running: readonly LeaseRef[]): void {
+  sessionOpened(epoch: number, node: NodeId, running: readonly LeaseRef[]): void {
+    if (epoch !== this.#epoch) return
     this.#reconnectedAt.set(node, this.#loop.now)
     for (const known of this.executions.values()) {
       if (known.node !== node || !isOpenModel(known)) continue
@@ -106,6 +115,11 @@ export class Checker {
       const known = this.jobs.get(state.id)
       if (!known) this.#begin(state)
       else if (state.reopened > known.state.reopened) this.#reopen(known, state.reopened)
+      // What was voided by a conviction is not in the log: the job that was written knows.
+      for (const { id, validity } of state.executions) {
+        const execution = known?.executions.get(id)
+        if (execution) execution.isVoid = NO_VOTE.includes(validity)
+      }
     }
     const states = [...batch.jobs].sort((a, b) => (a.state.logSeq ?? 0) - (b.state.logSeq ?? 0))
     let next = 0
@@ -148,10 +162,19 @@ export class Checker {
   }
 
   #record(seq: number, record: Record_): void {
-    if (record.t === 'r') return this.reputation.add(record)
-    if (record.t === 'l') return this.ledger.add({ ...record, seq })
+    if (record.t === 'r') {
+      this.reputation.add(record)
+      return
+    }
+    if (record.t === 'l') {
+      this.ledger.add({ ...record, seq })
+      return
+    }
     const job = this.jobs.get(record.j)
-    if (!job) return this.fail(`record ${seq} is of job ${record.j}, which was never written`)
+    if (!job) {
+      this.fail(`record ${seq} is of job ${record.j}, which was never written`)
+      return
+    }
     if (jobHasEnded(job.state.status))
       this.fail(`record ${seq} (${record.e.type}) is of job ${job.id}, which has ended`)
     job.lastSeq = seq
@@ -159,10 +182,16 @@ export class Checker {
   }
 
   #event(job: JobModel, event: LogEvent): void {
-    if (event.type === 'placed') return this.#placed(job, event)
+    if (event.type === 'placed') {
+      this.#placed(job, event)
+      return
+    }
     if (!('execution' in event) || event.type === 'straggling') return
     const execution = job.executions.get(event.execution)
-    if (!execution) return this.fail(`${event.type} is said of ${event.execution}, which was never placed`)
+    if (!execution) {
+      this.fail(`${event.type} is said of ${event.execution}, which was never placed`)
+      return
+    }
     if (!isOpenModel(execution) || (execution.token !== undefined && execution.token !== event.token)) return
     if (event.type === 'committed') {
       execution.ended = 'committed'
@@ -181,7 +210,10 @@ export class Checker {
     const { node } = standing
     const facts = this.#nodes.get(node)
     if (this.executions.has(id)) this.fail(`${name} is placed twice`)
-    if (!facts) return this.fail(`${name} is placed on ${node}, which never joined`)
+    if (!facts) {
+      this.fail(`${name} is placed on ${node}, which never joined`)
+      return
+    }
     for (const other of job.executions.values()) {
       const shared = isInUse(other) ? sharing(standing, other.standing, job.relaxed) : undefined
       if (shared) this.fail(`${name} is on the same ${shared} as ${other.id}`)
@@ -199,6 +231,7 @@ export class Checker {
         ended: undefined,
         resultHash: undefined,
         beatAt: undefined,
+        beatBefore: undefined,
         isForgotten: false,
         isVoid: false,
       },
@@ -236,7 +269,8 @@ export class Checker {
   }
 
   /** A lease whose node goes on saying that it is at it does not end before its time. */
-  #expired(job: JobModel, { id, node, beatAt, placedAt, isForgotten }: ExecutionModel): void {
+  #expired(job: JobModel, { id, node, beatAt: last, beatBefore, placedAt, isForgotten }: ExecutionModel): void {
+    const beatAt = last !== undefined && this.#loop.now - last < IN_FLIGHT_MS ? beatBefore : last
     if (beatAt === undefined || isForgotten || this.#suspended.has(node) || this.reputation.isConvicted(node)) return
     const now = this.#loop.now
     const hardMs = job.request.spec.resources.timeoutMs + CONFIG.timeoutMarginMs
@@ -271,7 +305,6 @@ export class Checker {
       if (known.token !== undefined && known.token !== token)
         this.fail(`${execution.id} has the tokens ${known.token} and ${token}`)
       known.token = token
-      known.isVoid = NO_VOTE.includes(execution.validity)
       const isOpen = execution.status === 'leased' || execution.status === 'running'
       if (isOpen && !isOpenModel(known)) this.fail(`${execution.id} is ${execution.status}, and had ${known.ended}`)
       if (isOpenModel(known) && !isOpen) {
@@ -284,7 +317,7 @@ export class Checker {
       this.fail(`${name} has ${state.executions.length} executions, and ${job.executions.size} were placed`)
     job.state = state
     job.lastSeq = Math.max(job.lastSeq, state.logSeq ?? 0)
-    if (state.status === 'completed' && (before.status !== 'completed'))
+    if (state.status === 'completed' && before.status !== 'completed')
       checkVerdict(job, state, {
         fail: (message) => this.fail(message),
         isSigned: (node, receipt) => isSignedBy(this.#keys.get(node), receipt),
@@ -322,8 +355,10 @@ export class Checker {
     if (kind !== 'agreed' && kind !== 'alone' && kind !== 'disagreed' && kind !== 'convicted') return
     const job = this.jobs.get(of as JobId)?.state
     const execution = job?.executions.find((each) => each.id === id)
-    if (!job || !execution || execution.standing.node !== node || job.status !== 'completed')
-      return this.fail(`${node} has an entry \`${kind}\` for ${id}, which decided nothing`)
+    if (!job || !execution || execution.standing.node !== node || job.status !== 'completed') {
+      this.fail(`${node} has an entry \`${kind}\` for ${id}, which decided nothing`)
+      return
+    }
     const agreed = job.executions.filter(({ validity }) => validity === 'agreed')
     if (kind === 'agreed' && !agreed.some(({ standing }) => standing.owner !== execution.standing.owner))
       this.fail(`${node} is said to have agreed in ${of}, with nobody else`)
@@ -364,11 +399,13 @@ export class Checker {
       }
   }
 
-  /** From time to time: no lease goes on without its node. */
-  checkLeases(hasWriter: boolean): void {
-    if (!hasWriter) return
+  /** From time to time: no lease goes on without its node, and each is sent to a node that is there. */
+  checkLeases(isThere: (node: NodeId) => boolean): void {
     const now = this.#loop.now
-    for (const { id, job: of, placedAt, beatAt } of this.open) {
+    for (const { id, job: of, node, token, placedAt, beatAt } of this.open) {
+      const reachableAt = Math.max(placedAt, this.#openedAt, this.#reconnectedAt.get(node) ?? now)
+      if (token === undefined && isThere(node) && now - reachableAt > MAX_DELIVERY_MS + this.#slackMs)
+        this.fail(`${id} of job ${of} was placed on ${node} ${now - placedAt} ms ago, which is there, and was not sent`)
       const seenAt = Math.max(placedAt, beatAt ?? 0, this.#openedAt)
       const limitMs = CONFIG.leaseMs + CONFIG.restartGraceMs + 3000 + this.#slackMs
       if (now - seenAt > limitMs)

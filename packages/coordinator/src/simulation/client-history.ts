@@ -20,7 +20,10 @@ export class ClientHistory {
 
   submitted(tenant: string, key: string | undefined, body: string, job: Job, repeated: boolean): void {
     const known = this.#checker.jobs.get(job.id)
-    if (!known) return this.#checker.fail(`job ${job.id} was acknowledged before it was durable`)
+    if (!known) {
+      this.#checker.fail(`job ${job.id} was acknowledged before it was durable`)
+      return
+    }
     if (known.tenant !== tenant) this.#checker.fail(`${tenant} was given job ${job.id} of ${known.tenant}`)
     this.acknowledged.set(job.id, tenant)
     this.seen(tenant, job)
@@ -42,7 +45,10 @@ export class ClientHistory {
   /** Of a job as it is shown. */
   seen(tenant: string, job: Job): void {
     const known = this.#checker.jobs.get(job.id)
-    if (!known) return this.#checker.fail(`job ${job.id} is shown, and is not durable`)
+    if (!known) {
+      this.#checker.fail(`job ${job.id} is shown, and is not durable`)
+      return
+    }
     if (known.tenant !== tenant) this.#checker.fail(`job ${job.id} of ${known.tenant} is shown to ${tenant}`)
     if (jobHasEnded(job.status) && known.state.status !== job.status && known.state.reopened === 0)
       this.#checker.fail(`job ${job.id} is shown as ${job.status}, and is ${known.state.status} in the store`)

@@ -22,11 +22,13 @@ export const planFaults = (world: World, nodes: readonly SimulatedNode[], coordi
     const up = random() < 0.7
     const down = !up || random() < 0.6
     world.log(() => `${node.name} cannot ${[up && 'speak', down && 'hear'].filter(Boolean).join(' and ')}`)
+    node.trouble()
     if (up) node.reaches.up = false
     if (down) node.reaches.down = false
     loop.after(between(random, 500, 12_000), () => {
       node.reaches.up = true
       node.reaches.down = true
+      node.trouble()
     })
   })
   plan('coordinatorCrashes', (random) => coordinators.crash(pick(random, ['now', 'before', 'after'] as const)))
@@ -39,6 +41,7 @@ export const planFaults = (world: World, nodes: readonly SimulatedNode[], coordi
     if (node.index < 3) return
     world.log(() => `${node.name} is suspended by hand`)
     world.checker.suspending(node.id)
+    node.trouble()
     world
       .front()
       ?.network?.nodes.suspend(node.id, 'by hand')

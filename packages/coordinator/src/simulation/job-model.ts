@@ -15,6 +15,7 @@ export interface ExecutionModel {
   resultHash: string | undefined
   /** When its own node last said that it is at it. */
   beatAt: number | undefined
+  beatBefore: number | undefined
   /** Its node came back without it: it may be taken from it. */
   isForgotten: boolean
   /** It was found not to count. */

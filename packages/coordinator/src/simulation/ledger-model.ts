@@ -38,7 +38,10 @@ export class LedgerModel {
     this.#entries.push(entry)
     if (from !== 'issuer' && this.balance(from) < 0) this.#fail(`${from} has ${this.balance(from)} after entry ${seq}`)
     if (kind !== 'pay') return
-    if (execution === undefined || job === undefined) return this.#fail(`entry ${seq} pays for nothing`)
+    if (execution === undefined || job === undefined) {
+      this.#fail(`entry ${seq} pays for nothing`)
+      return
+    }
     if (this.#paid.has(execution)) this.#fail(`${execution} is paid twice`)
     this.#paid.set(execution, to)
     this.#paidOfJob.set(job, (this.#paidOfJob.get(job) ?? 0) + amount)

@@ -51,9 +51,13 @@ export const openLink = ({ world, node, coordinator, random, running }: LinkOpti
       isOpen = false
       world.log(() => `${node.name} loses its session: ${why}`)
       coordinator.links.delete(link)
+      if (!coordinator.isDead) node.trouble()
       // The coordinator notices at once, or when nothing has come for a while.
       loop.after(random() < 0.7 ? between(random, 0, 50) : between(random, 1000, 6000), () =>
-        coordinator.run(() => session?.close()),
+        coordinator.run(() => {
+          session?.close()
+          node.trouble()
+        }),
       )
       node.disconnected(link)
     },
@@ -99,7 +103,7 @@ export const openLink = ({ world, node, coordinator, random, running }: LinkOpti
     const active = session
     if (!active || coordinator.isDead) return
     for (const each of verified(frame)) {
-      if (each.type === 'beat') checker.beat(id, each.running)
+      if (each.type === 'beat') checker.beat(coordinator.epoch, id, each.running)
       active.frame(each).catch((error: unknown) => {
         if (!(error instanceof BrambleError))
           checker.fail(`a frame of ${node.name} broke the writer: ${stackOf(error)}`)
@@ -115,7 +119,7 @@ export const openLink = ({ world, node, coordinator, random, running }: LinkOpti
   }
 
   up(() => {
-    checker.sessionOpened(id, running)
+    checker.sessionOpened(coordinator.epoch, id, running)
     coordinator.network?.session({ node: id, report, running, subnet }, deliverDown).then(
       (opened) => {
         session = opened

@@ -27,7 +27,10 @@ export class ReputationModel {
 
   add(entry: ReputationEntry): void {
     const node = this.#nodes.get(entry.node)
-    if (!node) return this.#fail(`an entry of reputation is of ${entry.node}, which never joined`)
+    if (!node) {
+      this.#fail(`an entry of reputation is of ${entry.node}, which never joined`)
+      return
+    }
     const name = `${entry.execution} ${entry.kind}`
     if (entry.execution !== undefined && ONCE.includes(entry.kind)) {
       if (this.#seen.has(name)) this.#fail(`${entry.execution} is in the record twice as \`${entry.kind}\``)

@@ -11,6 +11,7 @@ import { Gossip } from './gossip.ts'
 import { between, type Limits, scenarioOf, streamOf } from './scenario.ts'
 import { SimulatedNode } from './simulated-node.ts'
 import { startTenant } from './tenant.ts'
+import { startUsers } from './users.ts'
 import { CONFIG, type World } from './world.ts'
 
 export interface Outcome {
@@ -94,9 +95,11 @@ export const simulate = async (seed: number, options: SimulateOptions = {}): Pro
   coordinators.start()
   for (const node of nodes) loop.after(between(random, 0, 1500), () => node.start())
   for (let index = 0; index < scenario.tenants; index++) startTenant(world, history, index)
+  startUsers(world, nodes)
   planFaults(world, nodes, coordinators)
   const watch = (): void => {
-    checker.checkLeases(coordinators.front() !== undefined)
+    const isThere = (id: string): boolean => nodes.some((node) => node.id === id && node.isConnected && !node.isSlow)
+    if (coordinators.front()) checker.checkLeases(isThere)
     loop.after(1000, watch)
   }
   watch()
@@ -107,6 +110,7 @@ export const simulate = async (seed: number, options: SimulateOptions = {}): Pro
   log(() => 'the storm is over')
   coordinators.heal()
   for (const node of nodes) {
+    if (!node.reaches.up || !node.reaches.down) node.trouble()
     node.reaches.up = true
     node.reaches.down = true
     node.start()

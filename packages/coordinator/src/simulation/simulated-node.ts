@@ -47,6 +47,8 @@ export class SimulatedNode {
   readonly past: WorkerFrame[] = []
   readonly reaches = { up: true, down: true }
   isUp = false
+  /** When something happened to it that others must make up for. */
+  troubledAt = 0
   isDraining = false
   agreed = 0
   readonly #token: NodeOptions['token']
@@ -70,6 +72,7 @@ export class SimulatedNode {
     this.report = nodeReportSchema.parse({
       ...{ version: '0', cpus: 4, memoryMb: 8192, diskMb: 10_000, slots: between(this.random, 1, 4) },
       ...{ isolation: ['container'], machine, platform: 'x', speed: 100 },
+      url: `https://node-${index}.example`,
       images: [{ name: 'base', digest: `sha256:${'ba'.repeat(32)}` }],
     })
     this.key = this.#newKey()
@@ -101,6 +104,7 @@ export class SimulatedNode {
   start(): void {
     if (this.isUp) return
     this.isUp = true
+    this.trouble()
     this.world.log(() => `${this.name} starts (${this.id.slice(0, 8)}, ${this.owner}, ${this.temper})`)
     this.#connect()
   }
@@ -108,6 +112,7 @@ export class SimulatedNode {
   crash(): void {
     if (!this.isUp) return
     this.world.log(() => `${this.name} crashes`)
+    this.trouble()
     this.isUp = false
     for (const held of this.#held.values()) held.cancel()
     this.#held.clear()
@@ -117,9 +122,14 @@ export class SimulatedNode {
   drain(): void {
     if (!this.isConnected || this.isDraining) return
     this.world.log(() => `${this.name} drains`)
+    this.trouble()
     this.isDraining = true
     this.send({ type: 'drain' })
     this.#leaveWhenIdle()
+  }
+
+  trouble(): void {
+    this.troubledAt = this.world.loop.now
   }
 
   send(frame: WorkerFrame): void {
@@ -130,6 +140,7 @@ export class SimulatedNode {
   /** The network does not want it: who lies for a living comes back as somebody else. */
   suspended(): void {
     this.#isSuspended = true
+    this.trouble()
     if (this.temper !== 'patient' || this.#lives > 2) return
     this.world.loop.after(between(this.random, 500, 5000), () => {
       this.#isSuspended = false

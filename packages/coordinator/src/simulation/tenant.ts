@@ -89,7 +89,10 @@ export const startTenant = (world: World, history: ClientHistory, index: number)
     const submit = (attempt: number): void => {
       const coordinator = world.front()
       request ??= jobForm(random, `${tenant}/${number}`, loop.now)
-      if (!coordinator?.network) return again(attempt)
+      if (!coordinator?.network) {
+        again(attempt)
+        return
+      }
       const body = other && attempt === 3 ? 'another body' : 'body'
       history.submitting(tenant, key, body)
       const idempotency = key === undefined ? undefined : { key, digest: `${body} ${number}` }

@@ -31,7 +31,10 @@ export const checkVerdict = (model: JobModel, state: JobState, { fail, isSigned 
   const name = `job ${state.id}`
   const { request, verification } = state
   const canonical = state.executions.find(({ id }) => id === state.canonical)
-  if (!canonical || !verification) return fail(`${name} is completed, and nothing says by what`)
+  if (!canonical || !verification) {
+    fail(`${name} is completed, and nothing says by what`)
+    return
+  }
   if (canonical.validity !== 'agreed') fail(`${name} has the result of an execution that is \`${canonical.validity}\``)
   const agreed = state.executions.filter(({ validity, token }) => validity === 'agreed' && token > model.roundToken)
   for (const execution of agreed) {
