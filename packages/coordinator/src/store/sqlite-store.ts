@@ -45,6 +45,9 @@ const dialectOver = (database: DatabaseSync): SqliteDialect => {
   return new SqliteDialect({ database: adapted })
 }
 
+/** A process that holds the lock does not say when it ends. */
+const LOOK_AGAIN_MS = 1_000
+
 /**
  * Who writes is who holds an exclusive lock on a file beside the database: the kernel frees it with the process, so that one
  * that follows a crash need not wait (decision 13).
@@ -90,8 +93,8 @@ export const sqliteStore = async ({ path }: SqliteStoreOptions): Promise<Store> 
   let closing: Promise<void> | undefined
 
   const writerRow = () => {
-    const row = database.prepare('select epoch, name, url, until from writer').get()
-    return { epoch: Number(row?.epoch), name: String(row?.name), url: String(row?.url), until: Number(row?.until) }
+    const row = database.prepare('select epoch, name, url from writer').get()
+    return { epoch: Number(row?.epoch), name: String(row?.name), url: String(row?.url) }
   }
   const close = (): Promise<void> => {
     closing ??= (async () => {
@@ -105,29 +108,28 @@ export const sqliteStore = async ({ path }: SqliteStoreOptions): Promise<Store> 
 
   return {
     name: 'sqlite',
-    async acquire({ name, url, ttlMs }) {
-      const present = writerRow()
-      if (lock.held() || !lock.take())
-        return { held: false, name: present.name, url: present.url, leftMs: Math.max(1, present.until - Date.now()) }
-      const update = database.prepare('update writer set epoch = epoch + 1, name = ?, url = ?, until = ?')
-      update.run(name, url, Date.now() + ttlMs)
+    async acquire({ name, url }) {
+      if (lock.held() || !lock.take()) {
+        const present = writerRow()
+        return { held: false, name: present.name, url: present.url, leftMs: LOOK_AGAIN_MS }
+      }
+      database.prepare('update writer set epoch = epoch + 1, name = ?, url = ?').run(name, url)
       return { held: true, epoch: writerRow().epoch }
     },
-    async renew(epoch, ttlMs) {
-      if (closing || !lock.held() || writerRow().epoch !== epoch) return false
-      database.prepare('update writer set until = ?').run(Date.now() + ttlMs)
-      return true
-    },
+    // It lasts as long as the process: nothing is written for it, which would wait for the thread that writes.
+    renew: async (epoch) => closing === undefined && lock.held() && writerRow().epoch === epoch,
     async release(epoch) {
       if (!lock.held() || writerRow().epoch !== epoch) return
-      database.prepare('update writer set epoch = epoch + 1, until = 0').run()
+      database.prepare('update writer set epoch = epoch + 1').run()
       lock.free()
     },
     // Nobody else writes in this process, and nobody waits for it in another.
     watchWriter: () => async () => {},
     async writer() {
-      const { name, url, until } = writerRow()
-      return until > Date.now() ? { name, url } : undefined
+      const free = !lock.held() && lock.take()
+      if (free) lock.free()
+      const { name, url } = writerRow()
+      return free ? undefined : { name, url }
     },
     async append(epoch, batch) {
       if (await writer.append(epoch, rowsOf(batch))) return

@@ -15,7 +15,7 @@ export interface SqliteWriter {
 const CODES: Readonly<Record<number, 'conflict' | 'store_full'>> = { 5: 'conflict', 13: 'store_full', 19: 'conflict' }
 
 const openThread = (path: string): SqliteWriter => {
-  const thread = new Worker(new URL('./sqlite-thread.ts', import.meta.url), { workerData: { path } })
+  const thread = new Worker(new URL('./sqlite-thread.ts', import.meta.url), { workerData: { path }, execArgv: [] })
   const waiting: PromiseWithResolvers<boolean>[] = []
   let failed: BrambleError | undefined
 
