@@ -29,6 +29,8 @@ const table = (summary: ChaosSummary): string => {
   return ['| what | |', '|---|---|', ...rows.map(([name, value]) => `| ${name} | ${value} |`)].join('\n')
 }
 
+// What was started and made is taken back at the exit.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130))
 console.log(`seed ${seed}, ${minutes} minutes`)
 const summary = await runChaos({
   ...{ seed, forMs: minutes * 60_000, coordinators: 3, workers: 6, liars: 1, clients: 16 },

@@ -46,6 +46,9 @@ export const createChild = (options: ChildOptions): Child => {
       started.stderr?.pipe(output, { end: false })
       gone = once(started, 'exit')
       child = started
+      // Whatever ends the harness ends what it started.
+      const orphan = (): void => void started.kill('SIGKILL')
+      process.once('exit', orphan)
       const up = Promise.withResolvers<void>()
       let last = ''
       createInterface({ input: started.stdout as Readable }).on('line', (line) => {
@@ -56,6 +59,7 @@ export const createChild = (options: ChildOptions): Child => {
       })
       void gone.then(() => {
         if (child === started) child = undefined
+        process.off('exit', orphan)
         output.end()
         up.reject(new Error(`it ended before it was up, see ${log}: ${last.slice(0, 500)}`))
       })

@@ -1,4 +1,4 @@
-import { execFile } from 'node:child_process'
+import { execFile, execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { promisify } from 'node:util'
@@ -55,14 +55,19 @@ const hostField = (reason: string): Field => ({
 
 /** A bridge of this host, and namespaces on it (ip-netns(8)); names and addresses follow from this process. */
 const bridgeField = async (): Promise<Field> => {
+  const made: string[][] = []
   const tag = process.pid.toString(36)
   const bridge = `chaos${tag}`
   const subnet = `10.${64 + ((process.pid >> 8) & 63)}.${process.pid & 255}`
   const address = `${subnet}.1`
-  const undo = new AsyncDisposableStack()
+  /** What it made is gone, however this process ends: the links of a namespace go with it. */
+  const remove = (): void => {
+    for (const words of made.splice(0).reverse()) execFileSync('ip', words, { stdio: 'ignore' })
+  }
+  process.once('exit', remove)
   const ip = (...words: string[]) => run('ip', words)
   await ip('link', 'add', bridge, 'type', 'bridge')
-  undo.defer(() => ip('link', 'del', bridge).then(() => {}))
+  made.push(['link', 'del', bridge])
   await ip('addr', 'add', `${address}/24`, 'dev', bridge)
   await ip('link', 'set', bridge, 'up')
   let places = 0
@@ -74,7 +79,7 @@ const bridgeField = async (): Promise<Field> => {
     const own = `${subnet}.${number + 1}`
     const inside = (...words: string[]) => run('ip', ['netns', 'exec', namespace, ...words])
     await ip('netns', 'add', namespace)
-    undo.defer(() => ip('netns', 'del', namespace).then(() => {}))
+    made.push(['netns', 'del', namespace])
     await ip('link', 'add', outer, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', namespace)
     await ip('link', 'set', outer, 'master', bridge, 'up')
     await inside('ip', 'addr', 'add', `${own}/24`, 'dev', 'eth0')
@@ -100,7 +105,13 @@ const bridgeField = async (): Promise<Field> => {
       },
     }
   }
-  return { address, reason: undefined, add, [Symbol.asyncDispose]: () => undo.disposeAsync() }
+  return {
+    ...{ address, reason: undefined, add },
+    [Symbol.asyncDispose]: async () => {
+      remove()
+      process.off('exit', remove)
+    },
+  }
 }
 
 /** Namespaces where this user may make them; else everything is on this host, and nothing is cut but the way to PostgreSQL. */

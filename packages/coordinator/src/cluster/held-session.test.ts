@@ -71,6 +71,7 @@ describe('a worker’s session that outlives the writer', () => {
     const second = aWriter([ref(1), ref(2)])
     await held.reopen(second.network)
     expect(second.opened).toMatchObject([{ node: aNodeId(1), report: { version: 'second' }, subnet: '10.0.0' }])
+    expect([first.opened[0]?.since, second.opened[0]?.since]).toEqual([undefined, 's'])
     expect(second.opened[0]?.running).toEqual([ref(1), ref(2), ref(5)])
     expect(delivered.at(-1)).toEqual({ type: 'cancel', items: [{ ...ref(5), reason: 'lease_lost' }] })
     expect(delivered).not.toContainEqual(lease(ref(7)))

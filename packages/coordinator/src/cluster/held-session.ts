@@ -45,6 +45,8 @@ export const holdSession = async (options: HoldOptions): Promise<HeldSession> =>
   const unsettled = new Set<Unsettled>()
   let drained: WorkerFrame | undefined
   let session: WorkerSession | undefined
+  /** What the first writer called it. */
+  let since: string | undefined
   let ended = false
   /** Of the session that is heard: what an earlier one says comes too late. */
   let turn = 0
@@ -71,14 +73,18 @@ export const holdSession = async (options: HoldOptions): Promise<HeldSession> =>
     const mine = ++turn
     session = undefined
     const held = [...running.values()]
-    const made = await network.session({ ...command, running: held }, (frame) => {
-      if (mine === turn && !ended) take(frame)
-    })
+    const made = await network.session(
+      { ...command, running: held, ...(since !== undefined && { since }) },
+      (frame) => {
+        if (mine === turn && !ended) take(frame)
+      },
+    )
     if (mine !== turn || ended) {
       made.close()
       throw new BrambleError('not_leader', { detail: 'the writer changed while a session was opened' })
     }
     session = made
+    since ??= made.welcome.session
     const stop = stopped(held, made.welcome)
     forget(stop)
     opened(stop)
@@ -143,7 +149,8 @@ export const holdSession = async (options: HoldOptions): Promise<HeldSession> =>
       } catch (error) {
         if (ended) return
         if (isLost(error)) throw error
-        deliver({ type: 'bye', error: toBrambleError(error).toProblem() })
+        const { retryAfterMs, ...problem } = toBrambleError(error).toProblem()
+        deliver({ type: 'bye', error: problem, ...(retryAfterMs !== undefined && { retryAfterMs }) })
       }
     },
   }

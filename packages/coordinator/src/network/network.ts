@@ -112,6 +112,8 @@ export interface OpenSession {
   readonly report: NodeReport
   readonly running: readonly LeaseRef[]
   readonly subnet: string
+  /** Of a session that goes on after its writer was lost: what its first welcome called it. It does not end one that began later. */
+  readonly since?: string
 }
 
 export interface WorkerSession {

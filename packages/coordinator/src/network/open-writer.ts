@@ -107,7 +107,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     nodes: new Map(),
     leases: openLeases(),
     accounts: openAccounts(journal, now),
-    sessions: openSessions(schedule),
+    sessions: openSessions(epoch, schedule),
     subscriptions: openSubscriptions(),
     counts: { endedJobs: 0, placedExecutions: 0, verified: 0, startedAt: now() },
     reseal: async (sealed, publicKey) => seal(publicKey, await identity.open(sealed), curve),

@@ -2,7 +2,13 @@ import { BrambleError, type CoordinatorFrame, type Lease, type NodeId, type Prob
 
 /** How nodes are reached: by the stream of a session, or by the poll that waits. */
 export interface Sessions {
-  open(node: NodeId, id: string, deliver: (frame: CoordinatorFrame) => void): void
+  /** A name for a session that begins now: in the order of letters after all that began before, with whichever writer. */
+  name(): string
+  /**
+   * Ends the one that the node has. One that goes on under another writer has begun with the name `since`: it is refused
+   * (`conflict`) where the node has begun another one since then.
+   */
+  open(node: NodeId, id: string, since: string, deliver: (frame: CoordinatorFrame) => void): void
   /** True where this was the node's session, and not one that a newer replaced. */
   close(node: NodeId, id: string): boolean
   has(node: NodeId): boolean
@@ -20,16 +26,21 @@ export interface Sessions {
 
 interface Session {
   readonly id: string
+  readonly since: string
   readonly deliver: (frame: CoordinatorFrame) => void
   readonly requests: Map<number, { resolve: (value: unknown) => void; reject: (error: unknown) => void }>
   nextRequest: number
   leases: Lease[]
 }
 
-const REPLACED = new BrambleError('conflict', { detail: 'a newer session of this node took over' })
+/** A worker that is told so is one whose connections overtook each other, or one of two that have the same key. */
+const REPLACED = new BrambleError('conflict', { detail: 'a newer session of this node took over', retryAfterMs: 5_000 })
+const nameOf = (epoch: number, number: number): string =>
+  `ses_${[epoch, number].map((part) => part.toString(36).padStart(9, '0')).join('_')}`
 const gone = (): BrambleError => new BrambleError('no_node', { detail: 'the node went away', retryAfterMs: 1000 })
 
-export const openSessions = (schedule: (ms: number, work: () => void) => () => void): Sessions => {
+export const openSessions = (epoch: number, schedule: (ms: number, work: () => void) => () => void): Sessions => {
+  let names = 0
   const sessions = new Map<NodeId, Session>()
   const polls = new Map<NodeId, Set<() => void>>()
   const drop = (session: Session): void => {
@@ -40,13 +51,15 @@ export const openSessions = (schedule: (ms: number, work: () => void) => () => v
     for (const wake of polls.get(node) ?? []) wake()
   }
   return {
-    open: (node, id, deliver) => {
-      const older = sessions.get(node)
-      if (older) {
-        drop(older)
-        older.deliver({ type: 'bye', error: REPLACED.toProblem() })
+    name: () => nameOf(epoch, ++names),
+    open: (node, id, since, deliver) => {
+      const other = sessions.get(node)
+      if (other && other.since > since) throw REPLACED
+      if (other) {
+        drop(other)
+        other.deliver({ type: 'bye', error: REPLACED.toProblem(), retryAfterMs: REPLACED.retryAfterMs })
       }
-      sessions.set(node, { id, deliver, requests: new Map(), nextRequest: 1, leases: [] })
+      sessions.set(node, { id, since, deliver, requests: new Map(), nextRequest: 1, leases: [] })
     },
     close: (node, id) => {
       const session = sessions.get(node)

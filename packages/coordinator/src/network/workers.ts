@@ -6,7 +6,6 @@ import {
   type LeaseRef,
   type NodeId,
   type NodeReport,
-  newId,
   type WorkerFrame,
 } from '@bramble/protocol'
 import { checkResult } from '../core/check-result.ts'
@@ -72,10 +71,10 @@ export const openWorkerSession = async (
 ): Promise<WorkerSession> => {
   const { node, report, running, subnet } = command
   const record = activeNode(w, node)
-  const session = newId('session', { now: w.now, ...(w.random && { random: w.random }) })
+  const session = w.sessions.name()
+  w.sessions.open(node, session, command.since ?? session, deliver)
   record.subnet = subnet
   takeReport(record, report)
-  w.sessions.open(node, session, deliver)
   // A worker that drained and comes again wants work; one that an administrator drained does not get any.
   if (record.status !== 'drained') setStatus(w, record, 'online')
   seen(w, record)
