@@ -28,9 +28,9 @@ export const IMPORT_TABLE: Readonly<Record<string, PackageRule>> = {
     testImports: ['worker', 'sdk'],
   },
   worker: {
-    imports: ['protocol', 'identity', 'blobs', 'engine'],
+    imports: ['protocol', 'identity', 'engine'],
     node: true,
-    testImports: ['coordinator', 'gateway', 'runtime', 'sdk'],
+    testImports: ['blobs', 'coordinator', 'gateway', 'runtime', 'sdk'],
   },
   sdk: {
     imports: ['protocol', 'identity'],
