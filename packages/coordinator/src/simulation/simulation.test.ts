@@ -10,8 +10,11 @@ const SCRIPT = fileURLToPath(new URL('../../../../scripts/simulate.ts', import.m
 /** In a process of its own: it has a processor to itself, and sources can be mutated there. */
 const run = (...argv: string[]): Promise<{ code: number; output: string }> =>
   new Promise((resolve) => {
-    execFile(process.execPath, [SCRIPT, ...argv], { maxBuffer: 64 * 1024 * 1024, timeout: 590_000 }, (error, stdout, stderr) =>
-      resolve({ code: error ? 1 : 0, output: `${stdout}${stderr}` }),
+    execFile(
+      process.execPath,
+      [SCRIPT, ...argv],
+      { maxBuffer: 64 * 1024 * 1024, timeout: 590_000 },
+      (error, stdout, stderr) => resolve({ code: error ? 1 : 0, output: `${stdout}${stderr}` }),
     )
   })
 

@@ -22,7 +22,8 @@ export const startUsers = (world: World, nodes: readonly SimulatedNode[]): void 
           if (coordinator.isDead || coordinator.isPaused) return
           const before = home
           const known = nodes.find(({ id }) => id === before?.node)
-          if (before && known && before.node !== node && known.troubledAt < before.at)
+          const isThere = known !== undefined && !checker.reputation.isConvicted(known.id)
+          if (before && isThere && before.node !== node && known.troubledAt < before.at)
             checker.fail(`${user} was moved from ${before.node} to ${node}, and nothing had happened to the former`)
           home = { node, at: askedAt }
         },
