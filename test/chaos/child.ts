@@ -15,6 +15,8 @@ export interface ChildOptions {
   /** The part of a line by which it says that it is up. */
   readonly ready: string
   readonly onLine?: (line: string) => void
+  /** It was up, and nobody ended it. */
+  readonly onFallen: (last: string) => void
 }
 
 /** A process that is killed and started again, as what it was. */
@@ -29,9 +31,10 @@ export interface Child {
 }
 
 export const createChild = (options: ChildOptions): Child => {
-  const { place, program, args, env, log, ready, onLine } = options
+  const { place, program, args, env, log, ready, onLine, onFallen } = options
   let child: ChildProcess | undefined
   let gone: Promise<unknown> = Promise.resolve()
+  let ending = false
   return {
     get pid() {
       return child?.pid ?? 0
@@ -46,26 +49,29 @@ export const createChild = (options: ChildOptions): Child => {
       started.stderr?.pipe(output, { end: false })
       gone = once(started, 'exit')
       child = started
-      // Whatever ends the harness ends what it started.
-      const orphan = (): void => void started.kill('SIGKILL')
-      process.once('exit', orphan)
+      ending = false
+      let isUp = false
       const up = Promise.withResolvers<void>()
       let last = ''
       createInterface({ input: started.stdout as Readable }).on('line', (line) => {
         last = line
         output.write(`${line}\n`)
-        if (line.includes(ready)) up.resolve()
+        if (line.includes(ready)) {
+          isUp = true
+          up.resolve()
+        }
         onLine?.(line)
       })
       void gone.then(() => {
         if (child === started) child = undefined
-        process.off('exit', orphan)
         output.end()
+        if (isUp && !ending) onFallen(`it ended by itself, see ${log}: ${last.slice(0, 500)}`)
         up.reject(new Error(`it ended before it was up, see ${log}: ${last.slice(0, 500)}`))
       })
       await up.promise
     },
     async end(signal) {
+      ending = true
       child?.kill(signal)
       // Whoever stands still does not hear of any other signal.
       if (signal !== 'SIGKILL') child?.kill('SIGCONT')

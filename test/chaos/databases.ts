@@ -20,6 +20,7 @@ export interface Databases extends AsyncDisposable {
 export const openDatabases = async (
   field: Field,
   directory: string,
+  onFallen: (why: string) => void,
 ): Promise<Databases | { readonly skip: string }> => {
   const server = await openPostgresServer()
   if ('skip' in server) return server
@@ -34,6 +35,7 @@ export const openDatabases = async (
     args: [...args, '--appendonly', 'no', '--dir', directory],
     log: join(directory, 'redis.log'),
     ready: 'Ready to accept connections',
+    onFallen,
   })
   await redis.start().catch(async (error: unknown) => {
     await server.close()

@@ -71,16 +71,25 @@ export const openChaosNetwork = async (
   undo.defer(() => {
     if (!kept) rmSync(directory, { recursive: true, force: true })
   })
+  const children: Child[] = []
+  // Whatever ends the harness ends what it started.
+  const orphan = (): void => {
+    for (const child of children) child.signal('SIGKILL')
+  }
+  process.once('exit', orphan)
+  undo.defer(() => void process.off('exit', orphan))
   const field = undo.use(await openField())
   const databases = await openDatabases(field, directory)
   if ('skip' in databases) return databases
   undo.use(databases)
+  children.push(databases.redis)
   const apiKey = 'bramble_the-administrator-of-chaos'
   const coordinators: (CoordinatorProcess & { readonly port: number })[] = []
   for (let number = 0; number < options.coordinators; number++) {
     const opened = await openCoordinatorProcess({ ...options, field, databases, directory, apiKey, number })
     undo.use(opened.database)
     undo.defer(() => opened.end('SIGKILL'))
+    children.push(opened)
     coordinators.push(opened)
   }
   await Promise.all(coordinators.map((each) => each.start()))
@@ -98,6 +107,7 @@ export const openChaosNetwork = async (
       number,
     })
     undo.defer(() => opened.end('SIGKILL'))
+    children.push(opened)
     workers.push(opened)
   }
   await Promise.all(workers.map((each) => each.start()))

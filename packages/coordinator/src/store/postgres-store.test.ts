@@ -69,6 +69,23 @@ describe('a store in PostgreSQL', () => {
     })
   })
 
+  test('asks again what was asked when PostgreSQL was killed', async (context) => {
+    const postgres = server(context)
+    const url = await postgres.newDatabase()
+    const store = await open(url)
+    const other = new Client(url)
+    other.on('error', () => {})
+    await other.connect()
+    await other.query('begin')
+    await other.query('lock table job_counts in access exclusive mode')
+    const counts = store.countJobs()
+    const waits = "select 1 from pg_stat_activity where wait_event_type = 'Lock'"
+    await expect.poll(() => query(url, waits)).toHaveLength(1)
+    await postgres.crash()
+    await postgres.start()
+    expect(await counts).toEqual({})
+  })
+
   test('gives a lease to another when its holder did not renew it in time', async (context) => {
     const url = await server(context).newDatabase()
     const [one, two] = [await open(url), await open(url)]

@@ -63,6 +63,8 @@ export const postgresStore = async (options: PostgresStoreOptions): Promise<Stor
   const pool = new Pool({ ...clientConfig(connection), max: poolSize, idleTimeoutMillis: 30_000 })
   // A connection that breaks while nobody uses it is taken out of the pool: that is all there is to do.
   pool.on('error', () => {})
+  // Of one that breaks while it is used, the query hears; that the client says so itself, too, would end the process.
+  pool.on('connect', (client) => void client.on('error', () => {}))
   try {
     await migrate(pool)
   } catch (error) {
