@@ -25,18 +25,17 @@ export const IMPORT_TABLE: Readonly<Record<string, PackageRule>> = {
   coordinator: {
     imports: ['protocol', 'http', 'identity', 'blobs'],
     node: true,
-    testImports: ['worker', 'sdk'],
   },
   worker: {
     imports: ['protocol', 'identity', 'engine'],
     node: true,
-    testImports: ['blobs', 'coordinator', 'gateway', 'runtime', 'sdk'],
+    testImports: ['blobs', 'coordinator', 'runtime', 'sdk'],
   },
   sdk: {
     imports: ['protocol', 'identity'],
     node: false,
     nodeFolder: 'node',
-    testImports: ['gateway', 'engine', 'runtime', 'blobs', 'coordinator', 'worker'],
+    testImports: ['gateway', 'engine', 'runtime', 'worker'],
   },
   cli: {
     imports: ['protocol', 'blobs', 'runtime', 'engine', 'http', 'identity', 'gateway', 'coordinator', 'worker', 'sdk'],

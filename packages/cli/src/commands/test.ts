@@ -23,7 +23,7 @@ export default {
       .option('--no-fuzz', 'leave out the fuzz of the agent')
       .addHelpText(
         'after',
-        '\nREQUIRE_DRIVERS=oci,docker makes the tests of a runtime fail where they would be skipped.',
+        '\nREQUIRE_DRIVERS=oci,docker,postgres,redis makes tests fail that would be skipped for want of these.',
       )
       .action(async (filters: string[], options: TestOptions) => {
         using interrupted = interrupt()

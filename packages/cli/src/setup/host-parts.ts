@@ -153,7 +153,7 @@ export const HOST_PARTS: readonly HostPart[] = [
   },
   {
     name: 'redis-server',
-    use: 'tries the cache of results that nodes share',
+    use: 'tries what nodes and coordinators share by Redis',
     test: true,
     found: command('redis-server'),
     packages: { apt: ['redis-server'], dnf: ['redis'], apk: ['redis'] },

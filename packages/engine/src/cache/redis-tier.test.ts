@@ -9,6 +9,8 @@ import { CONTEXT, openTestEngine, spec, type TestEngine } from '../testing.ts'
 import { openRedisTier } from './redis-tier.ts'
 
 const installed = spawnSync('redis-server', ['--version']).status === 0
+if (!installed && process.env.REQUIRE_DRIVERS?.split(',').includes('redis'))
+  throw new Error('REQUIRE_DRIVERS names redis, and redis-server is not installed')
 
 const ends: (() => PromiseLike<void> | void)[] = []
 afterEach(async () => {
