@@ -42,6 +42,8 @@ export interface ChaosNetwork extends AsyncDisposable {
   readonly balancer: Balancer
   readonly apiKey: string
   client(): Bramble
+  /** Processes that ended by themselves, and may not. */
+  readonly fallen: readonly string[]
   /** Which processes of it there still are. */
   leftovers(): string[]
   /** Keeps its logs and data when it is closed. */
@@ -72,6 +74,7 @@ export const openChaosNetwork = async (
     if (!kept) rmSync(directory, { recursive: true, force: true })
   })
   const children: Child[] = []
+  const fallen: string[] = []
   // Whatever ends the harness ends what it started.
   const orphan = (): void => {
     for (const child of children) child.signal('SIGKILL')
@@ -79,14 +82,14 @@ export const openChaosNetwork = async (
   process.once('exit', orphan)
   undo.defer(() => void process.off('exit', orphan))
   const field = undo.use(await openField())
-  const databases = await openDatabases(field, directory)
+  const databases = await openDatabases(field, directory, (why) => fallen.push(`Redis: ${why}`))
   if ('skip' in databases) return databases
   undo.use(databases)
   children.push(databases.redis)
   const apiKey = 'bramble_the-administrator-of-chaos'
   const coordinators: (CoordinatorProcess & { readonly port: number })[] = []
   for (let number = 0; number < options.coordinators; number++) {
-    const opened = await openCoordinatorProcess({ ...options, field, databases, directory, apiKey, number })
+    const opened = await openCoordinatorProcess({ ...options, field, databases, directory, apiKey, number, fallen })
     undo.use(opened.database)
     undo.defer(() => opened.end('SIGKILL'))
     children.push(opened)
@@ -98,14 +101,8 @@ export const openChaosNetwork = async (
   const client = (): Bramble => new Bramble({ url: balancer.url, apiKey, retries: 8, requestTimeoutMs: 20_000 })
   const workers: WorkerProcess[] = []
   for (let number = 0; number < options.workers; number++) {
-    const opened = await openWorkerProcess({
-      ...options,
-      field,
-      directory,
-      url: balancer.url,
-      client: client(),
-      number,
-    })
+    const { url } = balancer
+    const opened = await openWorkerProcess({ ...options, field, directory, url, client: client(), number, fallen })
     undo.defer(() => opened.end('SIGKILL'))
     children.push(opened)
     workers.push(opened)
@@ -113,7 +110,7 @@ export const openChaosNetwork = async (
   await Promise.all(workers.map((each) => each.start()))
   const held = undo.move()
   return {
-    ...{ directory, field, databases, coordinators, workers, balancer, apiKey, client },
+    ...{ directory, field, databases, coordinators, workers, balancer, apiKey, client, fallen },
     leftovers: () =>
       hostProcesses()
         .filter(({ command }) => command.includes(directory))
@@ -131,6 +128,7 @@ interface CoordinatorOptions extends ChaosNetworkOptions {
   readonly directory: string
   readonly apiKey: string
   readonly number: number
+  readonly fallen: string[]
 }
 
 const openCoordinatorProcess = async (options: CoordinatorOptions) => {
@@ -161,6 +159,7 @@ const openCoordinatorProcess = async (options: CoordinatorOptions) => {
     },
     log: join(directory, `${name}.log`),
     ready: '"type":"ready"',
+    onFallen: (why) => options.fallen.push(`${name}: ${why}`),
     onLine: (line) => {
       if (line.includes('"this coordinator writes"')) {
         writes = true
@@ -193,6 +192,7 @@ interface WorkerOptions extends ChaosNetworkOptions {
   readonly url: string
   readonly client: Bramble
   readonly number: number
+  readonly fallen: string[]
 }
 
 const openWorkerProcess = async (options: WorkerOptions): Promise<WorkerProcess> => {
@@ -214,6 +214,10 @@ const openWorkerProcess = async (options: WorkerOptions): Promise<WorkerProcess>
     env: { CHAOS_SKEW_MS: String(skewMs) },
     log: join(directory, `${name}.log`),
     ready: '"type":"begun"',
+    // One that lied is sent away.
+    onFallen: (why) => {
+      if (honest) options.fallen.push(`${name}: ${why}`)
+    },
   })
   return {
     ...child,

@@ -70,7 +70,11 @@ export const runChaos = async (options: ChaosOptions): Promise<ChaosSummary | { 
   const jobsPerSecond = (load.ended * 1000) / (performance.now() - began)
   log(`${at()}: checking ${load.submissions.length} jobs`)
   const findings = await check(network, load.submissions)
-  const violations = [...(failure === undefined ? [] : [`a client: ${failure}`]), ...findings.violations]
+  const violations = [
+    ...(failure === undefined ? [] : [`a client: ${failure}`]),
+    ...network.fallen,
+    ...findings.violations,
+  ]
   if (violations.length > 0) network.keep()
   await network[Symbol.asyncDispose]()
   const left = network.leftovers()
