@@ -61,7 +61,9 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
     file: 'core/transition.ts',
     from: "  execution.validity = 'late'\n",
     to: "  execution.validity = 'late'\n  job.canonical = execution.id\n",
-    caughtBy: /has the result of an execution that is|is another one than the job's|without a result/,
+    // A job that is asked again shows the result that it has: so this one is shown too early as well.
+    caughtBy:
+      /has the result of an execution that is|is another one than the job's|without a result|before the verdict/,
   },
   'the audit is drawn anew for a retry': {
     file: 'core/wanted.ts',
