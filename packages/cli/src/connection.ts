@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import type { Bramble } from '@bramble/sdk'
 import type { Command } from 'commander'
 import { type CliConfig, readConfig } from './config.ts'
-import { adminKeyFile, dataDirectory } from './data-directory.ts'
+import { adminKeyFile, dataDirectory, networkDirectory } from './data-directory.ts'
 import { EXIT, ExitError } from './exit.ts'
 import { runningNode } from './node/node-file.ts'
 
@@ -26,19 +26,28 @@ export const addConnectionOptions = (command: Command): Command =>
     .option('--url <url>', 'the node to talk to (BRAMBLE_URL; default: the one that runs on this host)')
     .option('--key <key>', 'the API key (BRAMBLE_API_KEY; default: the admin key of the node on this host)')
 
+/** A host may run both; commands are of one or the other. */
+export type Kind = 'node' | 'network'
+
 /**
  * Which node is meant: the one that is named, else the one that runs on this host's data directory; undefined where there
- * is neither. The admin key of this host is shown to no other node.
+ * is neither. A network's commands mean the coordinator where both run. The admin key of this host is shown to no other node.
  */
-export const findNode = (options: ConnectionOptions, config: CliConfig = readConfig()): NodeAddress | undefined => {
+export const findNode = (
+  options: ConnectionOptions,
+  config: CliConfig = readConfig(),
+  kind: Kind = 'node',
+): NodeAddress | undefined => {
   const directory = dataDirectory(config)
-  const running = runningNode(directory)
-  const named = options.url ?? config.url
-  const url = named ?? running?.url
+  const there = [networkDirectory(directory), directory].flatMap((place) => {
+    const running = runningNode(place)
+    return running === undefined ? [] : [{ place, running }]
+  })
+  const url = options.url ?? config.url ?? there.at(kind === 'network' ? 0 : -1)?.running.url
   if (url === undefined) return undefined
-  const local = running !== undefined && sameOrigin(url, running.url)
-  const apiKey = options.key ?? config.apiKey ?? (local ? readKey(adminKeyFile(directory)) : undefined)
-  return { url, apiKey, local, sshPort: local ? running.sshPort : undefined }
+  const local = there.find(({ running }) => sameOrigin(url, running.url))
+  const apiKey = options.key ?? config.apiKey ?? (local && readKey(adminKeyFile(local.place)))
+  return { url, apiKey, local: local !== undefined, sshPort: local?.running.sshPort }
 }
 
 const sameOrigin = (left: string, right: string): boolean =>
@@ -60,12 +69,19 @@ export const clientOf = async (address: NodeAddress): Promise<Bramble> => {
 /** The client of the node that is meant. Where there is none: what to do about it. */
 export const connect = async (options: ConnectionOptions): Promise<Bramble> => clientOf(requireNode(options))
 
-export const requireNode = (options: ConnectionOptions): NodeAddress => {
-  const address = findNode(options)
+/** The same of a network. */
+export const connectNetwork = async (options: ConnectionOptions): Promise<Bramble> =>
+  clientOf(requireNode(options, 'network'))
+
+export const requireNode = (options: ConnectionOptions, kind: Kind = 'node'): NodeAddress => {
+  const config = readConfig()
+  const address = findNode(options, config, kind)
   if (address !== undefined) return address
   throw new ExitError(
     EXIT.failure,
-    `no node runs on ${dataDirectory()}`,
-    '`bramble up` starts one; `--url` or BRAMBLE_URL names another.',
+    `no ${kind} runs on ${dataDirectory(config)}`,
+    kind === 'node'
+      ? '`bramble up` starts one; `--url` or BRAMBLE_URL names another.'
+      : '`bramble up --nodes 3` or `bramble coordinator` starts one; `--url` or BRAMBLE_URL names another.',
   )
 }

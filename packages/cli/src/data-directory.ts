@@ -10,8 +10,11 @@ export const dataDirectory = (config: CliConfig = readConfig()): string => {
   return config.isRoot ? '/var/lib/bramble' : join(config.home, '.local', 'share', 'bramble')
 }
 
+/** Where a coordinator of this host keeps everything, be it one by itself or that of `up --nodes`. */
+export const networkDirectory = (directory: string): string => join(directory, 'network')
+
 /** A running node says where it is: JSON `{url, pid}`, removed when it ends; check that `pid` lives before trusting it. */
 export const nodeFile = (directory: string): string => join(directory, 'node.json')
 
-/** The admin key that the node made at its first start: one line, readable by its owner only. */
+/** The admin key that the node, or the coordinator, made at its first start: one line, readable by its owner only. */
 export const adminKeyFile = (directory: string): string => join(directory, 'admin.key')

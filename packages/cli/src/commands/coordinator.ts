@@ -1,4 +1,3 @@
-import { join } from 'node:path'
 import { pino } from 'pino'
 import type { CliCommand } from '../command.ts'
 import { type CoordinatorFlags, readCoordinatorConfig } from '../coordinator/coordinator-config.ts'
@@ -40,7 +39,7 @@ export default {
       )
       .option('--trusted-proxies <list>', 'addresses of load balancers, with commas (BRAMBLE_TRUSTED_PROXIES)')
       .option('--cors-origins <list>', 'origins of pages that may use it, with commas (BRAMBLE_CORS_ORIGINS)')
-      .option('--data-dir <path>', 'where its keys and blobs are (BRAMBLE_DATA_DIR)')
+      .option('--data-dir <path>', 'its files are in `network` below it (BRAMBLE_DATA_DIR)')
       .option('--log-level <level>', 'debug, info, warn, error or silent (default info, BRAMBLE_LOG_LEVEL)')
       .option('--json', 'JSON, which is also what a pipe gets: one line when it is up, then its log', false)
       .addHelpText('after', SECRETS)
@@ -54,7 +53,7 @@ Secrets come by the environment alone, for arguments are seen by all:
   BRAMBLE_ADMIN_KEY       an admin key to be known, in the place of one that the first start makes`
 
 const coordinator = async (options: CoordinatorOptions): Promise<void> => {
-  const config = readCoordinatorConfig(options, join(dataDirectory(), 'coordinator'))
+  const config = readCoordinatorConfig(options, dataDirectory())
   using interrupted = interrupt()
   const { signal } = interrupted
   const plain = options.json || !process.stdout.isTTY

@@ -1,6 +1,6 @@
 import type { EvidenceReport, Job, JobExecution } from '@bramble/sdk'
 import type { CliCommand } from '../command.ts'
-import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
+import { addConnectionOptions, type ConnectionOptions, connectNetwork } from '../connection.ts'
 import { EXIT, ExitError } from '../exit.ts'
 import { findJob } from '../network/find-job.ts'
 import { evidenceLines, jobLines } from '../network/job-view.ts'
@@ -35,7 +35,7 @@ export default {
 } satisfies CliCommand
 
 const get = async (ref: string, options: GetOptions): Promise<void> => {
-  const bramble = await connect(options)
+  const bramble = await connectNetwork(options)
   const { id } = await findJob(bramble, ref)
   let invalid = false
   const look = async (signal: AbortSignal): Promise<Found> => {

@@ -1,6 +1,6 @@
 import type { Job, JobStatus } from '@bramble/sdk'
 import type { CliCommand } from '../command.ts'
-import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
+import { addConnectionOptions, type ConnectionOptions, connectNetwork } from '../connection.ts'
 import { JOB_COLUMNS } from '../network/job-columns.ts'
 import { ofNetwork } from '../network/network-call.ts'
 import { addShowOptions, type ShowOptions, show } from '../network/show.ts'
@@ -35,7 +35,7 @@ export default {
 } satisfies CliCommand
 
 const list = async (options: ListOptions): Promise<void> => {
-  const bramble = await connect(options)
+  const bramble = await connectNetwork(options)
   const { limit, label } = options
   const status = options.status as JobStatus | undefined
   const look = async (signal: AbortSignal): Promise<Job[]> => {

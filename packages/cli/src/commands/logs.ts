@@ -1,6 +1,6 @@
 import type { Bramble, InstanceEvent, StreamEvent } from '@bramble/sdk'
 import type { CliCommand } from '../command.ts'
-import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
+import { addConnectionOptions, type ConnectionOptions, connect, connectNetwork } from '../connection.ts'
 import { EXIT, ExitError } from '../exit.ts'
 import { findInstance } from '../instances/find-instance.ts'
 import { followJob } from '../network/follow-job.ts'
@@ -28,7 +28,7 @@ export default {
 
 const logs = async (id: string, options: LogsOptions): Promise<void> => {
   using interrupted = interrupt()
-  const bramble = await connect(options)
+  const bramble = await (id.startsWith('job_') ? connectNetwork : connect)(options)
   const output = processOutput()
   const signal = AbortSignal.any([interrupted.signal, output.readerGone])
   try {

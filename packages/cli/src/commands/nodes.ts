@@ -1,7 +1,7 @@
 import type { NetworkNode } from '@bramble/sdk'
 import type { Command } from 'commander'
 import type { CliCommand } from '../command.ts'
-import { addConnectionOptions, type ConnectionOptions, connect, requireNode } from '../connection.ts'
+import { addConnectionOptions, type ConnectionOptions, connectNetwork, requireNode } from '../connection.ts'
 import { defined } from '../defined.ts'
 import { findNetworkNode } from '../network/find-node.ts'
 import { ofNetwork } from '../network/network-call.ts'
@@ -30,7 +30,7 @@ const MAX_PAGE = 500
 const RECORD_ENTRIES = 20
 
 const list = async (options: ListOptions): Promise<void> => {
-  const bramble = await connect(options)
+  const bramble = await connectNetwork(options)
   const { limit, label } = options
   const status = options.status as NetworkNode['status'] | undefined
   const look = async (signal: AbortSignal): Promise<NetworkNode[]> => {
@@ -48,7 +48,7 @@ const list = async (options: ListOptions): Promise<void> => {
 }
 
 const showNode = async (ref: string, options: ConnectionOptions & ShowOptions): Promise<void> => {
-  const bramble = await connect(options)
+  const bramble = await connectNetwork(options)
   const { id } = await findNetworkNode(bramble, ref)
   const look = async (signal: AbortSignal) => {
     const pages = bramble.network.reputation(id, { limit: RECORD_ENTRIES, signal }).pages()[Symbol.asyncIterator]()
@@ -61,7 +61,7 @@ const showNode = async (ref: string, options: ConnectionOptions & ShowOptions): 
 const change =
   (verb: 'drain' | 'resume') =>
   async (refs: string[], options: ConnectionOptions): Promise<void> => {
-    const bramble = await connect(options)
+    const bramble = await connectNetwork(options)
     for (const ref of refs) {
       const { id } = await findNetworkNode(bramble, ref)
       const { status } = await bramble.network[verb](id)
@@ -70,14 +70,14 @@ const change =
   }
 
 const suspend = async (ref: string, options: ConnectionOptions & { message: string }): Promise<void> => {
-  const bramble = await connect(options)
+  const bramble = await connectNetwork(options)
   const { id } = await findNetworkNode(bramble, ref)
   const { status } = await bramble.network.suspend(id, options.message)
   console.log(`${id} ${status}`)
 }
 
 const invite = async (options: InviteOptions): Promise<void> => {
-  const bramble = await connect(options)
+  const bramble = await connectNetwork(options)
   const { owner, label, anchor, ttl, maxNodes } = options
   const made = await ofNetwork(
     bramble.network.invite({ owner, ...defined({ labels: label, anchor, ttlMs: ttl, maxNodes }) }),
@@ -87,7 +87,7 @@ const invite = async (options: InviteOptions): Promise<void> => {
     // The token alone on standard output, so that `TOKEN=$(bramble nodes invite --owner ada)` works.
     const nodes = made.maxNodes === 1 ? 'one node' : `${made.maxNodes} nodes`
     process.stderr.write(`${nodes} of ${made.owner} may join until ${made.expiresAt}:\n`)
-    process.stderr.write(`  bramble worker join ${requireNode(options).url} --token <token>\n`)
+    process.stderr.write(`  bramble worker join ${requireNode(options, 'network').url} --token <token>\n`)
     console.log(made.token)
   }
 }

@@ -1,5 +1,5 @@
 import type { CliCommand } from '../command.ts'
-import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
+import { addConnectionOptions, type ConnectionOptions, connectNetwork } from '../connection.ts'
 import { ofNetwork } from '../network/network-call.ts'
 import { addShowOptions, type ShowOptions, show } from '../network/show.ts'
 import { statsLines } from '../network/stats-view.ts'
@@ -9,7 +9,7 @@ export default {
   summary: 'Show a network as a whole: jobs, nodes, what is verified a second, credits',
   configure(command) {
     addConnectionOptions(addShowOptions(command)).action(async (options: ConnectionOptions & ShowOptions) => {
-      const bramble = await connect(options)
+      const bramble = await connectNetwork(options)
       await show(options, (signal) => ofNetwork(bramble.network.stats({ signal })), statsLines)
     })
   },

@@ -1,6 +1,6 @@
 import type { Bramble, Job } from '@bramble/sdk'
 import type { CliCommand } from '../command.ts'
-import { addConnectionOptions, type ConnectionOptions, connect } from '../connection.ts'
+import { addConnectionOptions, type ConnectionOptions, connectNetwork } from '../connection.ts'
 import { EXIT, ExitError } from '../exit.ts'
 import { followJob } from '../network/follow-job.ts'
 import { exitCodeOfJob } from '../network/job-exit.ts'
@@ -42,7 +42,7 @@ const DEFAULT_TIMEOUT_MS = 60_000
 
 const submit = async (words: string[], options: SubmitOptions): Promise<void> => {
   using interrupted = interrupt()
-  const bramble = await connect(options)
+  const bramble = await connectNetwork(options)
   const request = await jobOf(bramble, words, options)
   const submitted = await ofNetwork(bramble.jobs.submit(request, { signal: interrupted.signal }))
   const waits = options.detach !== true && (options.wait === true || process.stdout.isTTY)

@@ -2,13 +2,13 @@ import { describe, expect, test } from 'vitest'
 import { type CoordinatorFlags, readCoordinatorConfig } from './coordinator-config.ts'
 
 const read = (flags: CoordinatorFlags = {}, env: Record<string, string> = {}) =>
-  readCoordinatorConfig(flags, '/data/coordinator', env)
+  readCoordinatorConfig(flags, '/data', env)
 const SECRET = { BRAMBLE_CLUSTER_SECRET: 'a secret of a cluster' }
 
 describe('the configuration of a coordinator', () => {
   test('alone on SQLite nothing has to be said', () => {
     expect(read()).toMatchObject({
-      ...{ dataDirectory: '/data/coordinator', database: '/data/coordinator/network.db' },
+      ...{ dataDirectory: '/data/network', database: '/data/network/network.db' },
       ...{ host: '127.0.0.1', port: 8090, shareMachines: false, open: false, trustedProxies: [] },
     })
   })

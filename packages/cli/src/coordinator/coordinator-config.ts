@@ -1,6 +1,7 @@
 import { join, resolve } from 'node:path'
 import { BrambleError, parse } from '@bramble/protocol'
 import { z } from 'zod'
+import { networkDirectory } from '../data-directory.ts'
 import { nodeConfigFields } from '../node/node-config.ts'
 
 const { dataDirectory, host, port, logLevel, redisUrl, objectStoreUrl, storeMaxGb, shutdownGraceMs } = nodeConfigFields
@@ -15,10 +16,12 @@ const list = z
 /** How one coordinator is set up. Flags win over the environment, the environment over the defaults. */
 const configSchema = z
   .strictObject({
-    ...{ dataDirectory, host, logLevel, redisUrl, objectStoreUrl, storeMaxGb, shutdownGraceMs },
+    /** `--data-dir`, `BRAMBLE_DATA_DIR`: its part of it. */
+    dataDirectory,
+    ...{ host, logLevel, redisUrl, objectStoreUrl, storeMaxGb, shutdownGraceMs },
     /** `--port`, `BRAMBLE_PORT`: 0 picks a free one. */
     port: port.removeDefault().default(8090),
-    /** `--database`, `BRAMBLE_DATABASE_URL`: `postgres://…`, or the path of an SQLite file. Default: `network.db` of the data directory. */
+    /** `--database`, `BRAMBLE_DATABASE_URL`: `postgres://…`, or the path of an SQLite file. Default: `network.db` of the directory. */
     database: z.string().min(1).max(4096),
     /** `BRAMBLE_CLUSTER_SECRET` only, for arguments are seen by all: the same at all coordinators of a network, which it makes one. */
     clusterSecret: z.string().min(16, 'has less than 16 characters').max(4096).optional(),
@@ -95,7 +98,7 @@ export const readCoordinatorConfig = (
   withoutSecret('--redis', flags.redis, 'BRAMBLE_REDIS_URL')
   withoutSecret('--object-store', flags.objectStore, 'BRAMBLE_OBJECT_STORE_URL')
   const given = (name: string): string | undefined => env[name] || undefined
-  const directory = resolve(flags.dataDir ?? given('BRAMBLE_DATA_DIR') ?? defaultDataDirectory)
+  const directory = networkDirectory(resolve(flags.dataDir ?? given('BRAMBLE_DATA_DIR') ?? defaultDataDirectory))
   const database = flags.database ?? given('BRAMBLE_DATABASE_URL') ?? join(directory, 'network.db')
   const flag = (value: boolean | undefined, name: string): string | undefined => (value ? 'true' : given(name))
   const wanted = {

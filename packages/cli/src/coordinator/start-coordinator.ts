@@ -9,6 +9,7 @@ import {
   DEFAULT_NETWORK,
   type FrontMetrics,
   type LeadershipEvent,
+  type Network,
   openCoordinator,
   openNetworkHere,
   openWriter,
@@ -31,6 +32,7 @@ export interface RunningCoordinator extends AsyncDisposable {
   /** The admin key of the data directory, where there is one. */
   readonly adminKey: string | undefined
   readonly networkId: string
+  readonly network: Network
   /** Whether this one writes at the moment. */
   readonly leads: boolean
   /** Sends workers elsewhere, waits for what is under way, gives the writer's lease up. */
@@ -87,6 +89,7 @@ export const startCoordinator = async (config: CoordinatorConfig, log: Logger): 
     url: coordinator.url,
     adminKey,
     networkId: key.networkId,
+    network,
     get leads() {
       return network.leads
     },

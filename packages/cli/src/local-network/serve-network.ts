@@ -1,8 +1,10 @@
-import { readFile } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { newKeyText, writeSecret } from '@bramble/http'
 import { pino } from 'pino'
-import { adminKeyFile } from '../data-directory.ts'
+import { type CoordinatorConfig, readCoordinatorConfig } from '../coordinator/coordinator-config.ts'
+import { startCoordinator } from '../coordinator/start-coordinator.ts'
+import { adminKeyFile, networkDirectory } from '../data-directory.ts'
 import { lockDataDirectory } from '../node/data-directory-lock.ts'
 import { logFileOf } from '../node/log-file.ts'
 import type { NodeConfig } from '../node/node-config.ts'
@@ -12,7 +14,6 @@ import { baseImageStep } from '../setup/base-image-step.ts'
 import { eventRecord } from '../worker/event-lines.ts'
 import { type RunningWorker, startWorker } from '../worker/start-worker.ts'
 import { runFirstJob } from './first-job.ts'
-import { openLocalCoordinator } from './local-coordinator.ts'
 import type { NetworkSummary } from './network-summary.ts'
 
 export interface ServeNetworkOptions extends Omit<ServeOptions, 'onReady'> {
@@ -34,15 +35,14 @@ export const serveNetwork = async ({ config, nodes, logTo, signal, onReady }: Se
   const logFile = logTo === 'file' ? logFileOf(dataDirectory) : undefined
   const destination = pino.destination({ dest: logFile ?? 1, mkdir: true, sync: true })
   const log = pino({ level: config.logLevel, base: undefined, timestamp: pino.stdTimeFunctions.isoTime }, destination)
-  const directory = join(dataDirectory, 'network')
+  const directory = networkDirectory(dataDirectory)
 
   await using undo = new AsyncDisposableStack()
   undo.use(lockDataDirectory(dataDirectory))
-  const adminKey = await ensureAdminKey(dataDirectory)
-  const local = undo.use(await openLocalCoordinator({ config, directory, adminKey, log }))
-  const { url } = local.coordinator
+  const adminKey = await ensureAdminKey(directory)
+  const { url, network, networkId } = undo.use(await startCoordinator(coordinatorConfigOf(config, adminKey), log))
   const invite = { owner: OWNER, labels: {}, anchor: true, ttlMs: INVITE_MS, maxNodes: nodes }
-  const { token } = await local.network.nodes.invite(invite)
+  const { token } = await network.nodes.invite(invite)
   const workers: RunningWorker[] = []
   // Together: each waits for what the others do, too.
   undo.defer(() => Promise.all(workers.map((each) => each.close({ graceMs: config.shutdownGraceMs }))).then(() => {}))
@@ -62,7 +62,7 @@ export const serveNetwork = async ({ config, nodes, logTo, signal, onReady }: Se
   })
   if (signal.aborted) return
   onReady({
-    ...{ type: 'ready', url, apiKey: adminKey, dataDirectory, pid: process.pid, network: local.networkId },
+    ...{ type: 'ready', url, apiKey: adminKey, dataDirectory, pid: process.pid, network: networkId },
     nodes: workers.map(({ node, worker }) => ({ id: worker.node, url: node.url ?? '', slots: worker.report.slots })),
     runtimes: workers[0]?.node.runtimes ?? [],
     ...{ isolated: !config.noIsolation, startedInMs, firstJob, logFile },
@@ -71,6 +71,18 @@ export const serveNetwork = async ({ config, nodes, logTo, signal, onReady }: Se
   signal.addEventListener('abort', () => asked.resolve(), { once: true })
   await asked.promise
   log.info('stopping')
+}
+
+/** As `bramble coordinator` has it, so that it can take over what is left here; on SQLite, whatever the environment says. */
+const coordinatorConfigOf = (config: NodeConfig, adminKey: string): CoordinatorConfig => {
+  const { dataDirectory, host, port, logLevel, objectStoreUrl, storeMaxGb, shutdownGraceMs } = config
+  const flags = { host, port: String(port), logLevel, shareMachines: true }
+  return readCoordinatorConfig(flags, dataDirectory, {
+    BRAMBLE_ADMIN_KEY: adminKey,
+    BRAMBLE_OBJECT_STORE_URL: objectStoreUrl,
+    BRAMBLE_STORE_MAX_GB: storeMaxGb?.toString(),
+    BRAMBLE_SHUTDOWN_GRACE_MS: String(shutdownGraceMs),
+  })
 }
 
 /** Of one of the nodes: only the coordinator is at the address that was asked for. */
@@ -97,11 +109,12 @@ const startOne = async (config: NodeConfig, { url, token, number, log, signal }:
   })
 }
 
-/** The one that a node of this directory has, or had: commands of this host find it there. */
-const ensureAdminKey = async (dataDirectory: string): Promise<string> => {
-  const file = adminKeyFile(dataDirectory)
+/** The one of the network, where it is not new: commands of this host find it there. */
+const ensureAdminKey = async (directory: string): Promise<string> => {
+  const file = adminKeyFile(directory)
   const known = (await readFile(file, 'utf8').catch(() => '')).trim()
   if (known !== '') return known
+  await mkdir(directory, { recursive: true, mode: 0o700 })
   const made = newKeyText()
   await writeSecret(file, `${made}\n`)
   return made
