@@ -107,7 +107,9 @@ const runSeeds = async (from: number, count: number, out: Output['out']): Promis
 /** Whether it is found, and for what it is. */
 const tryMutation = async (name: string, out: Output['out']): Promise<boolean> => {
   const mutated = await loadMutated(name)
-  for (let seed = 1; seed <= MUTATION_SEEDS; seed++) {
+  const first = MUTATIONS[name]?.seed
+  const seeds = Array.from({ length: MUTATION_SEEDS }, (_, index) => index + 1)
+  for (const seed of first === undefined ? seeds : [first, ...seeds]) {
     const { violations } = await mutated.simulate(seed)
     if (violations.length === 0) continue
     const isIt = violations.some((violation) => MUTATIONS[name]?.caughtBy.test(violation))

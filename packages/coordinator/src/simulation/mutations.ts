@@ -6,6 +6,8 @@ export interface Mutation {
   readonly to: string
   /** What is said of it when it is found. */
   readonly caughtBy: RegExp
+  /** Of one that is rare: a seed that found it, looked at before the others. */
+  readonly seed?: number
 }
 
 export const MUTATIONS: Readonly<Record<string, Mutation>> = {
@@ -14,6 +16,7 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
     from: 'if (epoch !== writer.epoch)\n        throw',
     to: 'if (Number.isNaN(epoch))\n        throw',
     caughtBy: /wrote while epoch|in the (log|ledger) already/,
+    seed: 337,
   },
   'a lease is renewed by another node': {
     file: 'network/workers.ts',
@@ -88,6 +91,7 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
     from: 'if (w.jobs.has(state.id) || ',
     to: 'if (!w.recent.has(state.id) || w.jobs.has(state.id) || ',
     caughtBy: /was not asked again/,
+    seed: 116,
   },
   'a heartbeat renews a lease that is over': {
     file: 'network/workers.ts',
@@ -118,6 +122,7 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
     from: 'if (session?.id !== id) return false',
     to: 'if (!session) return false',
     caughtBy: /which is there, and was not sent|shown as/,
+    seed: 154,
   },
   'users are shared out anew whenever they ask': {
     file: 'routing/sessions.ts',
@@ -148,18 +153,21 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
     from: '  else {\n    const record: JobRecord',
     to: "  else if (event.type !== 'waiting') {\n    const record: JobRecord",
     caughtBy: /token|never written|on the same node|slots|were placed/,
+    seed: 214,
   },
   'a list shows what is not durable yet': {
     file: 'network/list-jobs.ts',
     from: '  await w.outbox.durable()\n  return { items',
     to: '  return { items',
     caughtBy: /is shown/,
+    seed: 469,
   },
   'a refused result is described by its hash': {
     file: 'core/check-result.ts',
     from: "'its result is not the one whose hash its receipt signs'",
     to: "'its result has the hash '.concat(computed)",
     caughtBy: /before the verdict/,
+    seed: 345,
   },
   'a checkpoint covers what it did not write': {
     file: 'network/ticks.ts',

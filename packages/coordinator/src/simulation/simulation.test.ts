@@ -3,8 +3,8 @@ import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { simulate } from './simulate.ts'
 
-/** Seeds of one run; a night may have more. */
-const SEEDS = Number(process.env.SIMULATION_SEEDS ?? 2000)
+/** Seeds of one run; CI has thousands, and a night may have more. */
+const SEEDS = Number(process.env.SIMULATION_SEEDS ?? 500)
 const SCRIPT = fileURLToPath(new URL('../../../../scripts/simulate.ts', import.meta.url))
 
 /** In a process of its own: it has a processor to itself, and sources can be mutated there. */
