@@ -13,8 +13,17 @@ export const tick = (w: WriterContext): void => {
   const now = w.steady()
   for (const lease of w.leases.due(now)) {
     const as = lease.hardUntil <= now ? 'timeout' : 'lost'
-    const { execution, token, node } = lease
-    apply(w, lease.job, { type: 'expired', execution, token, as })
+    const { execution, token, node, job } = lease
+    apply(w, job, { type: 'expired', execution, token, as })
+    const record = as === 'lost' ? w.nodes.get(node) : undefined
+    // It said that it is alive, and nothing of what it was given to do.
+    if (record && now - (record.heardAt ?? 0) <= 2 * w.config.heartbeatMs)
+      addReputation(w, record, {
+        kind: 'timeout',
+        job,
+        execution,
+        message: 'it was there, and did not renew its lease',
+      })
     w.outbox.put(() => w.sessions.send(node, { type: 'cancel', items: [{ execution, token, reason: as }] }))
   }
   waiveAnchors(w, now)

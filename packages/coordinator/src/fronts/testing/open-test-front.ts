@@ -43,6 +43,8 @@ export interface SignedOptions {
 export interface JoinOptions {
   readonly identity?: Identity
   readonly owner?: string
+  /** Established from the start. Default false. */
+  readonly anchor?: boolean
   readonly report?: Partial<NodeReport>
 }
 
@@ -96,10 +98,10 @@ export const openTestFront = async (
       const bytes = sent.body === undefined ? null : Buffer.from(sent.body)
       return fetch(`${coordinator.url}${sent.path}`, { method, headers, body: bytes })
     },
-    join: async ({ identity = testIdentity(), owner, report } = {}) => {
+    join: async ({ identity = testIdentity(), owner, anchor = false, report } = {}) => {
       const number = ++machines
       const { token } = await network.network.nodes.invite({
-        ...{ owner: owner ?? `owner-${number}`, anchor: false, labels: {}, ttlMs: 60_000, maxNodes: 1 },
+        ...{ owner: owner ?? `owner-${number}`, anchor, labels: {}, ttlMs: 60_000, maxNodes: 1 },
       })
       const json = {
         ...{ node: identity.id, publicKey: identity.publicKey, token },
