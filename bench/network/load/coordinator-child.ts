@@ -6,14 +6,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fsStore } from '@bramble/blobs'
-import {
-  auditKeyOf,
-  createFrontMetrics,
-  DEFAULT_NETWORK,
-  openCoordinator,
-  openWriter,
-  timedStore,
-} from '@bramble/coordinator'
+import { createFrontMetrics, DEFAULT_NETWORK, openCoordinator, openWriter, timedStore } from '@bramble/coordinator'
 import { postgresStore, sqliteStore } from '@bramble/coordinator/store'
 import { createIdentity, generateSecretKey } from '@bramble/identity'
 import { wasmCurve } from '@bramble/identity/node'
@@ -31,7 +24,7 @@ const claim = await store.acquire({ name: 'bench', url: 'http://127.0.0.1:1', tt
 if (!claim.held) throw new Error(`${claim.name} writes already`)
 const blobs = await fsStore({ directory: join(dataDirectory, 'blobs') })
 const network = await openWriter({
-  ...{ store, identity, epoch: claim.epoch, auditKey: auditKeyOf(secret) },
+  ...{ store, identity, epoch: claim.epoch, auditKey: secret },
   // All workers are on this machine, and of one subnet; jobs of tens of minutes are submitted in one.
   config: {
     ...DEFAULT_NETWORK,

@@ -3,7 +3,6 @@ export {
   type Authenticator,
   bearerOf,
   type Caller,
-  isDirectLoopback,
   keyAuthenticator,
   keyTextOf,
   mayDo,
@@ -23,7 +22,7 @@ export { hostInUrl, isLoopback } from './loopback.ts'
 export { isOriginAllowed } from './origin.ts'
 export { paginate } from './paginate.ts'
 export { clientErrorResponse, presentable } from './problems.ts'
-export { type RateState, type TokenBucket, tokenBucket } from './rate-limit.ts'
+export { type TokenBucket, tokenBucket } from './rate-limit.ts'
 export { parseJson } from './read-body.ts'
 export { boundedBytes, drainBriefly, receiveBytes } from './receive-bytes.ts'
 export { isUpload } from './register-routes.ts'

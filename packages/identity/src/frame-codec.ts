@@ -23,7 +23,7 @@ export type Side = 'worker' | 'coordinator'
 /** The code of a frame: HMAC-SHA-256 over the sender's side, the frame's number (64 bits) and its text; 16 bytes in base64url. */
 export type FrameCode = (prefix: Uint8Array, text: string) => string
 
-export const CODE_CHARS = 22
+const CODE_CHARS = 22
 
 /** Equal, found in a time that does not tell how much of it is. */
 const sameCode = (left: string, right: string): boolean => {

@@ -9,7 +9,6 @@ import {
   nodeIdOf,
   seal,
   toHex,
-  verifyReceipt,
   verifyReceipts,
   verifySignature,
 } from './index.ts'
@@ -43,6 +42,9 @@ const only = (signed: SignedReceipt[]): SignedReceipt => {
   if (first === undefined) throw new Error('nothing was signed')
   return first
 }
+
+const verifyReceipt = (signed: SignedReceipt, publicKey: string, curve: Curve): boolean =>
+  verifyReceipts([{ signed, publicKey }], curve)[0] === true
 
 /** The other form of a signature: -s, with the recovery id that goes with it. */
 const otherForm = (signature: string): string => {

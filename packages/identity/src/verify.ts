@@ -59,10 +59,6 @@ export const verifyReceipts = (receipts: readonly ReceiptOfSigner[], curve: Curv
   })
 }
 
-/** Whether the holder of that key signed that receipt, and is the node that it names. */
-export const verifyReceipt = (signed: SignedReceipt, publicKey: string, curve: Curve): boolean =>
-  verifyReceipts([{ signed, publicKey }], curve)[0] === true
-
 /** One receipt is signed by itself; several are, by their root, up to 65,536. */
 export const signReceipts = (receipts: readonly Receipt[], sign: (digest: Uint8Array) => string): SignedReceipt[] => {
   const leaves = receipts.map(receiptDigest)

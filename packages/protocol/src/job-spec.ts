@@ -15,7 +15,6 @@ export const jobStatusSchema = z.enum([
   'no_consensus',
 ])
 export type JobStatus = z.infer<typeof jobStatusSchema>
-export const ENDED_JOB_STATUSES: readonly JobStatus[] = ['completed', 'failed', 'cancelled', 'no_consensus']
 
 /**
  * How many nodes are asked. `quorum`: `consensus` of them must agree, always. `fast`: one that has agreed often enough
@@ -23,7 +22,6 @@ export const ENDED_JOB_STATUSES: readonly JobStatus[] = ['completed', 'failed', 
  * until the agreeing ones are credible to `confidence`.
  */
 export const jobPolicySchema = z.enum(['quorum', 'fast', 'paranoid'])
-export type JobPolicy = z.infer<typeof jobPolicySchema>
 
 /**
  * When two results are the same. `exact`: equal result hashes. `fuzzy`: equal exit codes, and standard output that is
@@ -61,7 +59,6 @@ export const placementSchema = z.strictObject({
   /** Default all three. What is left out may be shared, and the job then says `diversity: "relaxed"`. */
   distinct: z.array(distinctSchema).max(3).optional(),
 })
-export type PlacementRequest = z.output<typeof placementSchema>
 
 /** Bytes that only the nodes of a job may read: sealed to the network's key by the client (`sealInputs` of the SDK). */
 export const sealedSchema = z.strictObject({
@@ -78,7 +75,6 @@ export const sealedInputsSchema = z.strictObject({
   files: executionSpecSchema.shape.files,
   stdin: executionSpecSchema.shape.stdin,
 })
-export type SealedInputs = z.output<typeof sealedInputsSchema>
 
 const jobFields = {
   name: z.string().min(1).max(128).optional(),

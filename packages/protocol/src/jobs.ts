@@ -119,7 +119,6 @@ export const jobExecutionStatusSchema = z.enum([
   'disagreed',
   'cancelled',
 ])
-export type JobExecutionStatus = z.infer<typeof jobExecutionStatusSchema>
 
 /** How an execution counted: `late` came after its lease or the verdict; `unneeded` was cancelled by it. */
 export const validitySchema = z.enum([

@@ -146,4 +146,3 @@ export const workerResultSchema = z.strictObject({
   commits: z.array(commitSchema).max(256).default([]),
   failures: z.array(failureSchema).max(256).default([]),
 })
-export type WorkerResult = z.output<typeof workerResultSchema>

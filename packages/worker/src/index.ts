@@ -1,7 +1,6 @@
 export type { NetworkInstances } from './instances/network-instances.ts'
 export * from './node/open-worker.ts'
-export type { JoinedNetwork } from './session/file-pin.ts'
 export { networkClock } from './session/network-clock.ts'
 export { openSession } from './session/open-session.ts'
 export type * from './session/session.ts'
-export { type SignedRequests, signedRequests } from './session/signed-requests.ts'
+export { signedRequests } from './session/signed-requests.ts'

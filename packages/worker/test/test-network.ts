@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { memoryStore } from '@bramble/blobs'
 import {
-  auditKeyOf,
   type Coordinator,
   DEFAULT_NETWORK,
   type Network,
@@ -42,7 +41,7 @@ export const openTestNetwork = async (config: Partial<NetworkConfig> = {}): Prom
   const version = '0.0.0'
   const network = undo.use(
     await openWriter({
-      ...{ store, epoch: claim.epoch, identity, auditKey: auditKeyOf(secret) },
+      ...{ store, epoch: claim.epoch, identity, auditKey: secret },
       // All of them are on this machine.
       config: { ...DEFAULT_NETWORK, network: networkId, version, distinct: ['owner'], ...config },
     }),

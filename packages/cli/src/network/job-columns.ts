@@ -16,7 +16,7 @@ export const JOB_STYLES: Readonly<Record<JobStatus, Style>> = {
   no_consensus: 'red',
 }
 
-export const VALIDITY_STYLES: Readonly<Record<JobExecution['validity'], Style>> = {
+const VALIDITY_STYLES: Readonly<Record<JobExecution['validity'], Style>> = {
   undecided: 'cyan',
   agreed: 'green',
   disagreed: 'red',
@@ -35,7 +35,7 @@ export const resultText = ({ result }: Pick<Job, 'result'>): string => {
 }
 
 /** `2 of 2` once there is a verdict, before it what it takes. */
-export const agreementText = ({ verification, consensus, redundancy }: Job): string =>
+const agreementText = ({ verification, consensus, redundancy }: Job): string =>
   verification === undefined
     ? `${consensus} of ${redundancy} needed`
     : `${verification.agreed} of ${verification.needed}`

@@ -40,7 +40,7 @@ export interface TrustConfig {
   }
 }
 
-export const DEFAULT_TRUST: TrustConfig = {
+const DEFAULT_TRUST: TrustConfig = {
   forgetting: 0.99,
   wrongWeight: 20,
   invalidWeight: 3,

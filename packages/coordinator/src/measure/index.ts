@@ -1,2 +1,2 @@
-export { ATTACKS, type Attack } from './attacks.ts'
+export { ATTACKS } from './attacks.ts'
 export { type Measured, measurePolicy, POLICIES, type Policy } from './policies.ts'

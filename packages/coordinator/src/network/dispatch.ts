@@ -91,7 +91,7 @@ export const leaseMessage = (w: WriterContext, job: JobState, lease: HeldLease):
 })
 
 /** Opened with the network's key, and sealed to the node's: only nodes that a job was placed on can read its secrets. */
-export const sealedFor = async (w: WriterContext, node: NodeId, sealed: NonNullable<Lease['sealedInputs']>) => {
+const sealedFor = async (w: WriterContext, node: NodeId, sealed: NonNullable<Lease['sealedInputs']>) => {
   const record = w.nodes.get(node)
   if (!record) throw new BrambleError('not_found', { detail: `there is no node \`${node}\`` })
   return w.reseal(sealed, record.publicKey)

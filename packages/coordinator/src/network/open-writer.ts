@@ -1,4 +1,4 @@
-import { createHash, createSecretKey } from 'node:crypto'
+import { createSecretKey } from 'node:crypto'
 import { type Identity, seal } from '@bramble/identity'
 import { wasmCurve } from '@bramble/identity/node'
 import { BrambleError, type Job, type JobId, jobHasEnded, type NodeId } from '@bramble/protocol'
@@ -278,7 +278,3 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     [Symbol.asyncDispose]: close,
   }
 }
-
-/** What only the network's key knows: audits cannot be foretold without it. */
-export const auditKeyOf = (secretKey: Uint8Array): Uint8Array =>
-  createHash('sha256').update('bramble/audit/1').update(secretKey).digest()

@@ -28,7 +28,7 @@ interface Evidence {
 
 const NOTHING: Evidence = { good: 0, bad: 0 }
 
-export const newTrust = ({ score }: TrustConfig): TrustState => ({
+const newTrust = ({ score }: TrustConfig): TrustState => ({
   correct: NOTHING,
   available: NOTHING,
   relativeTime: 1,

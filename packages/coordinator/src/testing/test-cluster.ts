@@ -6,7 +6,7 @@ import { wasmCurve } from '@bramble/identity/node'
 import type { LeadershipEvent } from '../cluster/leadership.ts'
 import { type NetworkHere, openNetworkHere } from '../cluster/network-here.ts'
 import { DEFAULT_NETWORK } from '../network/config.ts'
-import { auditKeyOf, openWriter } from '../network/open-writer.ts'
+import { openWriter } from '../network/open-writer.ts'
 import type { Store } from '../store/store.ts'
 
 /** One of several coordinators of a network, in this process, with real sockets between them. */
@@ -84,8 +84,7 @@ export const openTestCluster = (options: TestClusterOptions): TestCluster => {
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`
     const network = openNetworkHere({
       ...{ store, name, ttlMs, url, secret: options.secretOf?.(name) ?? secret },
-      openWriter: ({ epoch, onFail }) =>
-        openWriter({ store, epoch, config, identity, auditKey: auditKeyOf(secretKey), onFail }),
+      openWriter: ({ epoch, onFail }) => openWriter({ store, epoch, config, identity, auditKey: secretKey, onFail }),
       ...(redisUrl !== undefined && { redisUrl }),
       log: (event) => events.push(event),
     })

@@ -14,7 +14,7 @@ import {
 } from '@bramble/protocol'
 import { DEFAULT_NETWORK, type NetworkConfig } from '../network/config.ts'
 import type { Network, WorkerSession } from '../network/network.ts'
-import { auditKeyOf, openWriter, type WriterOptions } from '../network/open-writer.ts'
+import { openWriter, type WriterOptions } from '../network/open-writer.ts'
 import { memoryStore } from '../store/memory-store.ts'
 import type { Store } from '../store/store.ts'
 
@@ -43,7 +43,7 @@ export const openTestNetwork = async (
   const claim = await store.acquire({ name: 'test', url: 'http://127.0.0.1:1', ttlMs: 3_600_000 })
   if (!claim.held) throw new Error('someone else writes')
   const network = await openWriter({
-    auditKey: auditKeyOf(secret),
+    auditKey: secret,
     ...more,
     store,
     epoch: claim.epoch,
