@@ -127,10 +127,10 @@ export const holdSession = async (options: HoldOptions): Promise<HeldSession> =>
         say(said)
         return said.promise
       },
-      close() {
+      close(how) {
         if (ended) return
         ended = true
-        session?.close()
+        session?.close(how)
         for (const said of [...unsettled]) settle(said)
         onClosed()
       },

@@ -13,7 +13,7 @@ export type Asked =
   /** The answer is the session's `welcome`. */
   | { readonly t: 'open'; readonly id: number; readonly session: number; readonly command: OpenSession }
   | { readonly t: 'frame'; readonly id: number; readonly session: number; readonly frame: WorkerFrame }
-  | { readonly t: 'close'; readonly session: number }
+  | { readonly t: 'close'; readonly session: number; readonly broken?: boolean }
 
 export type Answered =
   /** The call ended: well, or not. */

@@ -90,6 +90,7 @@ const serve = (ws: WebSocket, key: Uint8Array, network: Network): void => {
     message: (asked) => take(asked),
     closed: () => {
       for (const { ended } of calls.values()) ended.abort()
+      // That coordinator is gone; its workers are there, and find another.
       for (const session of sessions.values()) closeWhenOpen(session)
       sessions.clear()
     },
@@ -141,10 +142,10 @@ const serve = (ws: WebSocket, key: Uint8Array, network: Network): void => {
     throw new BrambleError('not_found', { detail: 'there is no such session on this link' })
   }
 
-  const closeSession = (session: number): void => {
+  const closeSession = ({ session, broken = false }: Extract<Asked, { t: 'close' }>): void => {
     const opening = sessions.get(session)
     sessions.delete(session)
-    if (opening) closeWhenOpen(opening)
+    if (opening) closeWhenOpen(opening, { broken })
   }
 
   const take = (asked: Asked): void => {
@@ -175,7 +176,7 @@ const serve = (ws: WebSocket, key: Uint8Array, network: Network): void => {
         answer(asked.id, async () => (await sessionOf(asked.session)).frame(asked.frame))
         break
       case 'close':
-        closeSession(asked.session)
+        closeSession(asked)
         break
       default:
         asked satisfies never
@@ -183,9 +184,9 @@ const serve = (ws: WebSocket, key: Uint8Array, network: Network): void => {
   }
 }
 
-const closeWhenOpen = (opening: Promise<WorkerSession>): void => {
+const closeWhenOpen = (opening: Promise<WorkerSession>, how?: { readonly broken: boolean }): void => {
   opening.then(
-    (session) => session.close(),
+    (session) => session.close(how),
     () => {},
   )
 }

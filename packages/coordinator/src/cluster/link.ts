@@ -148,8 +148,8 @@ export const openLink = async (options: LinkOptions): Promise<Network> => {
           frame: async (frame) => {
             await ask((id) => ({ t: 'frame', id, session, frame }))
           },
-          close: () => {
-            if (sessions.delete(session)) channel.send({ t: 'close', session })
+          close: (how) => {
+            if (sessions.delete(session)) channel.send({ t: 'close', session, ...how })
           },
         }
       } catch (error) {

@@ -10,6 +10,8 @@ export interface NetworkConfig {
   readonly verification: VerificationConfig
   /** How long an execution is a worker's without a renewal. */
   readonly leaseMs: number
+  /** How long its executions are a worker's whose connection broke off: it comes back within it, or its process is gone. */
+  readonly reconnectMs: number
   /** How often a worker says that it is alive, and what it is at. */
   readonly heartbeatMs: number
   /** Added to every lease after a restart, on top of `leaseMs`: workers need time to come back. */
@@ -51,6 +53,7 @@ export interface NetworkConfig {
 export const DEFAULT_NETWORK: Omit<NetworkConfig, 'network' | 'version'> = {
   verification: DEFAULT_VERIFICATION,
   leaseMs: 20_000,
+  reconnectMs: 5_000,
   heartbeatMs: 6_000,
   restartGraceMs: 30_000,
   silentMs: 120_000,

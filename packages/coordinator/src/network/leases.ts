@@ -9,6 +9,8 @@ export interface HeldLease extends LeaseRef {
   until: number
   /** It ends here in any case. */
   hardUntil: number
+  /** Its worker's connection broke off, and it did not come back yet. */
+  brokenOff?: boolean
   started: boolean
   startedAt?: number
   /** Of its job: what is expected to take equally long. */

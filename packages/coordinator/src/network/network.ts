@@ -120,8 +120,11 @@ export interface WorkerSession {
   readonly welcome: Welcome
   /** In the order in which they came; resolves when what it says is durable. Commits' receipts are verified already. */
   frame(frame: WorkerFrame): Promise<void>
-  /** The connection is gone. */
-  close(): void
+  /**
+   * The connection is gone. `broken`: without a word, as when the worker's process dies. It has `reconnectMs` to come back; else
+   * what it runs is its own until the lease ends.
+   */
+  close(how?: { readonly broken: boolean }): void
 }
 
 export interface Acknowledgement extends LeaseRef {

@@ -13,9 +13,9 @@ export const tick = (w: WriterContext): void => {
   const now = w.steady()
   for (const lease of w.leases.due(now)) {
     const as = lease.hardUntil <= now ? 'timeout' : 'lost'
-    const { execution, token, node, job } = lease
+    const { execution, token, node, job, brokenOff } = lease
     apply(w, job, { type: 'expired', execution, token, as })
-    const record = as === 'lost' ? w.nodes.get(node) : undefined
+    const record = as === 'lost' && !brokenOff ? w.nodes.get(node) : undefined
     // It said that it is alive, and nothing of what it was given to do.
     if (record && now - (record.heardAt ?? 0) <= 2 * w.config.heartbeatMs)
       addReputation(w, record, {

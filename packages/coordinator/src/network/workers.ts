@@ -44,22 +44,28 @@ const setReport = (w: WriterContext, record: NodeRecord, report: NodeReport): vo
   updateTable(w, record)
 }
 
+const extend = (w: WriterContext, lease: HeldLease): void => {
+  lease.until = w.steady() + w.config.leaseMs
+  lease.brokenOff = false
+}
+
 /** Of what a worker holds: what it is to go on with. What it holds no more is given to it again, or to another. */
 const reconcile = (w: WriterContext, node: NodeId, running: readonly LeaseRef[]): LeaseRef[] => {
   const keep: LeaseRef[] = []
-  const until = w.steady() + w.config.leaseMs
   const held = new Set<string>()
   for (const { execution, token } of running) {
     const lease = w.leases.find({ execution, token })
     if (lease?.node !== node) continue
-    lease.until = until
+    extend(w, lease)
     held.add(execution)
     keep.push({ execution, token })
   }
   for (const lease of w.leases.of(node)) {
     if (held.has(lease.execution)) continue
-    if (!lease.started) w.outbox.put(() => send(w, lease))
-    else apply(w, lease.job, { type: 'expired', execution: lease.execution, token: lease.token, as: 'lost' })
+    if (!lease.started) {
+      extend(w, lease)
+      w.outbox.put(() => send(w, lease))
+    } else apply(w, lease.job, { type: 'expired', execution: lease.execution, token: lease.token, as: 'lost' })
   }
   return keep
 }
@@ -90,15 +96,21 @@ export const openWorkerSession = async (
       if (!open) return
       await takeFrame(w, node, frame)
     },
-    close: () => {
+    close: (how) => {
       if (!open) return
       open = false
-      if (w.sessions.close(node, session)) sessionClosed(w, record)
+      if (w.sessions.close(node, session)) sessionClosed(w, record, how?.broken === true)
     },
   }
 }
 
-const sessionClosed = (w: WriterContext, record: NodeRecord): void => {
+const sessionClosed = (w: WriterContext, record: NodeRecord, broken: boolean): void => {
+  const until = w.steady() + w.config.reconnectMs
+  if (broken)
+    for (const lease of w.leases.of(record.id)) {
+      lease.brokenOff = true
+      lease.until = Math.min(lease.until, until)
+    }
   if (record.status === 'draining' && w.leases.countOf(record.id) === 0) setStatus(w, record, 'offline')
   else if (record.status === 'online' || record.status === 'draining') setStatus(w, record, 'suspect')
 }
@@ -146,13 +158,12 @@ const beat = (
   node: NodeId,
   running: readonly (LeaseRef & { progress?: number | undefined })[],
 ): void => {
-  const until = w.steady() + w.config.leaseMs
   const renewed: LeaseRef[] = []
   const stop: (LeaseRef & { reason: string })[] = []
   for (const { execution, token, progress } of running) {
     const lease = w.leases.find({ execution, token })
     if (lease?.node === node) {
-      lease.until = until
+      extend(w, lease)
       if (progress !== undefined) lease.progress = progress
       renewed.push({ execution, token })
     } else stop.push({ execution, token, reason: 'lease_lost' })
@@ -247,11 +258,10 @@ export const heartbeat = async (
   const record = activeNode(w, node)
   if (report) setReport(w, record, report)
   seen(w, record)
-  const until = w.steady() + w.config.leaseMs
   const keep = running.filter((ref) => {
     const lease = w.leases.find(ref)
     if (lease?.node !== node) return false
-    lease.until = until
+    extend(w, lease)
     return true
   })
   pump(w)
@@ -287,7 +297,7 @@ export const renew = async (w: WriterContext, node: NodeId, ref: LeaseRef): Prom
   const lease = w.leases.find(ref)
   if (lease?.node !== node)
     throw new BrambleError('lease_lost', { detail: 'the execution is not this node’s any more' })
-  lease.until = w.steady() + w.config.leaseMs
+  extend(w, lease)
   started(w, node, ref)
   return { leaseMs: w.config.leaseMs }
 }

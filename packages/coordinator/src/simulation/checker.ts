@@ -50,6 +50,9 @@ export class Checker {
   readonly #nodes = new Map<NodeId, NodeFacts>()
   readonly #suspended = new Set<NodeId>()
   readonly #reconnectedAt = new Map<NodeId, number>()
+  readonly #links = new Map<NodeId, object>()
+  /** When the connection of a node broke off that did not come back yet, as the coordinator noticed it. */
+  readonly #brokenAt = new Map<NodeId, number>()
   #epoch = 0
   #openedAt = 0
   /** Leases may last so much longer: the clock was moved, or nobody watched it. */
@@ -80,6 +83,7 @@ export class Checker {
 
   writerOpened(): void {
     this.#openedAt = this.#loop.now
+    this.#brokenAt.clear()
   }
 
   clockMoved(ms: number): void {
@@ -97,14 +101,21 @@ export class Checker {
     }
   }
 
-  sessionOpened(epoch: number, node: NodeId, running: readonly LeaseRef[]): void {
+  sessionOpened(epoch: number, node: NodeId, running: readonly LeaseRef[], link: object): void {
     if (epoch !== this.#epoch) return
+    this.#links.set(node, link)
     this.#reconnectedAt.set(node, this.#loop.now)
+    this.#brokenAt.delete(node)
     for (const known of this.executions.values()) {
       if (known.node !== node || !isOpenModel(known)) continue
       if (running.some(({ execution }) => execution === known.id)) known.beatAt = this.#loop.now
       else known.isForgotten = true
     }
+  }
+
+  /** Nothing follows for a link that a newer one replaced. */
+  sessionBroken(epoch: number, node: NodeId, link: object): void {
+    if (epoch === this.#epoch && this.#links.get(node) === link) this.#brokenAt.set(node, this.#loop.now)
   }
 
   /** Written, all of it. */
@@ -275,7 +286,8 @@ export class Checker {
     const now = this.#loop.now
     const hardMs = job.request.spec.resources.timeoutMs + CONFIG.timeoutMarginMs
     const isRecent = now - beatAt < CONFIG.leaseMs * 0.6 && now - (this.#reconnectedAt.get(node) ?? 0) > 100
-    if (isRecent && now - placedAt < hardMs * 0.9)
+    const brokenMs = now - (this.#brokenAt.get(node) ?? now)
+    if (isRecent && brokenMs < CONFIG.reconnectMs * 0.9 && now - placedAt < hardMs * 0.9)
       this.fail(
         `the lease of ${id} ended ${now - beatAt} ms after ${node} renewed it, ${now - placedAt} ms after it was placed`,
       )

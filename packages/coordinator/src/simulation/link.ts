@@ -55,7 +55,7 @@ export const openLink = ({ world, node, coordinator, random, running }: LinkOpti
       // The coordinator notices at once, or when nothing has come for a while.
       loop.after(random() < 0.7 ? between(random, 0, 50) : between(random, 1000, 6000), () =>
         coordinator.run(() => {
-          session?.close()
+          if (session) broke(session)
           node.trouble()
         }),
       )
@@ -63,6 +63,11 @@ export const openLink = ({ world, node, coordinator, random, running }: LinkOpti
     },
   }
   coordinator.links.add(link)
+
+  const broke = (closing: WorkerSession): void => {
+    checker.sessionBroken(coordinator.epoch, id, link)
+    closing.close({ broken: true })
+  }
 
   const up = (work: () => void): void => {
     upAt = Math.max(upAt, loop.now + lag())
@@ -119,11 +124,11 @@ export const openLink = ({ world, node, coordinator, random, running }: LinkOpti
   }
 
   up(() => {
-    checker.sessionOpened(coordinator.epoch, id, running)
+    checker.sessionOpened(coordinator.epoch, id, running, link)
     coordinator.network?.session({ node: id, report, running, subnet }, deliverDown).then(
       (opened) => {
         session = opened
-        if (!isOpen) coordinator.run(() => opened.close())
+        if (!isOpen) coordinator.run(() => broke(opened))
         else down(() => node.welcome(opened.welcome, link))
       },
       (error: unknown) => {

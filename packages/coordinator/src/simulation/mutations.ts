@@ -20,8 +20,8 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
   },
   'a lease is renewed by another node': {
     file: 'network/workers.ts',
-    from: 'if (lease?.node === node) {\n      lease.until = until\n      if (progress',
-    to: 'if (lease) {\n      lease.until = until\n      if (progress',
+    from: 'if (lease?.node === node) {\n      extend(w, lease)\n      if (progress',
+    to: 'if (lease) {\n      extend(w, lease)\n      if (progress',
     caughtBy: /renewed for .* which has not got it/,
   },
   'a job is acknowledged before it is durable': {
@@ -121,8 +121,8 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
     file: 'network/sessions.ts',
     from: 'if (session?.id !== id) return false',
     to: 'if (!session) return false',
-    caughtBy: /which is there, and was not sent|shown as/,
-    seed: 154,
+    caughtBy: /the lease of .* ended|which is there, and was not sent|shown as/,
+    seed: 125,
   },
   'users are shared out anew whenever they ask': {
     file: 'routing/sessions.ts',

@@ -36,6 +36,7 @@ export const CONFIG: NetworkConfig = {
     settlementMs: 3_600_000,
   },
   leaseMs: 6000,
+  reconnectMs: 1500,
   heartbeatMs: 2000,
   restartGraceMs: 4000,
   silentMs: 20_000,

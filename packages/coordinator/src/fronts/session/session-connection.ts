@@ -110,9 +110,11 @@ export class SessionConnection {
 
   #closed(): void {
     const opening = this.#phase === 'opening'
+    // After a word of parting the worker is there, and comes back at its own time.
+    const broken = this.#phase === 'open'
     this.#phase = 'ended'
     this.#pace.stop()
-    this.#session?.close()
+    this.#session?.close({ broken })
     this.#session = undefined
     this.#options.ended(this.#reason, opening)
   }
