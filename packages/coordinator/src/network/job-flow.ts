@@ -5,9 +5,9 @@ import { shapeOf } from '../placement/shape.ts'
 import { kindOf } from '../placement/stragglers.ts'
 import type { StoredJob } from '../store/store.ts'
 import { chooseRequestOf } from './choose-request.ts'
-import { cancelLease, pump } from './dispatch.ts'
+import { cancelLease } from './dispatch.ts'
 import { addReputation, setStatus } from './node-records.ts'
-import { reopenLoneResults } from './reopen.ts'
+import { CONVICTED, takeBack } from './reopen.ts'
 import { noteClass } from './spec-class.ts'
 import { stateEvent } from './subscriptions.ts'
 import type { OpenJob, WriterContext } from './writer-context.ts'
@@ -78,7 +78,7 @@ const hasAnchors = (w: WriterContext, job: JobState | undefined): boolean =>
 const addOpen = (w: WriterContext, state: JobState, idempotency: ApplyOptions['idempotency']): OpenJob => {
   const open: OpenJob = { state, dirty: false, ...(idempotency && { idempotency }) }
   w.jobs.set(state.id, open)
-  if (state.deadlineAt !== undefined && state.reopened === 0) w.deadlines.set(state.id, state.deadlineAt)
+  if (state.deadlineAt !== undefined && state.finishedAt === undefined) w.deadlines.set(state.id, state.deadlineAt)
   w.recent.delete(state.id)
   w.byTenant.set(state.tenant, (w.byTenant.get(state.tenant) ?? 0) + 1)
   return open
@@ -224,18 +224,12 @@ const convict = (w: WriterContext, id: NodeId, message: string): void => {
   if (!record) return
   setStatus(w, record, 'suspended', message)
   w.onConvicted(record)
+  w.journal.add({ documents: [{ kind: CONVICTED, id, value: {} }] })
   w.outbox.put(() => {
     w.sessions.send(id, {
       type: 'bye',
       error: new BrambleError('node_suspended', { detail: message }).toProblem(),
     })
-    for (const lease of w.leases.of(id))
-      apply(w, lease.job, { type: 'expired', execution: lease.execution, token: lease.token, as: 'lost' })
-    // What it said in jobs that are not decided counts no more.
-    for (const { state } of [...w.jobs.values()])
-      if (state.executions.some(({ standing, validity }) => standing.node === id && validity === 'undecided'))
-        apply(w, state.id, { type: 'reopened', node: id })
-    reopenLoneResults(w, id)
-    pump(w)
+    takeBack(w, id)
   })
 }

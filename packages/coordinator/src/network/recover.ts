@@ -1,4 +1,4 @@
-import { type JobId, jobHasEnded, nodeIdSchema, type ReputationEntry } from '@bramble/protocol'
+import { type JobId, jobHasEnded, type NodeId, nodeIdSchema, type ReputationEntry } from '@bramble/protocol'
 import { kindOf } from '../placement/stragglers.ts'
 import type { LedgerEntry, Loaded } from '../store/store.ts'
 import type { StoredAccount } from './accounts.ts'
@@ -6,6 +6,7 @@ import { needOf } from './choose-request.ts'
 import { enqueue, type JobRecord, reopen } from './job-flow.ts'
 import { foldEntry, type NodeRecord, updateTable } from './node-records.ts'
 import { type Registry, storedInviteSchema } from './registration.ts'
+import { CONVICTED, takeBack } from './reopen.ts'
 import { loadClass } from './spec-class.ts'
 import type { WriterContext } from './writer-context.ts'
 
@@ -17,8 +18,10 @@ type LogRecord = JobRecord | ({ readonly t: 'r' } & ReputationEntry) | ({ readon
  * taken for them, and what waits, waits again.
  */
 export const recover = async (w: WriterContext, registry: Registry, loaded: Loaded): Promise<void> => {
+  const convicted: NodeId[] = []
   for (const { kind, id, value } of loaded.documents) {
-    if (kind === 'node') loadNode(w, value as NodeRecord)
+    if (kind === CONVICTED) convicted.push(nodeIdSchema.parse(id))
+    else if (kind === 'node') loadNode(w, value as NodeRecord)
     else if (kind === 'account') w.accounts.load(id, value as StoredAccount)
     else if (kind === 'invite') registry.invites.set(id, storedInviteSchema.parse(value))
     else if (kind === 'owner') registry.owners.set(id, value as never)
@@ -31,6 +34,7 @@ export const recover = async (w: WriterContext, registry: Registry, loaded: Load
     else resumeJob(w, state.id)
   }
   for (const record of w.nodes.values()) updateTable(w, record)
+  for (const node of convicted) w.outbox.put(() => takeBack(w, node))
 }
 
 /** Nobody is there yet: sessions say who is. */
@@ -70,7 +74,8 @@ const resumeJob = (w: WriterContext, id: JobId): void => {
   const job = w.jobs.get(id)?.state
   if (!job) return
   const { creditsRequired, redundancy } = job.request
-  w.accounts.loadHold(id, Math.max(0, creditsRequired * redundancy * (1 + job.reopened) - job.creditsSpent))
+  // Nothing of it is paid before the verdict, and each time that it is asked it holds as much anew.
+  w.accounts.loadHold(id, creditsRequired * redundancy)
   const now = w.steady()
   const need = needOf(job)
   for (const { id: execution, token, standing, status } of job.executions) {
