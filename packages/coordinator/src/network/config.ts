@@ -44,8 +44,6 @@ export interface NetworkConfig {
   readonly recentJobs: number
   readonly nonceMs: number
   readonly maxNonces: number
-  /** How long a token for a node's gateway is good. */
-  readonly routeTokenMs: number
   /** Of users and instances; what is absent is as `DEFAULT_ROUTING` says. */
   readonly routing?: Partial<RoutingLimits>
 }
@@ -74,5 +72,4 @@ export const DEFAULT_NETWORK: Omit<NetworkConfig, 'network' | 'version'> = {
   recentJobs: 4096,
   nonceMs: 2 * LIMITS.maxClockSkewMs.value,
   maxNonces: 500_000,
-  routeTokenMs: 5 * 60_000,
 }

@@ -35,7 +35,7 @@ export const isEstablished = (w: WriterContext, { anchor, trust, status }: NodeR
   status !== 'suspended' && (anchor || (trust?.agreements ?? 0) >= w.config.verification.establishedAgreements)
 
 /** How placement sees it. */
-export const placedNode = (w: WriterContext, record: NodeRecord): PlacedNode => {
+const placedNode = (w: WriterContext, record: NodeRecord): PlacedNode => {
   const trust = trustView(record.trust, w.config.verification)
   const { slots } = record.report
   const proven = record.anchor || trust.agreements >= w.config.newcomerAgreements

@@ -124,7 +124,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     note: (document) => journal.add({ documents: [document] }),
     durable: () => w.outbox.durable(),
     request: w.sessions.request,
-    limits: { tokenMs: config.routeTokenMs, ...config.routing },
+    limits: config.routing,
     ...(options.random && { random: options.random }),
   })
   routing.load(loaded.documents)

@@ -1,5 +1,4 @@
-import type { OutgoingHttpHeaders } from 'node:http'
-import { byteRange, drainBriefly, json, receiveBytes, sendBytes } from '@bramble/http'
+import { drainBriefly, json, receiveBytes, sendBlob } from '@bramble/http'
 import {
   BrambleError,
   blobParamsSchema,
@@ -7,7 +6,6 @@ import {
   blobSchema,
   pageQuerySchema,
   pageSchema,
-  type TenantBlob,
 } from '@bramble/protocol'
 import { route } from '../route.ts'
 
@@ -62,40 +60,14 @@ const read = (method: 'GET' | 'HEAD') =>
     answer: { status: 200, description: 'Its bytes', mediaType: 'application/octet-stream' },
     errors: [...STORE, 'blob_not_found', 'range_not_satisfiable'],
     handle: async ({ params: { hash }, caller, request, reply, signal }, { engine, limits, countOutput }) => {
-      const { headers } = request
-      const blob = await engine.tenantBlobs.stat(caller.tenant, hash)
-      const { sizeBytes } = blob
-      const about = { stallTimeoutMs: limits.stallTimeoutMs, count: countOutput, headers: headersOf(blob) }
-      const tags = headers['if-none-match']?.split(',').map((text) => text.trim().replace(/^W\//, ''))
-      if (tags?.includes('*') || tags?.includes(tagOf(hash))) return await sendBytes(reply, { ...about, status: 304 })
-      if (method === 'HEAD') return await sendBytes(reply, { ...about, status: 200, length: sizeBytes })
-      const wanted = headers['if-range'] === undefined || headers['if-range'] === tagOf(hash)
-      try {
-        const part = wanted && headers.range !== undefined ? byteRange(headers.range, sizeBytes) : undefined
-        const range = part && { start: part.offset, end: part.offset + part.length }
-        const body = await engine.tenantBlobs.get(caller.tenant, hash, { range, signal })
-        if (!range) return await sendBytes(reply, { ...about, status: 200, length: sizeBytes, body })
-        const contentRange = `bytes ${range.start}-${range.end - 1}/${sizeBytes}`
-        const more = { length: range.end - range.start, headers: { ...about.headers, 'content-range': contentRange } }
-        return await sendBytes(reply, { ...about, ...more, status: 206, body })
-      } catch (error) {
-        if (error instanceof BrambleError && error.code === 'range_not_satisfiable')
-          reply.header('content-range', `bytes */${sizeBytes}`)
-        throw error
-      }
+      const { sizeBytes, createdAt } = await engine.tenantBlobs.stat(caller.tenant, hash)
+      return sendBlob(request, reply, {
+        ...{ hash, sizeBytes, stallTimeoutMs: limits.stallTimeoutMs, count: countOutput },
+        headers: { 'last-modified': new Date(createdAt).toUTCString() },
+        open: (range) => engine.tenantBlobs.get(caller.tenant, hash, { range, signal }),
+      })
     },
   })
-
-const tagOf = (hash: string): string => `"${hash}"`
-
-/** What a tenant put is never shown as a page of the node's own. */
-const headersOf = ({ hash, createdAt }: TenantBlob): OutgoingHttpHeaders => ({
-  'content-type': 'application/octet-stream',
-  'content-disposition': 'attachment',
-  'accept-ranges': 'bytes',
-  etag: tagOf(hash),
-  'last-modified': new Date(createdAt).toUTCString(),
-})
 
 const list = route({
   method: 'GET',

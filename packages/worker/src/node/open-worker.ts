@@ -14,7 +14,7 @@ import { leaseRunner } from './run-lease.ts'
 import { workerBlobs } from './worker-blobs.ts'
 
 /** No key is of it: its name has what no tenant's name may have. */
-export const NETWORK_TENANT = 'bramble.network'
+const NETWORK_TENANT = 'bramble.network'
 /** What the node has is looked at again so often. */
 const REPORT_EVERY_MS = 60_000
 

@@ -1,10 +1,11 @@
-import { byteRange, drainBriefly, json, sendBytes } from '@bramble/http'
-import { type BlobHash, BrambleError, blobParamsSchema, blobSchema } from '@bramble/protocol'
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import { drainBriefly, json } from '@bramble/http'
+import { type BlobHash, blobParamsSchema, blobSchema } from '@bramble/protocol'
+import type { FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { boundedUpload } from '../bounded-upload.ts'
 import type { FrontContext } from '../front-context.ts'
 import { route } from '../route.ts'
+import { sendStored } from '../send-stored.ts'
 
 const tag = 'blobs'
 const path = '/api/v1/blobs'
@@ -52,46 +53,6 @@ const putNamed = route({
   handle: (call, context) => store(call, context, call.params.hash),
 })
 
-const send = async (
-  hash: BlobHash,
-  { request, reply, signal }: { request: FastifyRequest; reply: FastifyReply; signal: AbortSignal },
-  { blobs, limits }: FrontContext,
-) => {
-  const { stallTimeoutMs } = limits
-  const info = await blobs.stat(hash, { signal })
-  if (!info) throw new BrambleError('blob_not_found', { detail: `\`${hash}\`` })
-  const { sizeBytes } = info
-  const tagOf = `"${hash}"`
-  const headers = {
-    'content-type': 'application/octet-stream',
-    // What a job left is never shown as a page of the coordinator's own.
-    'content-disposition': 'attachment',
-    'accept-ranges': 'bytes',
-    etag: tagOf,
-  }
-  const about = { headers, stallTimeoutMs, count: () => {} }
-  if (request.headers['if-none-match'] === tagOf) return sendBytes(reply, { ...about, status: 304 })
-  if (request.method === 'HEAD') return sendBytes(reply, { ...about, status: 200, length: sizeBytes })
-  const wanted = request.headers['if-range'] === undefined || request.headers['if-range'] === tagOf
-  const part = wanted && request.headers.range ? rangeOf(request.headers.range, sizeBytes, reply) : undefined
-  if (!part)
-    return sendBytes(reply, { ...about, status: 200, length: sizeBytes, body: await blobs.get(hash, { signal }) })
-  const end = part.offset + part.length
-  const body = await blobs.get(hash, { range: { start: part.offset, end }, signal })
-  const contentRange = `bytes ${part.offset}-${end - 1}/${sizeBytes}`
-  const ranged = { ...about, headers: { ...headers, 'content-range': contentRange } }
-  return sendBytes(reply, { ...ranged, status: 206, length: part.length, body })
-}
-
-const rangeOf = (header: string, sizeBytes: number, reply: FastifyReply) => {
-  try {
-    return byteRange(header, sizeBytes)
-  } catch (error) {
-    reply.header('content-range', `bytes */${sizeBytes}`)
-    throw error
-  }
-}
-
 const read = (method: 'GET' | 'HEAD') =>
   route({
     method,
@@ -106,7 +67,7 @@ const read = (method: 'GET' | 'HEAD') =>
     handle: async (call, context) => {
       const { hash } = call.params
       await context.tenantBlobs.requireOfTenant(call.caller.tenant, hash)
-      return send(hash, call, context)
+      return sendStored(call, hash, context)
     },
   })
 

@@ -1,4 +1,4 @@
-import { drainBriefly, json, sendBytes } from '@bramble/http'
+import { drainBriefly, json } from '@bramble/http'
 import {
   BrambleError,
   blobParamsSchema,
@@ -15,6 +15,7 @@ import {
 import { boundedUpload } from '../bounded-upload.ts'
 import { checkCommits, explained } from '../check-commits.ts'
 import { requireSigner, route } from '../route.ts'
+import { sendStored } from '../send-stored.ts'
 
 const tag = 'workers'
 
@@ -91,7 +92,7 @@ const putBlob = route({
       const { node } = requireSigner(context, request)
       const { source, sizeBytes } = boundedUpload(request.raw, context.limits)
       context.rates.nodeUploads.take(node, sizeBytes)
-      const stored = await context.tenantBlobs.putResult(source, { expect: hash, sizeBytes, signal })
+      const stored = await context.tenantBlobs.putResult(node, source, { expect: hash, sizeBytes, signal })
       return json(200, { ...stored, origin: 'result' })
     } catch (error) {
       await drainBriefly(request.raw)
@@ -108,20 +109,11 @@ const getBlob = route({
   scope: 'node',
   params: blobParamsSchema,
   answer: { status: 200, description: 'Its bytes', mediaType: 'application/octet-stream' },
-  errors: ['blob_not_found', 'blob_corrupt', 'store_unavailable'],
-  handle: async ({ params: { hash }, reply, signal }, { tenantBlobs, blobs, limits }) => {
-    await tenantBlobs.requireInput(hash)
-    const body = await blobs.get(hash, { signal })
-    const headers = { 'content-type': 'application/octet-stream' }
-    const { stallTimeoutMs } = limits
-    return sendBytes(reply, {
-      status: 200,
-      headers,
-      length: body.info.sizeBytes,
-      body,
-      stallTimeoutMs,
-      count: () => {},
-    })
+  errors: ['blob_not_found', 'blob_corrupt', 'store_unavailable', 'range_not_satisfiable'],
+  handle: async (call, context) => {
+    const { hash } = call.params
+    await context.tenantBlobs.requireInput(hash)
+    return sendStored(call, hash, context)
   },
 })
 
