@@ -17,7 +17,7 @@ export interface BadCommit {
 export const checkCommits = async (
   { curve, tenantBlobs, metrics }: Pick<FrontContext, 'curve' | 'tenantBlobs' | 'metrics'>,
   commits: readonly Commit[],
-  { publicKey }: Signer,
+  { node, publicKey }: Signer,
 ): Promise<{ good: Commit[]; bad: BadCommit[] }> => {
   const good: Commit[] = []
   const bad: BadCommit[] = []
@@ -35,12 +35,12 @@ export const checkCommits = async (
       refuse('signature_invalid', 'the receipt is not signed by this node')
       continue
     }
-    const missing = await tenantBlobs.missing(commit.result)
+    const missing = await tenantBlobs.missing(node, commit.result)
     if (missing === undefined) {
       const { startedAtMs, finishedAtMs } = commit.receipt.receipt
       metrics.executed(Math.max(0, finishedAtMs - startedAtMs) / 1000)
       good.push(commit)
-    } else refuse('result_refused', `the blob \`${missing}\` of the result was not put here with that size`)
+    } else refuse('result_refused', `the blob \`${missing}\` of the result was not put by this node with that size`)
   }
   return { good, bad }
 }
