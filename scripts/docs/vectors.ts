@@ -14,9 +14,12 @@ import {
 import { wasmCurve } from '@bramble/identity/node'
 import {
   canonicalJson,
+  type ExecutionId,
   executionSpecSchema,
+  type Hello,
   inputHash,
   type Json,
+  type NodeReport,
   RECEIPT_DOMAIN,
   RECEIPT_FIELDS,
   type Receipt,
@@ -163,7 +166,15 @@ const hashes = (): Json => ({
 const messages = async (): Promise<Json> => {
   const [node, session, coordinator] = [identityOf(0), identityOf(1), identityOf(2)]
   const challenge = { nonce: `0x${sha256('nonce')}`, network }
-  const hello = { node: node.id, sessionKey: session.publicKey }
+  const report: NodeReport = {
+    ...{ version: '1', cpus: 0.5, memoryMb: 512, diskMb: 1, slots: 1, gpus: [], isolation: ['container'] },
+    ...{ labels: { b: '2', a: '1' }, images: [], speed: 12.5, machine: 'machine', platform: 'x64' },
+  }
+  const execution = 'exe_00000000000000000000000000' as ExecutionId
+  const hello: Omit<Hello, 'signature'> = {
+    ...{ type: 'hello', version: 1, node: node.id, sessionKey: session.publicKey, report },
+    running: [{ execution, token: 1 }],
+  }
   const request = {
     method: 'POST',
     path: '/api/v1/nodes/register?a=b',
@@ -192,7 +203,7 @@ const messages = async (): Promise<Json> => {
   const sealedText = 'SECRET=42'
   const sealed = await seal(node.publicKey, new TextEncoder().encode(sealedText))
   return {
-    hello: { challenge, hello, digest: toHex(helloBytes), key: 0, signature: node.sign(helloBytes) },
+    hello: { challenge, hello: hello as Json, digest: toHex(helloBytes), key: 0, signature: node.sign(helloBytes) },
     request: { request, digest: toHex(requestBytes), key: 0, signature: node.sign(requestBytes) },
     route: { claims, key: 2, token: signRouteToken(coordinator, claims) },
     session: { key: 1, peer: 2, salt: challenge.nonce, sessionKey: toHex(key), frames },

@@ -1,4 +1,4 @@
-import { canonicalJson, type Json, type NodeId } from '@bramble/protocol'
+import { canonicalJson, type Hello, type Json } from '@bramble/protocol'
 import { sha256 } from '@noble/hashes/sha2.js'
 import { utf8ToBytes } from '@noble/hashes/utils.js'
 import type { SignedRequest } from './identity.ts'
@@ -7,12 +7,17 @@ import type { SignedRequest } from './identity.ts'
 export const messageDigest = (purpose: string, content: Json): Uint8Array =>
   sha256(utf8ToBytes(canonicalJson([purpose, content])))
 
-/** What a worker signs to open a session: the challenge, and the key that the session's codes come from. */
+/**
+ * What a worker signs to open a session: the challenge, and all that its hello says but the signature. Throws `TypeError` for what
+ * canonical JSON cannot write.
+ */
 export const helloDigest = (
-  challenge: { readonly nonce: string; readonly network: string },
-  { node, sessionKey }: { readonly node: NodeId; readonly sessionKey: string },
-): Uint8Array =>
-  messageDigest('bramble/hello/1', { nonce: challenge.nonce, network: challenge.network, node, sessionKey })
+  { nonce, network }: { readonly nonce: string; readonly network: string },
+  said: Omit<Hello, 'signature'> & { readonly signature?: string },
+): Uint8Array => {
+  const { signature: _over, ...hello } = said
+  return messageDigest('bramble/hello/1', { nonce, network, hello: hello as Json })
+}
 
 /** What a node signs of a request that it sends outside a session. */
 export const requestDigest = ({ method, path, bodySha256, timestampMs, nonce }: SignedRequest): Uint8Array =>

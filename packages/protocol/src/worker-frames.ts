@@ -126,7 +126,7 @@ export const helloSchema = z.strictObject({
   report: nodeReportSchema,
   /** What it holds from an earlier session. */
   running: items(leaseRefSchema),
-  /** Over the challenge's nonce, the network, the node and the session key (`identity`). */
+  /** Over the challenge's nonce, the network, and all the rest of this (`helloDigest` of identity). */
   signature: signatureSchema,
 })
 export type Hello = z.output<typeof helloSchema>

@@ -189,12 +189,12 @@ class Stream implements Link {
     const key = session.sessionKey(challenge.publicKey, bytesOfHex(challenge.nonce, 32))
     this.#codec = frameCodec({ key, side: 'worker' })
     this.#network = challenge.network
-    const signed = { node: identity.id, sessionKey: session.publicKey }
-    const signature = identity.sign(helloDigest(challenge, signed))
     const running = holdings.refs().slice(0, LIMITS.maxLeases.value)
-    const hello: Hello = { type: 'hello', version: 1, ...signed, report: this.#context.report(), running, signature }
+    const about = { node: identity.id, sessionKey: session.publicKey, report: this.#context.report(), running }
+    const hello: Omit<Hello, 'signature'> = { type: 'hello', version: 1, ...about }
+    const signature = identity.sign(helloDigest(challenge, hello))
     this.#phase = 'welcome'
-    this.#socket.send(JSON.stringify(hello))
+    this.#socket.send(JSON.stringify({ ...hello, signature }))
   }
 
   #welcomed(data: string): void {

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { setImmediate } from 'node:timers/promises'
-import { type Commit, jobSchema, LIMITS } from '@bramble/protocol'
+import { type Commit, type Hello, jobSchema, LIMITS, newId } from '@bramble/protocol'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { commitOf, ended, resultOf, testIdentity } from '../../testing/test-network.ts'
@@ -152,6 +152,18 @@ describe('a stream that is refused', () => {
     const { hello } = signedHello(testIdentity(), challenge, { tamper: (own) => ({ ...own, node: identity.id }) })
     socket.send(JSON.stringify(hello))
     expect(await byeOf(socket)).toMatchObject({ type: 'bye', error: { code: 'signature_invalid' } })
+    await once(socket, 'close')
+  })
+
+  test.each<[string, (hello: Hello) => Hello]>([
+    ['what the node has', (hello) => ({ ...hello, report: { ...hello.report, slots: 4096 } })],
+    ['what it holds', (hello) => ({ ...hello, running: [{ execution: newId('execution'), token: 1 }] })],
+    ['what nobody can sign', (hello) => ({ ...hello, report: { ...hello.report, platform: '\ud800' } })],
+  ])('a hello in which somebody on the way changed %s', async (_what, tamper) => {
+    const identity = await front.join()
+    const { socket, challenge } = await dial(front.coordinator.url, identity.id)
+    socket.send(JSON.stringify(signedHello(identity, challenge, { tamper }).hello))
+    expect(await byeOf(socket)).toMatchObject({ error: { code: 'signature_invalid' } })
     await once(socket, 'close')
   })
 

@@ -47,12 +47,12 @@ export const dial = async (url: string, node: string): Promise<{ socket: WebSock
 
 export const signedHello = (identity: Identity, challenge: Challenge, options: SocketOptions = {}) => {
   const session = testIdentity()
-  const signed = { node: identity.id, sessionKey: session.publicKey }
-  const hello: Hello = {
-    ...{ type: 'hello', version: 1, ...signed, running: [...(options.running ?? [])] },
+  const said: Omit<Hello, 'signature'> = {
+    ...{ type: 'hello', version: 1, node: identity.id, sessionKey: session.publicKey },
+    running: [...(options.running ?? [])],
     report: nodeReport({ machine: options.machine ?? identity.id.slice(2, 20) }),
-    signature: identity.sign(helloDigest(challenge, signed)),
   }
+  const hello: Hello = { ...said, signature: identity.sign(helloDigest(challenge, said)) }
   const key = session.sessionKey(challenge.publicKey, bytesOfHex(challenge.nonce, 32))
   return { hello: options.tamper?.(hello) ?? hello, codec: frameCodec({ key, side: 'worker' }) }
 }
