@@ -1,6 +1,6 @@
 import { toBrambleError } from '@bramble/protocol'
 import type { Network } from '../network/network.ts'
-import type { Store } from '../store/store.ts'
+import type { Store, WriterLease } from '../store/store.ts'
 import type { PresentWriter } from './present-writer.ts'
 
 export interface LeadershipOptions {
@@ -50,6 +50,8 @@ export const openLeadership = (options: LeadershipOptions): Leadership => {
   let wake = (): void => {}
   let stop = (): void => {}
   let link: { readonly url: string; readonly network: Network } | undefined
+  /** Of the writer that was here last: the store may not answer what it wrote last, and nobody else waits for that. */
+  let ending: Promise<void> | undefined
 
   const look = (): void => {
     changes++
@@ -92,10 +94,27 @@ export const openLeadership = (options: LeadershipOptions): Leadership => {
       endRenewing()
       stop = () => {}
       present.set(undefined)
-      await writer?.close()
-      await store.release(epoch).catch((error: unknown) => log({ type: 'trouble', doing: 'release the lease', error }))
-      changed()
+      ending = end(writer, epoch).finally(() => {
+        ending = undefined
+        look()
+      })
     }
+  }
+  const end = async (writer: Network | undefined, epoch: number): Promise<void> => {
+    try {
+      await writer?.close()
+      await store.release(epoch)
+    } catch (error) {
+      log({ type: 'trouble', doing: 'release the lease', error })
+    }
+    changed()
+  }
+  /** Whoever writes, or this one where nobody does; but not before its last writer is done, for they write by one connection. */
+  const holder = async (): Promise<WriterLease> => {
+    if (!ending) return store.acquire({ name, url, ttlMs })
+    const other = await store.writer()
+    if (other) return { held: false, ...other, leftMs: PAUSE_MS }
+    return { held: false, name, url, leftMs: PAUSE_MS }
   }
 
   const renewing = (epoch: number, takenAt: number, lost: (reason: string) => void): (() => void) => {
@@ -146,7 +165,7 @@ export const openLeadership = (options: LeadershipOptions): Leadership => {
       let pauseMs = PAUSE_MS
       try {
         const takenAt = performance.now()
-        const lease = await store.acquire({ name, url, ttlMs })
+        const lease = await holder()
         if (lease.held) await lead(lease.epoch, takenAt)
         else {
           await follow(lease)
@@ -169,6 +188,7 @@ export const openLeadership = (options: LeadershipOptions): Leadership => {
       stop()
       look()
       await running
+      await ending
       await unwatch()
     },
   }
