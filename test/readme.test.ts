@@ -1,5 +1,7 @@
 import { execFile, spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -73,6 +75,25 @@ describe('what the README shows', () => {
     expect(said).toMatch(/^ins_\w+\n[0-9a-f]{64}\n[0-9a-f]{64}\n\{\n/)
     expect(said).toContain('"path": "root/one"')
     expect(said).toMatch(/\n[0-9a-f]{64}\nins_\w+\na\nb\none\n(?:lab\n|merged\n|ins_\w+\n){4}$/)
+  })
+
+  test('a network on one machine', async ({ skip: skipTest }) => {
+    if (skip !== undefined) skipTest(skip)
+    const code = blocks('sh').find((block) => block.includes('--nodes')) ?? ''
+    const own = mkdtempSync(join(tmpdir(), 'bramble-readme-'))
+    const there = { ...env(), BRAMBLE_DATA_DIR: own, BRAMBLE_PORT: '0', BRAMBLE_MAX_POOLED: '0' }
+    const run = (script: string) => promisify(execFile)('sh', ['-ec', script], { cwd: root, env: there })
+    try {
+      const { stdout } = await run(code)
+      expect(stdout).toMatch(/^no node runs on .*\n\{"type":"ready",.*\nhello\n\[\n/)
+      expect(stdout).toContain('"name": "first"')
+      expect(stdout).toContain('"valid": true')
+      expect(stdout.match(/"status": "online"/g)).toHaveLength(3)
+      expect(stdout).toMatch(/stopped the network at http.*\n$/)
+    } finally {
+      await run('./bramble down')
+      rmSync(own, { recursive: true, force: true })
+    }
   })
 
   test('over HTTP, with curl', async ({ skip: skipTest }) => {

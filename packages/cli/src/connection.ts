@@ -21,10 +21,10 @@ export interface NodeAddress {
   readonly sshPort: number | undefined
 }
 
-export const addConnectionOptions = (command: Command): Command =>
+export const addConnectionOptions = (command: Command, what = 'node'): Command =>
   command
-    .option('--url <url>', 'the node to talk to (BRAMBLE_URL; default: the one that runs on this host)')
-    .option('--key <key>', 'the API key (BRAMBLE_API_KEY; default: the admin key of the node on this host)')
+    .option('--url <url>', `the ${what} to talk to (BRAMBLE_URL; default: the one that runs on this host)`)
+    .option('--key <key>', `the API key (BRAMBLE_API_KEY; default: the admin key of the ${what} on this host)`)
 
 /** A host may run both; commands are of one or the other. */
 export type Kind = 'node' | 'network'

@@ -24,12 +24,16 @@ export const reportError = (thrown: unknown, stderr: NodeJS.WriteStream = proces
   const issues = error.issues ?? []
   // The message has the first; a hint for those who send JSON would only repeat them.
   for (const issue of issues.slice(1, MAX_ISSUES)) stderr.write(`  ${safeLine(`${issue.path}: ${issue.message}`)}\n`)
-  if (typeof error.hint === 'string' && issues.length === 0)
-    stderr.write(`  ${paint('dim', safeLine(error.hint), color)}\n`)
+  const hint = /: there is no route /.test(message) ? NO_ROUTE : error.hint
+  if (typeof hint === 'string' && issues.length === 0) stderr.write(`  ${paint('dim', safeLine(hint), color)}\n`)
   return thrown instanceof ExitError ? thrown.exitCode : EXIT.failure
 }
 
 const MAX_ISSUES = 10
+
+/** Commands of networks say it better themselves. */
+const NO_ROUTE =
+  'This is a command of a node, and what answers is a network (`bramble submit` runs commands there) or of another version.'
 
 /** Whoever pressed Ctrl-C knows what happened: no message, and the exit code of the signal. */
 const interruptedCode = (error: Spoken): number | undefined => {

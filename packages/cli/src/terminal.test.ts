@@ -35,6 +35,26 @@ test('columns are as wide as their widest cell, numbers to the right, the last c
   expect(formatTable(COLUMNS, rows, { color: false, width: 28 }).split('\n')[2]).toBe('a longer name   1234  a lon…')
 })
 
+test('what is spare is left out where it is empty or where there is no room', () => {
+  const columns: Column<{ a: string; b: string; c: string }>[] = [
+    { title: 'A', text: ({ a }) => a },
+    { title: 'B', text: ({ b }) => b, spare: 1 },
+    { title: 'C', text: ({ c }) => c, spare: 2 },
+    { title: 'EMPTY', text: () => '', spare: 0 },
+    { title: 'LAST', text: ({ a }) => a.repeat(5) },
+  ]
+  const rows = [{ a: 'aaaaaaaa', b: 'bbbbbbbb', c: 'cccccccc' }]
+  const headOf = (width?: number) => formatTable(columns, rows, { color: false, width }).split('\n')[0]?.split(/ +/)
+  expect([headOf(), headOf(46), headOf(45), headOf(35)]).toEqual([
+    ['A', 'B', 'C', 'LAST'],
+    ['A', 'B', 'C', 'LAST'],
+    ['A', 'B', 'LAST'],
+    ['A', 'LAST'],
+  ])
+  const [, line = ''] = formatTable(columns, rows, { color: false, width: 20 }).split('\n')
+  expect(line).toBe('aaaaaaaa  aaaaaaaaa…')
+})
+
 test('colour is used only where it is asked for', () => {
   const rows = [{ name: 'x', count: 10 }]
   expect(formatTable(COLUMNS, rows, { color: false })).not.toContain('\u001b')

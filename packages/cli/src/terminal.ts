@@ -29,18 +29,44 @@ export interface Column<T> {
   text(row: T): string
   /** Numbers stand to the right. */
   readonly right?: boolean
+  /** Left out where it is empty; above 0 also where there is no room for all, the highest first. */
+  readonly spare?: number
   /** By content: `failed` in red. */
   style?(row: T): Style | undefined
 }
 
 export interface TableOptions {
   readonly color: boolean
-  /** Of the terminal: the last column is cut to it. */
+  /** Of the terminal: spare columns are left out, and the last one is cut to it. */
   readonly width?: number | undefined
 }
 
+/** The last column is cut, but not to less than this while another one can be left out. */
+const MIN_LAST_CHARS = 16
+const GAP_CHARS = 2
+
+/** The columns that are shown. */
+const columnsThatFit = <T>(all: readonly Column<T>[], rows: readonly T[], width: number | undefined): Column<T>[] => {
+  const shown = all.filter(({ spare, text }) => spare === undefined || rows.some((row) => text(row) !== ''))
+  const widthOf = ({ title, text }: Column<T>): number =>
+    Math.max(title.length, ...rows.map((row) => safeLine(text(row)).length))
+  const widths = new Map(shown.map((column) => [column, widthOf(column)]))
+  const needed = (): number =>
+    shown.reduce((sum, column, at) => {
+      const wide = widths.get(column) ?? 0
+      return sum + (at === shown.length - 1 ? Math.min(wide, MIN_LAST_CHARS) : wide + GAP_CHARS)
+    }, 0)
+  while (width !== undefined && needed() > width) {
+    const [first] = shown.toSorted((left, right) => (right.spare ?? 0) - (left.spare ?? 0))
+    if (first === undefined || (first.spare ?? 0) === 0) break
+    shown.splice(shown.indexOf(first), 1)
+  }
+  return shown
+}
+
 /** Rows as aligned text. Cells are made safe for a terminal. */
-export const formatTable = <T>(columns: readonly Column<T>[], rows: readonly T[], options: TableOptions): string => {
+export const formatTable = <T>(all: readonly Column<T>[], rows: readonly T[], options: TableOptions): string => {
+  const columns = columnsThatFit(all, rows, options.width)
   const cells = rows.map((row) => columns.map((column) => safeLine(column.text(row))))
   const widths = columns.map((column, at) =>
     Math.max(column.title.length, ...cells.map((line) => line[at]?.length ?? 0)),
@@ -51,7 +77,7 @@ export const formatTable = <T>(columns: readonly Column<T>[], rows: readonly T[]
       const width = Math.max(1, at === texts.length - 1 ? Math.min(left, widths[at] ?? 0) : (widths[at] ?? 0))
       const cut = text.length > width ? `${text.slice(0, width - 1)}…` : text
       const padded = columns[at]?.right ? cut.padStart(width) : cut.padEnd(width)
-      left -= width + 2
+      left -= width + GAP_CHARS
       const chosen = style(at)
       return chosen === undefined ? padded : paint(chosen, padded, options.color)
     })

@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import type { CliCommand } from '../command.ts'
-import { dataDirectory as defaultDataDirectory } from '../data-directory.ts'
+import { dataDirectory as defaultDataDirectory, networkDirectory } from '../data-directory.ts'
 import { EXIT, ExitError } from '../exit.ts'
 import { runningNode } from '../node/node-file.ts'
 import { stopProcess } from '../node/stop-process.ts'
@@ -32,10 +32,11 @@ export default {
 const down = async (options: DownOptions): Promise<void> => {
   const directory = options.dataDir === undefined ? defaultDataDirectory() : resolve(options.dataDir)
   const node = runningNode(directory)
+  const what = node !== undefined && runningNode(networkDirectory(directory))?.pid === node.pid ? 'network' : 'node'
   if (node !== undefined && !(await stopProcess(node, options.timeout ?? TIMEOUT_MS)))
     throw new ExitError(
       EXIT.failure,
-      `the node (pid ${node.pid}) still finishes what it runs`,
+      `the ${what} (pid ${node.pid}) still finishes what it runs`,
       'Wait for it, allow more with --timeout, or end it with `kill -9`: the next start cleans up.',
     )
   const { adviceOnLeft, countLeftInstances, stopLeftInstances } = await import('../node/left-instances.ts')
@@ -46,7 +47,7 @@ const down = async (options: DownOptions): Promise<void> => {
     console.log(JSON.stringify({ stopped: node !== undefined, ...(node && { pid: node.pid }), instances }))
     return
   }
-  console.log(node ? `stopped the node at ${node.url}` : `no node runs on ${directory}`)
+  console.log(node ? `stopped the ${what} at ${node.url}` : `no node runs on ${directory}`)
   if (options.stopInstances === true) console.log(`stopped ${stopped === 1 ? '1 instance' : `${stopped} instances`}`)
   if (left > 0) console.log(adviceOnLeft(left))
 }

@@ -25,7 +25,7 @@ export default {
         .argument('<job>', 'its id, the end of it as `bramble list` shows it, or its name')
         .option('--receipts', 'check the signatures of those who agreed, and the result, on this host'),
     )
-    addConnectionOptions(command)
+    addConnectionOptions(command, 'coordinator')
       .addHelpText(
         'after',
         '\nTimes of executions count from the submission. With --receipts, evidence that does not hold is exit code 125.',

@@ -28,7 +28,7 @@ export default {
         )
         .option('-l, --label <name[=value]>', 'only those with this label'),
     )
-    addConnectionOptions(command)
+    addConnectionOptions(command, 'coordinator')
       .addHelpText('after', '\nAGREED: how many nodes speak for the result, of how many it takes.')
       .action(list)
   },

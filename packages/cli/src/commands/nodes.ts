@@ -93,17 +93,21 @@ const invite = async (options: InviteOptions): Promise<void> => {
 }
 
 const part = (command: Command, name: string, description: string): Command =>
-  addConnectionOptions(command.command(name).description(description))
+  addConnectionOptions(command.command(name).description(description), 'coordinator')
 
 export default {
   name: 'nodes',
   summary: 'List the nodes of a network; drain, resume, suspend and invite them',
   configure(command) {
-    addShowOptions(addConnectionOptions(command.command('list', { isDefault: true }).description('list the nodes')))
+    const listing = command.command('list', { isDefault: true }).description('list the nodes')
+    addShowOptions(addConnectionOptions(listing, 'coordinator'))
       .option('-n, --limit <number>', 'how many', parseInteger, 100)
       .option('--status <status>', 'online, suspect, offline, draining, drained, suspended')
       .option('-l, --label <name[=value]>', 'only those with this label')
-      .addHelpText('after', '\nAGREED: results that agreed with those of others; ● is established.')
+      .addHelpText(
+        'after',
+        '\nCORRECT, AVAILABLE: what is sure of it, so they begin low. AGREED: results that others of another owner confirmed;\n● is established. A narrow terminal shows fewer columns; `bramble nodes show <node>` has all.',
+      )
       .action(list)
     addShowOptions(part(command, 'show', 'show a node, and the record that its reputation comes from'))
       .argument('<node>', 'its id, the beginning of it, or its name')

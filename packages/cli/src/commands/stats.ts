@@ -8,9 +8,11 @@ export default {
   name: 'stats',
   summary: 'Show a network as a whole: jobs, nodes, what is verified a second, credits',
   configure(command) {
-    addConnectionOptions(addShowOptions(command)).action(async (options: ConnectionOptions & ShowOptions) => {
-      const bramble = await connectNetwork(options)
-      await show(options, (signal) => ofNetwork(bramble.network.stats({ signal })), statsLines)
-    })
+    addConnectionOptions(addShowOptions(command), 'coordinator').action(
+      async (options: ConnectionOptions & ShowOptions) => {
+        const bramble = await connectNetwork(options)
+        await show(options, (signal) => ofNetwork(bramble.network.stats({ signal })), statsLines)
+      },
+    )
   },
 } satisfies CliCommand

@@ -25,7 +25,7 @@ export default {
       .option('--wait', 'wait for the verdict, and show its result (default on a terminal)')
       .option('--detach', 'only submit it, and print its id')
       .option('--json', 'print the job as JSON')
-    addConnectionOptions(command)
+    addConnectionOptions(command, 'coordinator')
       .argument('<command...>', 'an argv; or one quoted line, which goes to `sh -c`')
       .passThroughOptions()
       .addHelpText(

@@ -1,6 +1,6 @@
 import { BrambleError } from '@bramble/protocol'
 import type { CliCommand } from '../command.ts'
-import { dataDirectory } from '../data-directory.ts'
+import { dataDirectory, networkDirectory } from '../data-directory.ts'
 import { EXIT, ExitError } from '../exit.ts'
 import { describeNetwork, type NetworkSummary } from '../local-network/network-summary.ts'
 import { startInBackground, tellStarter } from '../node/detach.ts'
@@ -44,8 +44,16 @@ const up = async (options: UpOptions): Promise<void> => {
   const { signal } = interrupted
   const running = runningNode(config.dataDirectory)
   if (running !== undefined) {
+    const isNetwork = runningNode(networkDirectory(config.dataDirectory))?.pid === running.pid
+    const what = isNetwork ? 'a network' : 'a node'
+    if (isNetwork !== (options.nodes !== undefined))
+      throw new ExitError(
+        EXIT.failure,
+        `${what} runs already at ${running.url} (pid ${running.pid})`,
+        '`bramble down` stops it; `--data-dir` is another place.',
+      )
     if (isPlain(options)) console.log(JSON.stringify({ type: 'running', url: running.url, pid: running.pid }))
-    else console.log(`a node runs already at ${running.url} (pid ${running.pid}); \`bramble down\` stops it`)
+    else console.log(`${what} runs already at ${running.url} (pid ${running.pid}); \`bramble down\` stops it`)
     return
   }
   if (options.setup) await setUp(config.dataDirectory, signal)

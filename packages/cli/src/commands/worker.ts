@@ -1,7 +1,8 @@
+import { BrambleError } from '@bramble/protocol'
 import type { NetworkNode, ReputationEntry } from '@bramble/sdk'
 import type { Command } from 'commander'
 import type { CliCommand } from '../command.ts'
-import { readConfig } from '../config.ts'
+import { clientOf, requireNode } from '../connection.ts'
 import { dataDirectory } from '../data-directory.ts'
 import { EXIT, ExitError } from '../exit.ts'
 import { nodeLines } from '../network/node-view.ts'
@@ -53,7 +54,7 @@ const join = async (url: string, options: JoinCommandOptions): Promise<void> => 
   const settled = await withOwner(readJoinConfig(url, options), options, signal)
   if (options.setup) await setUp(config.dataDirectory, signal)
   const { serveWorker } = await import('../worker/serve-worker.ts')
-  const { eventLine } = await import('../worker/event-lines.ts')
+  const { eventLine, executions } = await import('../worker/event-lines.ts')
   const plain = options.json || !process.stdout.isTTY
   await serveWorker({
     ...{ config, join: settled, logTo: plain ? 'stdout' : 'file', signal },
@@ -62,14 +63,27 @@ const join = async (url: string, options: JoinCommandOptions): Promise<void> => 
       const line = plain ? undefined : eventLine(event, hasColor(process.stdout))
       if (line !== undefined) console.log(line)
     },
-  })
+    onDrain: (held) => {
+      if (plain) return
+      const what = held === 0 ? 'nothing runs' : `${executions(held)} may end first; Ctrl-C again ends at once`
+      console.log(`${paint('yellow', 'drains  ', hasColor(process.stdout))}  ${what}`)
+    },
+  }).catch(explainInvites)
+}
+
+/** A network refuses a node for one reason: that it has no invite. */
+const explainInvites = (error: unknown): never => {
+  if (!(error instanceof BrambleError) || error.code !== 'forbidden') throw error
+  const hint =
+    '`bramble nodes invite --owner <name>`, at the network, prints a token; --token, BRAMBLE_JOIN_TOKEN or a file take it.'
+  throw new ExitError(EXIT.failure, error.detail, hint)
 }
 
 /** Who has the network's admin key needs no invite: one is made for this node. */
 const withOwner = async (config: JoinConfig, { owner, key }: JoinOptions, signal: AbortSignal): Promise<JoinConfig> => {
   if (owner === undefined || config.token !== undefined) return config
-  const { Bramble } = await import('@bramble/sdk')
-  const admin = new Bramble({ url: config.url, apiKey: key ?? readConfig().apiKey })
+  const address = requireNode({ url: config.url, ...(key !== undefined && { key }) }, 'network')
+  const admin = await clientOf(address)
   const { token } = await admin.network.invite({ owner, maxNodes: 1 }, { signal })
   return { ...config, token }
 }

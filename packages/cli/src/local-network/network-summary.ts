@@ -42,7 +42,9 @@ export const describeNetwork = (summary: NetworkSummary, color: boolean): string
   if (summary.logFile !== undefined) lines.push(row('log', summary.logFile))
   lines.push(
     '',
-    '  All of it is on this machine: agreement shows here that commands are deterministic, and nothing of trust.',
+    `  ${paint('dim', 'Next:')} bramble submit -- <command>, bramble list, bramble nodes`,
+    `  ${paint('dim', 'All of it is on this machine: agreement shows that commands are deterministic,')}`,
+    `  ${paint('dim', 'and nothing of trust.')}`,
     '',
   )
   return lines.join('\n')

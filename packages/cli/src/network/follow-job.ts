@@ -66,6 +66,27 @@ const liveLine = (id: string, progress: JobProgress): { clear(): void } & Dispos
   }
 }
 
+/** Waits so long are worth a line where nothing is drawn. */
+const WAIT_MS = 2000
+
+/** Says on stderr, once for each reason, why a job waits, where no live line does. */
+const waitNotes = (quiet: boolean): { take(event: JobEvent): void } & Disposable => {
+  const { stderr } = process
+  const said = new Set<string>()
+  let timer: NodeJS.Timeout | undefined
+  const take = (event: JobEvent): void => {
+    const waiting = event.type === 'job' ? event.job.waiting : event.type === 'waiting' ? event.waiting : undefined
+    if (quiet || isLive(stderr) || event.type === 'stdout' || event.type === 'stderr') return
+    clearTimeout(timer)
+    if (waiting === undefined || said.has(waiting.message)) return
+    timer = setTimeout(() => {
+      said.add(waiting.message)
+      stderr.write(`bramble: it waits: ${safeLine(waiting.message)}\n`)
+    }, WAIT_MS).unref()
+  }
+  return { take, [Symbol.dispose]: () => clearTimeout(timer) }
+}
+
 /**
  * Output as it was shown while the job ran: of one execution, the first that said something. What the verdict's result has
  * beyond it comes after it; another result comes whole.
@@ -108,9 +129,11 @@ export const followJob = async (bramble: Bramble, id: string, options: FollowOpt
   let job: Job | undefined
   {
     using line = liveLine(id, progress)
+    using notes = waitNotes(quiet)
     try {
       for await (const event of bramble.jobs.events(id, { signal })) {
         progress.take(event)
+        notes.take(event)
         if (event.type === 'job') job = event.job
         else if (!quiet && (event.type === 'stdout' || event.type === 'stderr')) {
           line.clear()

@@ -46,13 +46,12 @@ export const tookMs = ({ createdAt, finishedAt }: Job, now = Date.now()): number
 
 export const JOB_COLUMNS: Column<Job>[] = [
   { title: 'ID', text: ({ id }) => shortId(id), style: () => 'yellow' },
-  { title: 'NAME', text: ({ name }) => name ?? '' },
+  { title: 'NAME', text: ({ name }) => name ?? '', spare: 0 },
   { title: 'STATUS', text: ({ status }) => status, style: ({ status }) => JOB_STYLES[status] },
   { title: 'AGREED', text: agreementText },
-  { title: 'RESULT', text: resultText, style: ({ result }) => (result?.status === 'succeeded' ? 'green' : undefined) },
   { title: 'SUBMITTED', text: ({ createdAt }) => formatAge(createdAt) },
-  { title: 'TOOK', text: (job) => formatMs(Math.max(0, tookMs(job))), right: true },
-  { title: 'IMAGE', text: ({ image }) => image.replace(/^(sha256:[0-9a-f]{12})[0-9a-f]+$/, '$1') },
+  { title: 'TOOK', text: (job) => formatMs(Math.max(0, tookMs(job))), right: true, spare: 2 },
+  { title: 'IMAGE', text: ({ image }) => image.replace(/^(sha256:[0-9a-f]{12})[0-9a-f]+$/, '$1'), spare: 3 },
   { title: '', text: (job) => job.waiting?.message ?? formatCommand(job.command) },
 ]
 
@@ -63,13 +62,12 @@ const sinceText = (time: string | undefined, from: string): string =>
 export const executionColumns = (job: Pick<Job, 'createdAt'>): Column<JobExecution>[] => [
   { title: 'EXECUTION', text: ({ id }) => shortId(id), style: () => 'yellow' },
   { title: 'NODE', text: ({ node }) => shortId(node) },
-  { title: 'OWNER', text: ({ owner }) => owner },
+  { title: 'OWNER', text: ({ owner }) => owner, spare: 1 },
   { title: 'WHY', text: ({ reason }) => reason },
   { title: 'STATUS', text: ({ status }) => status },
   { title: 'VERDICT', text: ({ validity }) => validity, style: ({ validity }) => VALIDITY_STYLES[validity] },
-  { title: 'LEASED', text: ({ leasedAt }) => sinceText(leasedAt, job.createdAt), right: true },
-  { title: 'STARTED', text: ({ startedAt }) => sinceText(startedAt, job.createdAt), right: true },
+  { title: 'LEASED', text: ({ leasedAt }) => sinceText(leasedAt, job.createdAt), right: true, spare: 2 },
+  { title: 'STARTED', text: ({ startedAt }) => sinceText(startedAt, job.createdAt), right: true, spare: 3 },
   { title: 'ENDED', text: ({ finishedAt }) => sinceText(finishedAt, job.createdAt), right: true },
   { title: 'RESULT HASH', text: ({ resultHash }) => resultHash?.replace(/^0x/, '').slice(0, 12) ?? '-' },
-  { title: '', text: ({ message }) => message ?? '' },
 ]

@@ -18,19 +18,9 @@ export const pairLines = (pairs: readonly Pair[], { color }: ViewOptions): strin
   return shown.map(([name, text]) => `  ${paint('dim', name.padEnd(width), color)}  ${safeLine(text)}`)
 }
 
-const counts = (stopped: Readonly<Record<string, number>>): string =>
-  Object.entries(stopped)
-    .sort(([, left], [, right]) => right - left)
-    .map(([constraint, nodes]) => `${constraint} stops ${nodes}`)
-    .join(', ')
-
 /** Why nobody runs it yet. */
-const waitingText = ({ waiting }: Job): string | undefined => {
-  if (waiting === undefined) return undefined
-  const why = counts(waiting.stopped)
-  const of = `of ${waiting.nodes} node${waiting.nodes === 1 ? '' : 's'}, ${waiting.busy} busy${why === '' ? '' : `, ${why}`}`
-  return `${waiting.message} (${of}; since ${formatAge(waiting.since)})`
-}
+const waitingText = ({ waiting }: Job): string | undefined =>
+  waiting === undefined ? undefined : `${waiting.message}; since ${formatAge(waiting.since)}`
 
 const verdictText = ({ verification: verdict }: Job): string | undefined => {
   if (verdict === undefined) return undefined
@@ -57,6 +47,18 @@ const sizeText = (job: Job): string | undefined => {
   )
   const streams = [`stdout ${formatBytes(result.stdout.sizeBytes)}`, `stderr ${formatBytes(result.stderr.sizeBytes)}`]
   return [resultText(job), ...streams, ...(result.truncated ? ['truncated'] : []), ...outputs].join(', ')
+}
+
+const MAX_STDOUT_CHARS = 60
+
+/** What it wrote, where that is a line; else how it is seen. */
+const stdoutText = ({ id, result }: Job): string | undefined => {
+  if (result === undefined || result.stdout.sizeBytes === 0) return undefined
+  const whole = `\`bramble logs ${id}\` shows it`
+  const { stdout } = result
+  if (!('content' in stdout) || stdout.encoding !== 'utf8') return whole
+  const [line = '', ...more] = stdout.content.trimEnd().split('\n')
+  return more.length > 0 || line.length > MAX_STDOUT_CHARS ? whole : line
 }
 
 const policyText = ({ policy, redundancy, consensus, strategy, comparator }: Job): string =>
@@ -87,6 +89,7 @@ export const jobLines = (job: Job, executions: readonly JobExecution[], options:
         ['waits', waitingText(job)],
         ['verdict', verdictText(job)],
         ['result', sizeText(job)],
+        ['stdout', stdoutText(job)],
         ['result hash', job.resultHash?.replace(/^0x/, '')],
         ['determinism', job.determinismClass],
         ['why', job.message],
@@ -95,6 +98,8 @@ export const jobLines = (job: Job, executions: readonly JobExecution[], options:
     ),
   ]
   if (executions.length > 0) lines.push('', ...formatTable(executionColumns(job), executions, options).split('\n'))
+  for (const { id, message } of executions)
+    if (message !== undefined) lines.push(`${paint('yellow', shortId(id), color)}   ${safeLine(message)}`)
   return lines
 }
 
@@ -106,10 +111,9 @@ export const evidenceLines = (report: EvidenceReport, { color }: ViewOptions): s
     ? `${nodes.length} node${nodes.length === 1 ? '' : 's'} signed this result, ${needed} needed; checked here${resultChecked ? ', with the result itself' : ''}`
     : 'the evidence does not hold'
   return [
-    ...report.receipts.map(({ node, execution, owner, validity, signed }) =>
-      safeLine(`  receipt of ${shortId(execution)} by ${node} (${owner}): ${validity}`).concat(
-        ` ${mark(signed)} ${signed ? 'signed' : 'not signed'}`,
-      ),
+    ...report.receipts.map(
+      ({ node, execution, owner, validity, signed }) =>
+        `  ${mark(signed)} ${signed ? 'signed' : 'not signed'} ${safeLine(`by ${node} (${owner}): ${shortId(execution)} ${validity}`)}`,
     ),
     ...faults.map(({ code, message }) => `  ${paint('red', code, color)}  ${safeLine(message)}`),
     `  ${mark(report.valid)} ${verdict}`,

@@ -16,13 +16,13 @@ const round = (value: number): string => String(Math.round(value * 100) / 100)
 
 export const NODE_COLUMNS: Column<NetworkNode>[] = [
   { title: 'ID', text: ({ id }) => shortId(id), style: () => 'yellow' },
-  { title: 'NAME', text: ({ name }) => name ?? '' },
+  { title: 'NAME', text: ({ name }) => name ?? '', spare: 0 },
   { title: 'OWNER', text: ({ owner }) => owner },
   { title: 'STATUS', text: ({ status }) => status, style: ({ status }) => NODE_STYLES[status] },
   { title: 'SCORE', text: ({ trust }) => String(trust.score), right: true },
-  { title: 'CORRECT', text: ({ trust }) => trust.correctness.toFixed(3), right: true },
-  { title: 'AVAILABLE', text: ({ trust }) => trust.availability.toFixed(3), right: true },
-  { title: 'SPEED', text: ({ trust }) => trust.speed.toFixed(2), right: true },
+  { title: 'CORRECT', text: ({ trust }) => trust.correctness.toFixed(3), right: true, spare: 2 },
+  { title: 'AVAILABLE', text: ({ trust }) => trust.availability.toFixed(3), right: true, spare: 3 },
+  { title: 'SPEED', text: ({ trust }) => trust.speed.toFixed(2), right: true, spare: 4 },
   {
     title: 'AGREED',
     text: ({ trust }) => `${trust.agreements}${trust.established ? ' ●' : ''}`,
@@ -30,8 +30,8 @@ export const NODE_COLUMNS: Column<NetworkNode>[] = [
     right: true,
   },
   { title: 'RUNNING', text: ({ running, report }) => `${running}/${report.slots}`, right: true },
-  { title: 'FREE', text: ({ free }) => `${round(free.cpus)} cpus, ${Math.round(free.memoryMb)} MiB` },
-  { title: 'REGION', text: ({ report }) => report.region ?? '' },
+  { title: 'FREE', text: ({ free }) => `${round(free.cpus)} cpus, ${Math.round(free.memoryMb)} MiB`, spare: 5 },
+  { title: 'REGION', text: ({ report }) => report.region ?? '', spare: 1 },
   { title: 'SEEN', text: ({ lastSeenAt }) => (lastSeenAt === undefined ? 'never' : formatAge(lastSeenAt)) },
-  { title: '', text: ({ message }) => message ?? '' },
+  { title: '', text: ({ message }) => message ?? '', spare: 0 },
 ]

@@ -19,7 +19,7 @@ const RECORD_COLUMNS: Column<ReputationEntry>[] = [
   },
   { title: 'JOB', text: ({ job }) => (job === undefined ? '' : shortId(job)) },
   { title: 'TOOK', text: ({ ms }) => (ms === undefined ? '' : formatMs(ms)), right: true },
-  { title: '', text: ({ message }) => message ?? '' },
+  { title: '', text: ({ message }) => message ?? '', spare: 0 },
 ]
 
 /** One node, for a person: what it has, how far it is trusted, and the last entries of the record that this is folded from. */

@@ -63,7 +63,7 @@ describe('a job', () => {
   test('in a table: what was agreed on, or what it takes', () => {
     const waiting = { nodes: 4, busy: 1, stopped: { cpus: 3 }, message: 'no node has 64 cpus', since: at }
     const table = formatTable(JOB_COLUMNS, [done, jobOf({ waiting })], PLAIN).split('\n')
-    expect(table[1]).toMatch(/completed +2 of 2 +exit 3 .* 150 ms +base +echo 'a b'$/)
+    expect(table[1]).toMatch(/completed +2 of 2 .* 150 ms +base +echo 'a b'$/)
     expect(table[2]).toMatch(/pending +2 of 3 needed .* no node has 64 cpus$/)
   })
 
@@ -74,14 +74,13 @@ describe('a job', () => {
     expect(lines).toContain('2 agreed, 2 needed; 3 executions')
     expect(lines).toContain('exit 3, stdout 3 B, stderr 0 B, /none: not_found')
     expect(lines).toMatch(/0x0a0a0a0a +ada +first +completed +agreed +\+0 ms +\+4 ms +\+100 ms +abababababab$/m)
-    expect(lines).toMatch(/late .* too late$/m)
+    expect(lines).toMatch(/^\w{8} {3}too late$/m)
+    expect(lines).toMatch(/stdout +out$/m)
   })
 
   test('that waits says what stops which nodes', () => {
     const waiting = { nodes: 4, busy: 1, stopped: { memory: 1, cpus: 2 }, message: 'no node fits', since: at }
-    expect(text(jobLines(jobOf({ waiting }), [], PLAIN))).toMatch(
-      /waits +no node fits \(of 4 nodes, 1 busy, cpus stops 2, memory stops 1; since .* ago\)/,
-    )
+    expect(text(jobLines(jobOf({ waiting }), [], PLAIN))).toMatch(/waits +no node fits; since .* ago$/m)
   })
 
   test('what others wrote cannot steer the terminal', () => {
@@ -121,12 +120,12 @@ test('evidence: each receipt, what is wrong, and whether it holds', () => {
   const receipt = { node, execution: 'exe_1', owner: 'ada', validity: 'agreed', signed: true, counts: true }
   const report = { valid: true, job: done.id, needed: 1, nodes: [node], owners: ['ada'], receipts: [receipt] }
   const good = evidenceLines({ ...report, faults: [], resultChecked: true } as unknown as EvidenceReport, PLAIN)
-  expect(text(good)).toContain('✓ signed')
+  expect(good[0]).toBe(`  ✓ signed by ${node} (ada): exe_1 agreed`)
   expect(good.at(-1)).toBe('  ✓ 1 node signed this result, 1 needed; checked here, with the result itself')
   const faults = [{ code: 'bad_signature', message: 'receipt of exe_1: nobody did' }]
   const bad = { ...report, valid: false, faults, receipts: [{ ...receipt, signed: false }] }
   const lines = evidenceLines({ ...bad, resultChecked: false } as unknown as EvidenceReport, PLAIN)
-  expect(text(lines)).toMatch(/✗ not signed\n {2}bad_signature {2}receipt of exe_1: nobody did\n {2}✗ the evidence/)
+  expect(text(lines)).toMatch(/✗ not signed .*\n {2}bad_signature {2}receipt of exe_1: nobody did\n {2}✗ the evidence/)
 })
 
 describe('a network', () => {

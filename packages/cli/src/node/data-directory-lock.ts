@@ -24,7 +24,10 @@ export const lockDataDirectory = (directory: string): Disposable => {
     database.close()
     const code = (cause as { errcode?: number }).errcode
     if (code !== SQLITE_BUSY) throw cause
-    throw new BrambleError('conflict', { detail: `another node${owner(ownerFile)} uses ${directory}`, cause })
+    throw new BrambleError('conflict', {
+      detail: `another process${owner(ownerFile)} uses ${directory}: stop it, or name another directory`,
+      cause,
+    })
   }
   writeFileSync(ownerFile, `${process.pid}\n`)
   let held = true

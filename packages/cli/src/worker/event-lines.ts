@@ -8,13 +8,15 @@ const MAX_COMMAND_CHARS = 60
 const cut = (text: string): string =>
   text.length > MAX_COMMAND_CHARS ? `${text.slice(0, MAX_COMMAND_CHARS - 1)}…` : text
 
+export const executions = (count: number): string => (count === 1 ? '1 execution' : `${count} executions`)
+
 /** What happens on a worker, as a line for a person; undefined for what only a log wants. */
 export const eventLine = (event: SessionEvent, color: boolean): string | undefined => {
   const line = (style: Parameters<typeof paint>[0], word: string, ...rest: string[]): string =>
-    [paint(style, word.padEnd(8), color), ...rest.map(safeLine)].join('  ')
+    [paint(style, word.padEnd(8), color), ...rest.map(safeLine)].join('  ').trimEnd()
   switch (event.type) {
     case 'open':
-      return line('green', 'online', event.held > 0 ? `with ${event.held} executions from before` : '')
+      return line('green', 'online', event.held > 0 ? `with ${executions(event.held)} from before` : '')
     case 'away':
       return line('yellow', 'away', event.error.detail, `trying again in ${formatMs(event.retryInMs)}`)
     case 'leased':

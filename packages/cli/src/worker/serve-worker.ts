@@ -15,6 +15,8 @@ export interface ServeWorkerOptions {
   readonly signal: AbortSignal
   readonly onReady: (ready: WorkerReady) => void
   readonly onEvent: (event: SessionEvent) => void
+  /** It was asked to end, and holds so many executions. */
+  readonly onDrain: (held: number) => void
 }
 
 /** What `bramble worker join` has to say once the node is one of the network. */
@@ -35,7 +37,7 @@ export interface WorkerReady {
 
 /** Starts a node that takes its work from a network, and keeps it up until `signal`; returns when everything is released. */
 export const serveWorker = async (options: ServeWorkerOptions): Promise<void> => {
-  const { config, join, logTo, signal, onReady, onEvent } = options
+  const { config, join, logTo, signal, onReady, onEvent, onDrain } = options
   const { dataDirectory } = config
   const logFile = logTo === 'file' ? logFileOf(dataDirectory) : undefined
   const destination = pino.destination({ dest: logFile ?? 1, mkdir: true, sync: true })
@@ -59,6 +61,7 @@ export const serveWorker = async (options: ServeWorkerOptions): Promise<void> =>
     })
   } finally {
     log.info('draining')
+    if (signal.aborted) onDrain(worker.session.held().length)
     await running.close({ graceMs })
   }
 }
