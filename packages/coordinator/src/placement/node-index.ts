@@ -1,3 +1,4 @@
+import { imageNames } from './image-names.ts'
 import { IndexSet, type Member } from './index-set.ts'
 import type { Room, Shape } from './needs.ts'
 import { capacityOf, imageIsLocal } from './needs.ts'
@@ -60,21 +61,8 @@ export const nodeIndex = () => {
   const online = new IndexSet<Entry>()
   const open = new IndexSet<Entry>()
   const none = new IndexSet<Entry>()
-  /** Nodes by digest, by the name under which they know it. */
-  const named = new Map<string, Map<string, number>>()
+  const names = imageNames()
   const setOf = (key: string): IndexSet<Entry> => sets.get(key) ?? none
-
-  const countImages = ({ report }: PlacedNode, by: 1 | -1): void => {
-    for (const { name, digest } of report.images) {
-      if (name === undefined) continue
-      const digests = named.get(name) ?? new Map<string, number>()
-      const count = (digests.get(digest) ?? 0) + by
-      if (count > 0) digests.set(digest, count)
-      else digests.delete(digest)
-      if (digests.size > 0) named.set(name, digests)
-      else named.delete(name)
-    }
-  }
 
   const index = {
     online,
@@ -92,7 +80,7 @@ export const nodeIndex = () => {
         }
         entry.places.push({ key, member: set.add(entry) })
       }
-      countImages(entry.node, 1)
+      names.count(entry.node, 1)
     },
 
     delete(entry: Entry): void {
@@ -109,7 +97,7 @@ export const nodeIndex = () => {
         if (set.size === 0) sets.delete(key)
       }
       entry.places.length = 0
-      countImages(entry.node, -1)
+      names.count(entry.node, -1)
     },
 
     /** After what it has or what it uses changed. */
@@ -149,16 +137,7 @@ export const nodeIndex = () => {
       return best
     },
 
-    digestOf(imageName: string): string | undefined {
-      let best: string | undefined
-      let most = 0
-      for (const [digest, count] of named.get(imageName) ?? [])
-        if (count > most || (count === most && best !== undefined && digest < best)) {
-          best = digest
-          most = count
-        }
-      return best
-    },
+    digestOf: (imageName: string): string | undefined => names.digestOf(imageName),
   }
   return index
 }

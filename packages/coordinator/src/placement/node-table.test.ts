@@ -248,19 +248,35 @@ describe('nodeTable', () => {
     expect(table.probes - before).toBe(1)
   })
 
-  it('knows established nodes and the digest of most', () => {
+  it('knows established nodes', () => {
     const table = nodeTable({ random: seededRandom(1) })
-    const images = (letter: string) => ({ images: [{ name: 'python', digest: digest(letter) }] })
-    table.set(placedNode(1, { report: images('b') }))
-    table.set(placedNode(2, { report: images('c'), established: false }))
-    table.set(placedNode(3, { report: images('c'), established: false }))
-    expect(table.digestOf('python')).toBe(digest('c'))
-    expect(table.digestOf('ruby')).toBeUndefined()
+    table.set(placedNode(1))
+    table.set(placedNode(2, { established: false }))
     expect(table.hasEstablished(new Set())).toBe(true)
     expect(table.hasEstablished(new Set([nodeIdAt(1)]))).toBe(false)
-    table.set(placedNode(3, { report: images('c'), status: 'offline' }))
     table.remove(nodeIdAt(2))
+    expect(table.size).toBe(1)
+  })
+
+  it('takes a name of an image for what most owners say, and established nodes before all others', () => {
+    const table = nodeTable({ random: seededRandom(1) })
+    const images = (letter: string, times = 1) => ({
+      images: Array.from({ length: times }, () => ({ name: 'python', digest: digest(letter) })),
+    })
+    const others = { established: false }
+    table.set(placedNode(1, { ...others, owner: 'a', report: images('b') }))
+    table.set(placedNode(2, { ...others, owner: 'b', report: images('b') }))
+    // One owner has many nodes, which say it many times.
+    for (let node = 3; node < 9; node++)
+      table.set(placedNode(node, { ...others, owner: 'liar', report: images('c', 256) }))
     expect(table.digestOf('python')).toBe(digest('b'))
-    expect(table.size).toBe(2)
+    expect(table.digestOf('ruby')).toBeUndefined()
+    table.set(placedNode(10, { owner: 'c', report: images('d') }))
+    expect(table.digestOf('python')).toBe(digest('d'))
+    table.set(placedNode(10, { owner: 'c', report: images('d'), status: 'offline' }))
+    expect(table.digestOf('python')).toBe(digest('b'))
+    table.remove(nodeIdAt(1))
+    table.remove(nodeIdAt(2))
+    expect(table.digestOf('python')).toBe(digest('c'))
   })
 })

@@ -25,7 +25,7 @@ export interface NodeTable {
   /** Whether some established node that is online is not among `except`. */
   hasEstablished(except: ReadonlySet<NodeId>): boolean
   choose(request: ChooseRequest): Choice
-  /** Digest that most online nodes know by that name. */
+  /** What that name stands for, as online nodes say: established ones before others, each owner once. */
   digestOf(imageName: string): string | undefined
 }
 
