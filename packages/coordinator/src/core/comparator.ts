@@ -127,6 +127,7 @@ export const fuzzyMatcher = (comparator: Fuzzy): ((a: JobResult, b: JobResult) =
   }
   return (a, b) => {
     if (a.status !== b.status || a.exitCode !== b.exitCode || a.signal !== b.signal) return false
+    if (a.truncated !== b.truncated) return false
     if (!outputsMatch(a.outputs, b.outputs)) return false
     if (a.stdout.sha256 === b.stdout.sha256) return true
     const [x, y] = [stdoutOf(a), stdoutOf(b)]

@@ -56,7 +56,9 @@ const groupOf = (canonical: ExecutionState, members: readonly ExecutionState[]):
 type Same = (a: ExecutionState, b: ExecutionState) => boolean
 
 const sameBy = (comparator: Comparator): Same => {
-  const exact: Same = (a, b) => a.inputHash === b.inputHash && a.resultHash === b.resultHash
+  // Whether output was cut is not in the hash, and is shown: nobody says it alone.
+  const exact: Same = (a, b) =>
+    a.inputHash === b.inputHash && a.resultHash === b.resultHash && a.result?.truncated === b.result?.truncated
   if (comparator.type === 'exact') return exact
   const match = fuzzyMatcher(comparator)
   return (a, b) =>

@@ -91,14 +91,14 @@ export const leaseMessage = (w: WriterContext, job: JobState, lease: HeldLease):
 })
 
 /** Opened with the network's key, and sealed to the node's: only nodes that a job was placed on can read its secrets. */
-const sealedFor = async (w: WriterContext, node: NodeId, sealed: NonNullable<Lease['sealedInputs']>) => {
+export const sealedFor = async (w: WriterContext, node: NodeId, sealed: NonNullable<Lease['sealedInputs']>) => {
   const record = w.nodes.get(node)
   if (!record) throw new BrambleError('not_found', { detail: `there is no node \`${node}\`` })
   return w.reseal(sealed, record.publicKey)
 }
 
 /** What was sealed cannot be opened: no node will ever run it. */
-const refuse = (w: WriterContext, lease: HeldLease, error: unknown): void => {
+export const refuse = (w: WriterContext, lease: HeldLease, error: unknown): void => {
   const detail = error instanceof BrambleError ? error.detail : 'it cannot be opened'
   apply(w, lease.job, {
     type: 'execution_failed',

@@ -62,10 +62,12 @@ export const updateTable = (w: WriterContext, record: NodeRecord): void => {
   if (record.status === 'online') w.queue.unblock(placed, w.table.free(record.id))
 }
 
+/** What a writer that begins has to know; whether a node is there, it sees. One that left did not fall silent. */
+const KEPT: readonly NodeStatus[] = ['suspended', 'drained', 'offline']
+
 export const setStatus = (w: WriterContext, record: NodeRecord, status: NodeStatus, message?: string): void => {
   if (record.status === status && record.message === message) return
-  const kept =
-    status === 'suspended' || status === 'drained' || record.status === 'suspended' || record.status === 'drained'
+  const kept = KEPT.includes(status) || KEPT.includes(record.status)
   record.status = status
   if (message !== undefined) record.message = message
   updateTable(w, record)

@@ -30,6 +30,11 @@ export const makeInvite = async (w: WriterContext, registry: Registry, request: 
   else randomBytes(24).copy(bytes)
   const token = `${newId('invite', { now: w.now, ...(w.random && { random: w.random }) })}.${Buffer.from(bytes).toString('base64url')}`
   const expiresAtMs = w.now() + request.ttlMs
+  for (const [id, old] of registry.invites) {
+    if (old.expiresAtMs > w.now()) continue
+    registry.invites.delete(id)
+    writeInvite(w, id, undefined)
+  }
   const invite: StoredInvite = { ...request, expiresAtMs, used: 0 }
   registry.invites.set(hashOf(token), invite)
   writeInvite(w, hashOf(token), invite)
@@ -63,7 +68,7 @@ export const register = async (
     await w.outbox.durable()
     return nodeView(w, known)
   }
-  const invite = takeInvite(w, registry, registration.token, id)
+  const { invite, take } = findInvite(w, registry, registration.token, id)
   const joining = identitiesOf(w, invite.owner, subnet).map((key) => {
     const verdict = mayRegister(registry.owners.get(key), w.now(), { maxNodes: w.config.maxNodesPerOwner })
     if (verdict.allowed) return { key, owner: verdict.owner }
@@ -72,6 +77,7 @@ export const register = async (
       ...(verdict.retryAfterMs !== undefined && { retryAfterMs: verdict.retryAfterMs }),
     })
   })
+  take()
   for (const { key, owner } of joining) {
     registry.owners.set(key, owner)
     writeOwner(w, key, owner)
@@ -98,14 +104,15 @@ export const register = async (
   return nodeView(w, record)
 }
 
-const takeInvite = (
+/** What a node would join by; `take` counts it, once it may. */
+const findInvite = (
   w: WriterContext,
   registry: Registry,
   token: string | undefined,
   node: string,
-): Pick<StoredInvite, 'owner' | 'anchor' | 'labels'> => {
+): { invite: Pick<StoredInvite, 'owner' | 'anchor' | 'labels'>; take(): void } => {
   if (token === undefined) {
-    if (w.config.join === 'open') return { owner: node, anchor: false, labels: {} }
+    if (w.config.join === 'open') return { invite: { owner: node, anchor: false, labels: {} }, take: () => {} }
     throw new BrambleError('forbidden', { detail: 'this network takes nodes by invite: join with a token' })
   }
   const id = hashOf(token)
@@ -114,9 +121,11 @@ const takeInvite = (
     throw new BrambleError('forbidden', { detail: 'the invite is not known here, or its time is over' })
   if (invite.used >= invite.maxNodes)
     throw new BrambleError('forbidden', { detail: `the invite was for ${invite.maxNodes} nodes, and as many joined` })
-  invite.used++
-  writeInvite(w, id, invite)
-  return invite
+  const take = (): void => {
+    invite.used++
+    writeInvite(w, id, invite)
+  }
+  return { invite, take }
 }
 
 /** A strike against the owner of a node that was convicted: others of that owner wait longer to join. */

@@ -12,6 +12,8 @@ export interface Sessions {
   /** True where this was the node's session, and not one that a newer replaced. */
   close(node: NodeId, id: string): boolean
   has(node: NodeId): boolean
+  /** Whether that is the session that the node has now. */
+  isOpen(node: NodeId, id: string): boolean
   send(node: NodeId, frame: CoordinatorFrame): void
   /** Several within one turn go as one frame. False: the node cannot be reached now. */
   lease(node: NodeId, lease: Lease): boolean
@@ -69,6 +71,7 @@ export const openSessions = (epoch: number, schedule: (ms: number, work: () => v
       return true
     },
     has: (node) => sessions.has(node),
+    isOpen: (node, id) => sessions.get(node)?.id === id,
     send: (node, frame) => sessions.get(node)?.deliver(frame),
     lease: (node, lease) => {
       const session = sessions.get(node)

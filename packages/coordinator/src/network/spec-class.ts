@@ -3,26 +3,29 @@ import { canonicalJson, type JobRequest, type Json } from '@bramble/protocol'
 import type { JobState } from '../core/job-state.ts'
 import type { WriterContext } from './writer-context.ts'
 
-/** How far results of a spec are the same from node to node, as a check of it found; kept for the latest specs checked. */
+/**
+ * How far results of a spec are the same from node to node, as a check of it found; kept for the latest specs checked. What one
+ * tenant's check found holds for that tenant: whoever has nodes that lie could else have them go unpunished for everybody.
+ */
 export type SpecClass = NonNullable<JobState['determinismClass']>
 
 const MAX_CLASSES = 10_000
 const KIND = 'class'
 
-const digestOf = ({ spec, comparator }: JobRequest): string => {
+const digestOf = (tenant: string, { spec, comparator }: JobRequest): string => {
   const { labels: _labels, ...run } = spec
   return createHash('sha256')
-    .update(canonicalJson({ run, comparator } as unknown as Json))
+    .update(canonicalJson({ tenant, run, comparator } as unknown as Json))
     .digest('hex')
 }
 
-export const classOf = (w: WriterContext, request: JobRequest): SpecClass | undefined =>
-  w.classes.size === 0 ? undefined : w.classes.get(digestOf(request))
+export const classOf = (w: WriterContext, tenant: string, request: JobRequest): SpecClass | undefined =>
+  w.classes.size === 0 ? undefined : w.classes.get(digestOf(tenant, request))
 
 /** Of a job that has ended: what a check found is known of all later jobs of its spec. */
-export const noteClass = (w: WriterContext, { request, determinismClass }: JobState): void => {
+export const noteClass = (w: WriterContext, { tenant, request, determinismClass }: JobState): void => {
   if (request.determinism !== 'check' || determinismClass === undefined) return
-  const id = digestOf(request)
+  const id = digestOf(tenant, request)
   w.classes.delete(id)
   w.classes.set(id, determinismClass)
   const documents = [{ kind: KIND, id, value: determinismClass as SpecClass | undefined }]

@@ -52,7 +52,7 @@ export const submit = async (
       }
   }
   const { distinct } = request.placement
-  const determinismClass = classOf(w, request)
+  const determinismClass = classOf(w, tenant, request)
   const state = apply(
     w,
     id,

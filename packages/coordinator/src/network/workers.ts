@@ -9,7 +9,7 @@ import {
   type WorkerFrame,
 } from '@bramble/protocol'
 import { checkResult } from '../core/check-result.ts'
-import { leaseMessage, pump, send } from './dispatch.ts'
+import { leaseMessage, pump, refuse, sealedFor, send } from './dispatch.ts'
 import { apply } from './job-flow.ts'
 import { lateCommit } from './late.ts'
 import type { HeldLease } from './leases.ts'
@@ -93,7 +93,8 @@ export const openWorkerSession = async (
   return {
     welcome: { type: 'welcome', session, heartbeatMs, leaseMs, keep },
     frame: async (frame) => {
-      if (!open) return
+      // What one says that was replaced, its node says again, or means nobody any more.
+      if (!open || !w.sessions.isOpen(node, session)) return
       await takeFrame(w, node, frame)
     },
     close: (how) => {
@@ -276,18 +277,26 @@ export const poll = async (
   seen(w, activeNode(w, node))
   pump(w)
   const fresh = () => [...w.leases.of(node)].filter(({ polled, started }) => !polled && !started).slice(0, max)
+  if (fresh().length === 0 && waitMs > 0) {
+    await w.outbox.durable()
+    if (fresh().length === 0) await w.sessions.wait(node, waitMs, signal)
+  }
+  const given = fresh()
+  // Those that were placed by now; what is placed meanwhile is not durable yet.
   await w.outbox.durable()
-  if (fresh().length === 0 && waitMs > 0) await w.sessions.wait(node, waitMs, signal)
-  await w.outbox.durable()
-  const messages = fresh().map(async (lease) => {
+  const messages = given.map(async (lease) => {
     const job = w.jobs.get(lease.job)?.state
-    if (!job) return []
+    if (!job || lease.polled || w.leases.get(lease.execution) !== lease) return []
     lease.polled = true
     const { sealedInputs } = job.request
     const message = leaseMessage(w, job, lease)
     if (!sealedInputs) return [message]
-    const publicKey = nodeOf(w, node).publicKey
-    return [{ ...message, sealedInputs: await w.reseal(sealedInputs, publicKey) }]
+    try {
+      return [{ ...message, sealedInputs: await sealedFor(w, node, sealedInputs) }]
+    } catch (error) {
+      refuse(w, lease, error)
+      return []
+    }
   })
   return (await Promise.all(messages)).flat()
 }
