@@ -62,7 +62,7 @@ export const check = async (network: ChaosNetwork, submissions: readonly Submiss
 
   const store = await postgresStore({ url: network.databases.url })
   try {
-    await forEach(submissions, async (submission) => {
+    const checkJobs = async (submission: Submission): Promise<void> => {
       for (const id of submission.ids) {
         const [job, evidence, executions] = await Promise.all([
           client.jobs.get(id),
@@ -103,7 +103,10 @@ export const check = async (network: ChaosNetwork, submissions: readonly Submiss
           wrong(`${paid.length} executions were paid, ${due} were due`)
         if (paid.some(({ amount }) => amount !== job.creditsRequired * CREDIT)) wrong('a payment is not its price')
       }
-    })
+    }
+    await forEach(submissions, (submission) =>
+      checkJobs(submission).catch((error: unknown) => violated(`${submission.key}: ${error}`)),
+    )
     const { total, byKind } = await store.balances()
     if (total !== 0) violated(`all accounts together hold ${total / CREDIT} credits`)
     if ((byKind.hold ?? 0) !== 0) violated(`${(byKind.hold ?? 0) / CREDIT} credits are held for nobody`)
