@@ -108,10 +108,14 @@ export const openWorkers = async ({ url, api, count, anchors, atOnce = 16 }: Wor
       await session.ready
     }
   }
-  await Promise.all(Array.from({ length: atOnce }, joinSome))
-  return Object.assign(workers, {
-    [Symbol.asyncDispose]: async () => {
-      await Promise.all(sessions.map((session) => session.close()))
-    },
-  })
+  const close = async (): Promise<void> => {
+    await Promise.all(sessions.map((session) => session.close()))
+  }
+  const joined = await Promise.allSettled(Array.from({ length: atOnce }, joinSome))
+  const failed = joined.find((each) => each.status === 'rejected')
+  if (failed) {
+    await close()
+    throw failed.reason
+  }
+  return Object.assign(workers, { [Symbol.asyncDispose]: close })
 }
