@@ -30,7 +30,7 @@ export const connected = async ({ quick }: { quick: boolean }): Promise<Row[]> =
     const began = performance.now()
     await using workers = await openWorkers({ url: coordinator.url, api, count, anchors: false, atOnce: 64 })
     const joinedMs = performance.now() - began
-    const seconds = quick ? 15 : 60
+    const seconds = quick ? 8 : 60
     const before = await coordinator.usage()
     await delay(seconds * 1000)
     const after = await coordinator.usage()

@@ -107,7 +107,7 @@ export const queues = async ({ quick }: { quick: boolean }): Promise<Row[]> => {
         queue,
         { kind, url: server.url, fetchMax, wake },
         each,
-        quick ? 5 : 20,
+        quick ? 3 : 20,
       )
       rows.push({
         name: `${label}: ${called}`,

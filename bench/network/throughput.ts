@@ -48,11 +48,11 @@ export const throughput = async ({ quick }: { quick: boolean }): Promise<Row[]> 
       await load.paced(pace / 2, 4)
       await load.settle()
       const before = await coordinator.usage()
-      const seconds = quick ? 8 : 60
+      const seconds = quick ? 5 : 60
       const { submitMs, getMs, verifiedPerSecond } = await load.paced(pace, seconds)
       const after = await coordinator.usage()
       await load.settle()
-      const most = await load.flatOut(quick ? 6 : 20, 4000)
+      const most = await load.flatOut(quick ? 3 : 20, 4000)
       await load.settle()
       const receipts = await load.checkReceipts(SAMPLE_JOBS)
       const executions = verifiedPerSecond * copies
