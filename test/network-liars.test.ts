@@ -245,7 +245,7 @@ describe('a result that is refused, with why', () => {
       code: 'result_refused',
       detail: expect.stringContaining(sha256),
     })
-    await isTold('failed', /was not put here/)
+    await isTold('failed', /was not put by this node/)
     await endsRight(given)
   })
 })
