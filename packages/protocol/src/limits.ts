@@ -85,6 +85,11 @@ export const LIMITS = {
   maxLeases: { value: 4096, why: 'executions that one worker holds at once' },
   maxOpenJobs: { value: 200_000, why: 'jobs of a network that have not ended are held in memory' },
   maxTenantOpenJobs: { value: 50_000, why: 'so that one tenant leaves room for others' },
+  maxOpenJobChars: {
+    value: 1024 * 1024 * 1024,
+    why: 'of jobs of a network that have not ended, with the results that wait for a verdict: all of it is in memory',
+  },
+  maxTenantOpenJobChars: { value: 256 * 1024 * 1024, why: 'so that one tenant leaves memory for others' },
   maxJobLogBytes: { value: 1024 * 1024, why: 'live output of one execution that is kept; the result has the rest' },
   maxLeaseWaitMs: { value: 55_000, why: 'a long poll ends below the 60 s of most proxies' },
   maxClockSkewMs: { value: 60_000, why: 'a signed request is refused outside it; the answer tells the time' },

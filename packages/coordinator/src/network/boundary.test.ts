@@ -118,6 +118,52 @@ describe('what one who is not trusted can do', () => {
     expect(await test.store.documents('invite')).toHaveLength(1)
   })
 
+  it('jobs that have not ended, and results that wait in them, take so much memory of a tenant, and no more', async () => {
+    const limits = { maxTenantOpenJobChars: 12_000, maxOpenJobChars: 1_000_000 }
+    const test = await openTestNetwork({ network: limits })
+    const worker = await joinWorker(test)
+    const large = jobRequest({ stdin: 'x'.repeat(5000), placement: { nodeLabels: { nobody: 'has' } } })
+    const submit = (of = tenant, request = large) => test.network.jobs.submit({ tenant: of, request })
+    const jobs = [await submit(), await submit(), await submit()]
+    await expect(submit()).rejects.toMatchObject({ code: 'quota_exceeded' })
+    for (const { job } of jobs) await test.network.jobs.cancel(job.id, tenant)
+    // What a node answered, and no other has confirmed.
+    const { job } = await submit(tenant, jobRequest())
+    for (const lease of worker.leases) await worker.commit(lease, 'y'.repeat(15_000))
+    expect((await test.network.jobs.get(job.id, tenant)).status).toBe('verifying')
+    await expect(submit()).rejects.toMatchObject({ code: 'quota_exceeded' })
+    await submit('other')
+    await test.store.release(1)
+    const again = await openTestNetwork({ store: test.store, identity: test.identity, network: limits })
+    await using network = again.network
+    await expect(network.jobs.submit({ tenant, request: large })).rejects.toMatchObject({ code: 'quota_exceeded' })
+    await network.jobs.cancel(job.id, tenant)
+    await network.jobs.submit({ tenant, request: large })
+  })
+
+  it('a client that reads nothing of what a job prints holds little of it, and is told how the job is', async () => {
+    const test = await openTestNetwork()
+    await using network = test.network
+    const worker = await joinWorker(test)
+    const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
+    const [lease] = worker.leases
+    if (!lease) throw new Error('no lease')
+    const events = network.jobs.events(job.id, tenant)[Symbol.asyncIterator]()
+    expect((await events.next()).value).toMatchObject({ type: 'job' })
+    const print = (data: string) => worker.session.frame({ type: 'output', ...lease, stream: 'stdout', data })
+    for (let i = 0; i < 4; i++) await print('x'.repeat(100_000))
+    expect((await events.next()).value).toMatchObject({ type: 'job' })
+    await events.return?.(undefined)
+  })
+
+  it('jobs of all tenants together take so much memory', async () => {
+    const test = await openTestNetwork({ network: { maxOpenJobChars: 12_000 } })
+    await using network = test.network
+    const request = jobRequest({ stdin: 'x'.repeat(13_000) })
+    await network.jobs.submit({ tenant, request })
+    await expect(network.jobs.submit({ tenant: 'other', request })).rejects.toMatchObject({ code: 'queue_full' })
+  })
+
   it('nonces of some nodes leave room for those of others', async () => {
     const test = await openTestNetwork({ network: { maxNonces: 100 } })
     await using network = test.network

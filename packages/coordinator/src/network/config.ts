@@ -33,6 +33,9 @@ export interface NetworkConfig {
   readonly grantCredits: number
   readonly maxOpenJobs: number
   readonly maxTenantOpenJobs: number
+  /** Characters of jobs that have not ended, with the results that wait in them: in all, and of one tenant. */
+  readonly maxOpenJobChars: number
+  readonly maxTenantOpenJobChars: number
   /** Executions at once of a node that has not agreed `newcomerAgreements` times yet. */
   readonly newcomerRunning: number
   readonly newcomerAgreements: number
@@ -42,6 +45,7 @@ export interface NetworkConfig {
   readonly checkpointMs: number
   /** Jobs that ended and are still held, for those who ask at once. */
   readonly recentJobs: number
+  readonly maxRecentChars: number
   readonly nonceMs: number
   readonly maxNonces: number
   /** Of users and instances; what is absent is as `DEFAULT_ROUTING` says. */
@@ -64,12 +68,15 @@ export const DEFAULT_NETWORK: Omit<NetworkConfig, 'network' | 'version'> = {
   grantCredits: 1_000_000,
   maxOpenJobs: LIMITS.maxOpenJobs.value,
   maxTenantOpenJobs: LIMITS.maxTenantOpenJobs.value,
+  maxOpenJobChars: LIMITS.maxOpenJobChars.value,
+  maxTenantOpenJobChars: LIMITS.maxTenantOpenJobChars.value,
   newcomerRunning: 4,
   newcomerAgreements: 3,
   maxNodesPerOwner: 100_000,
   checkpointRecords: 50_000,
   checkpointMs: 10_000,
   recentJobs: 4096,
+  maxRecentChars: 64 * 1024 * 1024,
   nonceMs: 2 * LIMITS.maxClockSkewMs.value,
   maxNonces: 500_000,
 }

@@ -6,6 +6,7 @@ import { kindOf } from '../placement/stragglers.ts'
 import type { StoredJob } from '../store/store.ts'
 import { chooseRequestOf } from './choose-request.ts'
 import { cancelLease } from './dispatch.ts'
+import { heldChars, requestChars } from './held-chars.ts'
 import { addReputation, setStatus } from './node-records.ts'
 import { CONVICTED, takeBack } from './reopen.ts'
 import { noteClass } from './spec-class.ts'
@@ -49,6 +50,7 @@ export const apply = (
   }
   const entry = open ?? addOpen(w, job, idempotency)
   entry.state = job
+  if (event.type === 'committed' || event.type === 'reopened') countHeld(w, entry)
   entry.dirty = !whole
   let provisional: StoredJob['provisional']
   for (const effect of effects) {
@@ -76,7 +78,9 @@ const hasAnchors = (w: WriterContext, job: JobState | undefined): boolean =>
   w.table.hasEstablished(new Set(job?.executions.map(({ standing }) => standing.node)))
 
 const addOpen = (w: WriterContext, state: JobState, idempotency: ApplyOptions['idempotency']): OpenJob => {
-  const open: OpenJob = { state, dirty: false, ...(idempotency && { idempotency }) }
+  const chars = requestChars(state)
+  const open: OpenJob = { state, dirty: false, requestChars: chars, chars: 0, ...(idempotency && { idempotency }) }
+  countHeld(w, open)
   w.jobs.set(state.id, open)
   if (state.deadlineAt !== undefined && state.finishedAt === undefined) w.deadlines.set(state.id, state.deadlineAt)
   w.recent.delete(state.id)
@@ -86,15 +90,23 @@ const addOpen = (w: WriterContext, state: JobState, idempotency: ApplyOptions['i
 
 export const reopen = addOpen
 
-const close = (w: WriterContext, { state }: OpenJob): void => {
+/** What the job takes in memory now. */
+export const countHeld = (w: WriterContext, open: OpenJob): void => {
+  const chars = heldChars(open.requestChars, open.state)
+  w.held.add(open.state.tenant, chars - open.chars)
+  open.chars = chars
+}
+
+const close = (w: WriterContext, open: OpenJob): void => {
+  const { state } = open
+  w.held.add(state.tenant, -open.chars)
   w.jobs.delete(state.id)
   w.deadlines.delete(state.id)
   w.queue.remove(state.id)
   const left = (w.byTenant.get(state.tenant) ?? 1) - 1
   if (left > 0) w.byTenant.set(state.tenant, left)
   else w.byTenant.delete(state.tenant)
-  w.recent.set(state.id, state)
-  if (w.recent.size > w.config.recentJobs) for (const oldest of w.recent.keys()) return void w.recent.delete(oldest)
+  w.recent.add(state, heldChars(open.requestChars, state))
 }
 
 const carryOut = (w: WriterContext, job: JobState, effect: Effect): void => {

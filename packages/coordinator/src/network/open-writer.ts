@@ -16,6 +16,7 @@ import type { Store } from '../store/store.ts'
 import { openAccounts } from './accounts.ts'
 import type { NetworkConfig } from './config.ts'
 import { pump } from './dispatch.ts'
+import { openHeldChars, openRecentJobs } from './held-chars.ts'
 import { apply } from './job-flow.ts'
 import { openLeases } from './leases.ts'
 import { listJobs } from './list-jobs.ts'
@@ -100,7 +101,8 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     deadlines: new Map(),
     anchorWaits: new Map(),
     verdicts: new Map(),
-    recent: new Map(),
+    recent: openRecentJobs({ maxJobs: config.recentJobs, maxChars: config.maxRecentChars }),
+    held: openHeldChars(),
     lateTold: new WeakSet(),
     byTenant: new Map(),
     classes: new Map(),

@@ -3,7 +3,7 @@ import { kindOf } from '../placement/stragglers.ts'
 import type { LedgerEntry, Loaded } from '../store/store.ts'
 import type { StoredAccount } from './accounts.ts'
 import { needOf } from './choose-request.ts'
-import { enqueue, type JobRecord, reopen } from './job-flow.ts'
+import { countHeld, enqueue, type JobRecord, reopen } from './job-flow.ts'
 import { foldEntry, type NodeRecord, updateTable } from './node-records.ts'
 import { type Registry, storedInviteSchema } from './registration.ts'
 import { CONVICTED, takeBack } from './reopen.ts'
@@ -71,8 +71,10 @@ const replay = (w: WriterContext, seq: number, record: LogRecord): void => {
 }
 
 const resumeJob = (w: WriterContext, id: JobId): void => {
-  const job = w.jobs.get(id)?.state
-  if (!job) return
+  const open = w.jobs.get(id)
+  if (!open) return
+  countHeld(w, open)
+  const job = open.state
   const { creditsRequired, redundancy } = job.request
   // Nothing of it is paid before the verdict, and each time that it is asked it holds as much anew.
   w.accounts.loadHold(id, creditsRequired * redundancy)

@@ -86,6 +86,14 @@ const admit = (w: WriterContext, tenant: string): void => {
       detail: `${w.config.maxTenantOpenJobs} jobs of this tenant have not ended`,
       retryAfterMs,
     })
+  const { maxOpenJobChars, maxTenantOpenJobChars } = w.config
+  if (w.held.total >= maxOpenJobChars)
+    throw new BrambleError('queue_full', { detail: 'jobs that have not ended take all the memory', retryAfterMs })
+  if (w.held.of(tenant) >= maxTenantOpenJobChars)
+    throw new BrambleError('quota_exceeded', {
+      detail: `jobs of this tenant that have not ended, and their results, take ${maxTenantOpenJobChars} characters`,
+      retryAfterMs,
+    })
 }
 
 /** In [0, 1): the same for a job whatever happens, and known to nobody without the key. */

@@ -22,12 +22,16 @@ type OutputEvent = Extract<JobEvent, { type: 'stdout' | 'stderr' }>
 
 interface Follower {
   queue: JobEvent[]
+  /** Of the output in it. */
+  chars: number
   behind: boolean
   ended: boolean
   wake: (() => void) | undefined
 }
 
 const MAX_QUEUED_EVENTS = 256
+/** Of output, for one who takes too little. */
+const MAX_QUEUED_CHARS = 256 * 1024
 /** Output of all jobs together that is kept, in characters. */
 const MAX_KEPT_CHARS = 64 * 1024 * 1024
 
@@ -68,7 +72,7 @@ export const openSubscriptions = (): Subscriptions => {
     const first = read()
     if (!first) return
     const { id } = first
-    const follower: Follower = { queue: [], behind: false, ended: jobHasEnded(first.status), wake: undefined }
+    const follower: Follower = { queue: [], chars: 0, behind: false, ended: jobHasEnded(first.status), wake: undefined }
     const stop = () => wake(follower)
     if (!follower.ended) {
       const ofJob = followers.get(id) ?? new Set()
@@ -79,7 +83,8 @@ export const openSubscriptions = (): Subscriptions => {
       // Taken now: what is printed from here on is in the queue.
       const before = printed.get(id)?.events.filter(({ seq }) => seq > (since ?? 0)) ?? []
       yield* before
-      if (follower.ended || since === undefined || since < first.lastSeq) yield stateEvent(first)
+      // Output is counted, and not logged: after a crash the state may be behind what was seen.
+      if (follower.ended || since !== first.lastSeq) yield stateEvent(first)
       while (!signal?.aborted) {
         if (follower.behind) {
           follower.behind = false
@@ -87,6 +92,7 @@ export const openSubscriptions = (): Subscriptions => {
           if (state) yield stateEvent(state)
         }
         const event = follower.queue.shift()
+        if (event) follower.chars -= charsOf(event)
         if (event) yield event
         else if (follower.ended) return
         else
@@ -105,9 +111,13 @@ export const openSubscriptions = (): Subscriptions => {
 
   const publish = (job: JobId, event: JobEvent): void => {
     for (const follower of followers.get(job) ?? []) {
-      if (follower.queue.length < MAX_QUEUED_EVENTS) follower.queue.push(event)
-      else {
+      const chars = charsOf(event)
+      if (follower.queue.length < MAX_QUEUED_EVENTS && follower.chars + chars <= MAX_QUEUED_CHARS) {
+        follower.queue.push(event)
+        follower.chars += chars
+      } else {
         follower.queue = []
+        follower.chars = 0
         follower.behind = true
       }
       wake(follower)
@@ -128,6 +138,8 @@ export const openSubscriptions = (): Subscriptions => {
     follow,
   }
 }
+
+const charsOf = (event: JobEvent): number => ('data' in event ? event.data.length : 0)
 
 export const stateEvent = (state: JobState): JobEvent => ({
   type: 'job',

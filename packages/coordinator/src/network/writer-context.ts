@@ -8,6 +8,7 @@ import type { Journal } from '../store/journal.ts'
 import type { Store } from '../store/store.ts'
 import type { Accounts } from './accounts.ts'
 import type { NetworkConfig } from './config.ts'
+import type { HeldChars, RecentJobs } from './held-chars.ts'
 import type { Leases } from './leases.ts'
 import type { NodeRecord } from './node-records.ts'
 import type { Outbox } from './outbox.ts'
@@ -28,6 +29,9 @@ export interface OpenJob {
   state: JobState
   /** Changed since it was written whole. */
   dirty: boolean
+  readonly requestChars: number
+  /** What it takes in memory, as it is counted. */
+  chars: number
   readonly idempotency?: { readonly key: string; readonly digest: string }
 }
 
@@ -51,10 +55,11 @@ export interface WriterContext extends Surroundings {
   /** Of tenants: jobs verified, and nodes convicted by them, since this writer began. */
   readonly verdicts: Map<string, { verified: number; convictions: number }>
   /** Jobs that ended, the latest last; bounded. */
-  readonly recent: Map<JobId, JobState>
+  readonly recent: RecentJobs
   /** Executions of jobs that ended whose late result is in their node's record: once is enough. */
   readonly lateTold: WeakSet<object>
   readonly byTenant: Map<string, number>
+  readonly held: HeldChars
   readonly nodes: Map<NodeId, NodeRecord>
   readonly leases: Leases
   readonly accounts: Accounts

@@ -66,7 +66,7 @@ export const MUTATIONS: Readonly<Record<string, Mutation>> = {
     to: "  execution.validity = 'late'\n  job.canonical = execution.id\n",
     // A job that is asked again shows the result that it has: so this one is shown too early as well.
     caughtBy:
-      /has the result of an execution that is|is another one than the job's|without a result|before the verdict/,
+      /has the result of an execution that is|is another one than the job's|without a result|before the verdict|in the record twice/,
   },
   'the audit is drawn anew for a retry': {
     file: 'core/wanted.ts',
