@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream'
 import { handshakes, refuseUpgrade, type Upgrade, type UpgradeHandler } from '@bramble/http'
 import { BrambleError, toBrambleError } from '@bramble/protocol'
 import type { WebSocket } from 'ws'
@@ -22,6 +23,8 @@ export interface LinkServer {
 }
 
 const HELLO_MS = 5_000
+/** What one that has not shown that it knows the secret may say: a whole message may be as large as a page of jobs. */
+const MAX_HELLO_BYTES = 4096
 
 export const openLinkServer = (options: LinkServerOptions): LinkServer => {
   const { secret, network, onLinked } = options
@@ -33,14 +36,23 @@ export const openLinkServer = (options: LinkServerOptions): LinkServer => {
     maxPayload: MAX_PAYLOAD_BYTES,
   })
 
-  const begin = (ws: WebSocket, writer: Network): void => {
+  const begin = (ws: WebSocket, socket: Duplex, writer: Network): void => {
     links.add(ws)
     ws.once('close', () => links.delete(ws))
     ws.on('error', () => {})
     const timer = setTimeout(() => ws.terminate(), HELLO_MS)
-    const challenged = challenge(secret)
-    ws.once('message', (data) => {
+    let bytes = 0
+    const count = (data: Buffer): void => {
+      bytes += data.length
+      if (bytes > MAX_HELLO_BYTES) ws.terminate()
+    }
+    socket.on('data', count)
+    const opened = (): void => {
       clearTimeout(timer)
+      socket.off('data', count)
+    }
+    ws.once('message', (data) => {
+      opened()
       try {
         const { name, text, key } = challenged.welcome(String(data))
         ws.send(text)
@@ -55,7 +67,7 @@ export const openLinkServer = (options: LinkServerOptions): LinkServer => {
   const connect = async (upgrade: Upgrade, writer: Network): Promise<void> => {
     const ws = await shake(upgrade)
     if (!ws) return
-    if (network() === writer) begin(ws, writer)
+    if (network() === writer) begin(ws, upgrade.socket, writer)
     else ws.terminate()
   }
 

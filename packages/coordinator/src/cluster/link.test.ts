@@ -221,6 +221,7 @@ describe('a link to the coordinator that writes', () => {
     ['garbage', ['hello']],
     ['another protocol', [JSON.stringify({ type: 'hello' })]],
     ['nothing that is text', [Buffer.from([0, 255, 254])]],
+    ['more than any hello', ['x'.repeat(100_000)]],
   ])('is ended by the writer for %s', async (_what, messages) => {
     const { url } = await serve(networkOf({}))
     const ws = new WebSocket(`${url.replace('http', 'ws')}${LINK_PATH}`)
@@ -229,5 +230,18 @@ describe('a link to the coordinator that writes', () => {
       for (const message of messages) ws.send(message)
     })
     await once(ws, 'close')
+  })
+
+  test('is ended by the writer for a message without an end', async () => {
+    const { url } = await serve(networkOf({}))
+    const ws = new WebSocket(`${url.replace('http', 'ws')}${LINK_PATH}`)
+    ws.on('error', () => {})
+    ws.once('message', () => {
+      for (let i = 0; i < 100; i++) ws.send('x'.repeat(1000), { fin: false })
+    })
+    const began = performance.now()
+    await once(ws, 'close')
+    // Not by the time that a hello may take.
+    expect(performance.now() - began).toBeLessThan(4_000)
   })
 })
