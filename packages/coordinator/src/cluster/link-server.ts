@@ -51,6 +51,8 @@ export const openLinkServer = (options: LinkServerOptions): LinkServer => {
       clearTimeout(timer)
       socket.off('data', count)
     }
+    const challenged = challenge(secret)
+    ws.once('close', opened)
     ws.once('message', (data) => {
       opened()
       try {
