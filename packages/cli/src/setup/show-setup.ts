@@ -4,6 +4,7 @@ import { hasColor, isLive } from '../terminal.ts'
 import { checkoutRoot } from './checkout.ts'
 import { stepProgress } from './progress.ts'
 import { setup } from './setup.ts'
+import { lockSetup } from './setup-lock.ts'
 import type { StepObserver, StepOutcome } from './step.ts'
 
 export interface ShowSetupOptions {
@@ -20,6 +21,10 @@ export interface ShowSetupOptions {
 export const showSetup = async (options: ShowSetupOptions): Promise<StepOutcome[]> => {
   const config = readConfig()
   const { stream } = options
+  const { signal } = options
+  const onWait = (): void =>
+    void stream.write('bramble: another set-up of this checkout is under way; this one waits for it\n')
+  using _lock = options.dryRun ? undefined : await lockSetup(checkoutRoot, { signal, onWait })
   using progress = stepProgress({ stream, live: isLive(stream, config), color: hasColor(stream, config) })
   const observer: StepObserver = {
     ...progress,
@@ -33,7 +38,7 @@ export const showSetup = async (options: ShowSetupOptions): Promise<StepOutcome[
     isRoot: config.isRoot,
     test: options.test,
     dryRun: options.dryRun,
-    signal: options.signal,
+    signal,
     observer,
   })
 }
