@@ -1,20 +1,25 @@
-import { json } from '@bramble/http'
+import { type Caller, json } from '@bramble/http'
 import {
   BrambleError,
   heartbeatAnswerSchema,
   heartbeatSchema,
   inviteRequestSchema,
   inviteSchema,
+  type NetworkNode,
+  type NodeId,
   networkNodeSchema,
   nodeParamsSchema,
   nodeRegistrationSchema,
   nodesQuerySchema,
   pageSchema,
+  type ReputationEntry,
   reputationPageSchema,
   reputationQuerySchema,
   suspendSchema,
 } from '@bramble/protocol'
+import type { FastifyRequest } from 'fastify'
 import { subnetOf } from '../address.ts'
+import type { FrontContext } from '../front-context.ts'
 import { REGISTER_PATH } from '../node-requests.ts'
 import { requireSigner, route } from '../route.ts'
 
@@ -22,6 +27,29 @@ const tag = 'nodes'
 const path = '/api/v1/nodes'
 const one = `${path}/:id`
 const params = nodeParamsSchema
+
+/**
+ * Why a node was faulted, and in which jobs, is for its owner and for administrators: jobs are their tenants', and what a node
+ * says of one that it could not run may hold what only its tenant should read.
+ */
+const isPrivy = (
+  { request, caller }: { request: FastifyRequest; caller: Caller },
+  { nodes }: FrontContext,
+  id: NodeId,
+) => {
+  const signer = nodes.signerOf(request)
+  return signer ? signer.node === id : caller.scopes.includes('admin')
+}
+
+const shown = (node: NetworkNode, privy: boolean): NetworkNode => {
+  const { message: _message, ...open } = node
+  return privy ? node : open
+}
+
+const shownEntry = (entry: ReputationEntry, privy: boolean): ReputationEntry => {
+  const { message: _message, job: _job, execution: _execution, ...open } = entry
+  return privy ? entry : open
+}
 
 const register = route({
   method: 'POST',
@@ -50,7 +78,10 @@ const list = route({
   query: nodesQuerySchema,
   answer: { status: 200, description: 'A page', schema: pageSchema(networkNodeSchema) },
   errors: ['not_leader'],
-  handle: async ({ query }, { network }) => json(200, await network.nodes.list(query)),
+  handle: async (call, context) => {
+    const page = await context.network.nodes.list(call.query)
+    return json(200, { ...page, items: page.items.map((node) => shown(node, isPrivy(call, context, node.id))) })
+  },
 })
 
 const get = route({
@@ -63,7 +94,10 @@ const get = route({
   params,
   answer: { status: 200, description: 'The node', schema: networkNodeSchema },
   errors: ['not_found', 'not_leader'],
-  handle: async ({ params: { id } }, { network }) => json(200, await network.nodes.get(id)),
+  handle: async (call, context) => {
+    const { id } = call.params
+    return json(200, shown(await context.network.nodes.get(id), isPrivy(call, context, id)))
+  },
 })
 
 const reputation = route({
@@ -71,17 +105,25 @@ const reputation = route({
   path: `${one}/reputation`,
   tag,
   summary: 'The record that a node’s reputation is folded from, newest first',
+  description: 'Jobs and reasons are for the node itself and for administrators.',
   scope: 'read',
   orNode: true,
   params,
   query: reputationQuerySchema,
   answer: { status: 200, description: 'A page', schema: reputationPageSchema },
   errors: ['not_found', 'not_leader'],
-  handle: async ({ params: { id }, query: { limit, cursor } }, { network }) => {
-    await network.nodes.get(id)
-    const items = await network.nodes.reputation(id, { limit, ...(cursor !== undefined && { before: cursor }) })
-    const last = items.at(-1)
-    return json(200, { items, nextCursor: last && items.length === limit ? String(last.seq) : null })
+  handle: async (call, context) => {
+    const { id } = call.params
+    const { limit, cursor } = call.query
+    await context.network.nodes.get(id)
+    const entries = await context.network.nodes.reputation(id, {
+      limit,
+      ...(cursor !== undefined && { before: cursor }),
+    })
+    const last = entries.at(-1)
+    const privy = isPrivy(call, context, id)
+    const items = entries.map((entry) => shownEntry(entry, privy))
+    return json(200, { items, nextCursor: last && entries.length === limit ? String(last.seq) : null })
   },
 })
 

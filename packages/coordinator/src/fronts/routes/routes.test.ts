@@ -170,6 +170,24 @@ describe('requests of nodes', () => {
     expect((await response.json()).items[0].error.code).toBe('signature_invalid')
     const record = await (await front.fetch(`/api/v1/nodes/${identity.id}/reputation`)).json()
     expect(record.items[0]).toMatchObject({ kind: 'invalid', job: job.id })
+    // Other tenants and nodes see that it was at fault, and nothing of whose job it was.
+    const made = await front.fetch('/api/v1/keys', { json: { name: 'r', tenant: 'other', scopes: ['read'] } })
+    const { key } = await made.json()
+    const path = `/api/v1/nodes/${identity.id}`
+    const others = [
+      await front.fetch(`${path}/reputation`, { key }),
+      await front.fetch('/api/v1/nodes', { key }),
+      await front.fetch(path, { key }),
+      await front.signed(await front.join(), `${path}/reputation`),
+    ]
+    for (const response of others) {
+      expect(response.status).toBe(200)
+      const text = await response.text()
+      expect(text).toContain(identity.id)
+      expect(text).not.toContain(job.id)
+      expect(text).not.toContain('not signed by this node')
+    }
+    expect(await (await front.signed(identity, path)).json()).toMatchObject({ message: expect.any(String) })
   })
 
   const beatOf = (id: string) => `/api/v1/nodes/${id}/heartbeat`
