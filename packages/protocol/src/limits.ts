@@ -83,6 +83,7 @@ export const LIMITS = {
   },
   maxFrameBytes: { value: 1024 * 1024, why: 'one message between a worker and its coordinator' },
   maxLeases: { value: 4096, why: 'executions that one worker holds at once' },
+  maxNodes: { value: 200_000, why: 'each node that ever joined a network is held in memory' },
   maxOpenJobs: { value: 200_000, why: 'jobs of a network that have not ended are held in memory' },
   maxTenantOpenJobs: { value: 50_000, why: 'so that one tenant leaves room for others' },
   maxOpenJobChars: {

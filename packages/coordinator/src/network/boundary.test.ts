@@ -108,6 +108,18 @@ describe('what one who is not trusted can do', () => {
     for (let i = 0; i < 2; i++) await expect(register(test, token)).rejects.toMatchObject({ code: 'node_suspended' })
   })
 
+  it('strangers cannot add nodes without end, and those that are known come back', async () => {
+    const test = await openTestNetwork({ network: { join: 'open', maxNodes: 2 } })
+    await using network = test.network
+    const join = ({ id: node, publicKey } = testIdentity()) =>
+      network.nodes.register({ registration: { node, publicKey, report: nodeReport({ machine: node }) }, subnet: node })
+    const known = testIdentity()
+    await join(known)
+    await join()
+    await expect(join()).rejects.toMatchObject({ code: 'quota_exceeded' })
+    expect(await join(known)).toMatchObject({ id: known.id })
+  })
+
   it('invites whose time is over are kept by nobody', async () => {
     const time = testTime()
     const test = await openTestNetwork(time)

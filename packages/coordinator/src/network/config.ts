@@ -40,6 +40,8 @@ export interface NetworkConfig {
   readonly newcomerRunning: number
   readonly newcomerAgreements: number
   readonly maxNodesPerOwner: number
+  /** In all, those that are gone included. */
+  readonly maxNodes: number
   /** Documents are written anew after so many records, or after so long. */
   readonly checkpointRecords: number
   readonly checkpointMs: number
@@ -73,6 +75,7 @@ export const DEFAULT_NETWORK: Omit<NetworkConfig, 'network' | 'version'> = {
   newcomerRunning: 4,
   newcomerAgreements: 3,
   maxNodesPerOwner: 100_000,
+  maxNodes: LIMITS.maxNodes.value,
   checkpointRecords: 50_000,
   checkpointMs: 10_000,
   recentJobs: 4096,

@@ -68,6 +68,8 @@ export const register = async (
     await w.outbox.durable()
     return nodeView(w, known)
   }
+  if (w.nodes.size >= w.config.maxNodes)
+    throw new BrambleError('quota_exceeded', { detail: `the network has ${w.nodes.size} nodes, and takes no more` })
   const { invite, take } = findInvite(w, registry, registration.token, id)
   const joining = identitiesOf(w, invite.owner, subnet).map((key) => {
     const verdict = mayRegister(registry.owners.get(key), w.now(), { maxNodes: w.config.maxNodesPerOwner })
