@@ -28,7 +28,7 @@ const beginOne = async () => {
     await test.network.credit('somebody', 1)
   }
   const recordOf = (worker: TestWorker) => test.network.nodes.reputation(worker.identity.id, { limit: 10 })
-  return { ...test, job, runs, other, lease, running, pass, recordOf }
+  return { ...test, time, job, runs, other, lease, running, pass, recordOf }
 }
 
 describe('a worker whose connection ends', () => {
@@ -67,5 +67,21 @@ describe('a worker whose connection ends', () => {
     expect(other.leases).toEqual([])
     await pass(2000)
     expect(other.leases).toHaveLength(1)
+  })
+
+  it('after it drained has left, which a writer that begins anew knows too', async () => {
+    const { network, store, identity, config, time, other, pass } = await beginOne()
+    await other.session.frame({ type: 'drain' })
+    other.session.close()
+    await pass(1)
+    await network.close()
+    // Its lease as the writer is over.
+    time.advance(3_600_001)
+    const next = await openTestNetwork({ store, identity, now: time.now, schedule: time.schedule })
+    ends.push(() => next.network.close())
+    for (let passedMs = 0; passedMs <= config.silentMs; passedMs += config.reconnectMs) time.advance(config.reconnectMs)
+    await next.network.credit('somebody', 1)
+    expect(await next.network.nodes.get(other.identity.id)).toMatchObject({ status: 'offline' })
+    expect(await next.network.nodes.reputation(other.identity.id, { limit: 10 })).toEqual([])
   })
 })
