@@ -77,7 +77,8 @@ export const apply = (
 const hasAnchors = (w: WriterContext, job: JobState | undefined): boolean =>
   w.table.hasEstablished(new Set(job?.executions.map(({ standing }) => standing.node)))
 
-const addOpen = (w: WriterContext, state: JobState, idempotency: ApplyOptions['idempotency']): OpenJob => {
+/** Into what is held in memory: a job that is new, or one of the store that is to go on. */
+export const addOpen = (w: WriterContext, state: JobState, idempotency: ApplyOptions['idempotency']): OpenJob => {
   const chars = requestChars(state)
   const open: OpenJob = { state, dirty: false, requestChars: chars, chars: 0, ...(idempotency && { idempotency }) }
   countHeld(w, open)
@@ -87,8 +88,6 @@ const addOpen = (w: WriterContext, state: JobState, idempotency: ApplyOptions['i
   w.byTenant.set(state.tenant, (w.byTenant.get(state.tenant) ?? 0) + 1)
   return open
 }
-
-export const reopen = addOpen
 
 /** What the job takes in memory now. */
 export const countHeld = (w: WriterContext, open: OpenJob): void => {

@@ -3,7 +3,7 @@ import { kindOf } from '../placement/stragglers.ts'
 import type { LedgerEntry, Loaded } from '../store/store.ts'
 import type { StoredAccount } from './accounts.ts'
 import { needOf } from './choose-request.ts'
-import { countHeld, enqueue, type JobRecord, reopen } from './job-flow.ts'
+import { addOpen, countHeld, enqueue, type JobRecord } from './job-flow.ts'
 import { foldEntry, type NodeRecord, updateTable } from './node-records.ts'
 import { type Registry, storedInviteSchema } from './registration.ts'
 import { CONVICTED, takeBack } from './reopen.ts'
@@ -27,7 +27,7 @@ export const recover = async (w: WriterContext, registry: Registry, loaded: Load
     else if (kind === 'owner') registry.owners.set(id, value as never)
     else loadClass(w, kind, id, value)
   }
-  for (const state of loaded.jobs) if (!jobHasEnded(state.status)) reopen(w, state, undefined)
+  for (const state of loaded.jobs) if (!jobHasEnded(state.status)) addOpen(w, state, undefined)
   for await (const { seq, record } of loaded.log) replay(w, seq, record as LogRecord)
   for (const { state } of [...w.jobs.values()]) {
     if (jobHasEnded(state.status)) w.jobs.delete(state.id)

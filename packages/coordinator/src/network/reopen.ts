@@ -1,6 +1,6 @@
 import { jobHasEnded, type NodeId } from '@bramble/protocol'
 import { pump } from './dispatch.ts'
-import { apply, reopen } from './job-flow.ts'
+import { addOpen, apply } from './job-flow.ts'
 import type { WriterContext } from './writer-context.ts'
 
 /** That a node was convicted and not all followed from it yet: it is there until that is durable, so that no crash comes between. */
@@ -22,7 +22,7 @@ export const takeBack = (w: WriterContext, node: NodeId): void => {
     const lone = await w.store.provisional(node, w.now(), w.config.verification.settlementResults)
     for (const state of lone) {
       if (w.jobs.has(state.id) || !jobHasEnded(state.status)) continue
-      reopen(w, state, undefined)
+      addOpen(w, state, undefined)
       w.accounts.subsidise(state.id, state.request.creditsRequired * state.request.redundancy)
       apply(w, state.id, { type: 'reopened', node })
     }
