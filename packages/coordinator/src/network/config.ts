@@ -24,6 +24,9 @@ export interface NetworkConfig {
   readonly distinct: readonly Distinct[]
   /** `open`: a node without an invite joins as its own owner. */
   readonly join: 'invite' | 'open'
+  /** The pause before a third execution, after two failed; twice as long with each that fails. */
+  readonly firstRetryMs: number
+  readonly maxRetryMs: number
   /** How long a job waits for an established node before new ones may decide it. */
   readonly anchorWaitMs: number
   /** Nodes that a tenant's jobs may convict: so many, and a share of the jobs of it that were verified. */
@@ -64,6 +67,8 @@ export const DEFAULT_NETWORK: Omit<NetworkConfig, 'network' | 'version'> = {
   timeoutMarginMs: 30_000,
   distinct: ['owner', 'machine', 'subnet'],
   join: 'invite',
+  firstRetryMs: 500,
+  maxRetryMs: 30_000,
   anchorWaitMs: 10_000,
   tenantConvictions: 10,
   tenantConvictionShare: 0.02,

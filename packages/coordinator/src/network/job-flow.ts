@@ -101,6 +101,7 @@ const close = (w: WriterContext, open: OpenJob): void => {
   w.held.add(state.tenant, -open.chars)
   w.jobs.delete(state.id)
   w.deadlines.delete(state.id)
+  w.retries.delete(state.id)
   w.queue.remove(state.id)
   const left = (w.byTenant.get(state.tenant) ?? 1) - 1
   if (left > 0) w.byTenant.set(state.tenant, left)
@@ -112,7 +113,7 @@ const carryOut = (w: WriterContext, job: JobState, effect: Effect): void => {
   switch (effect.type) {
     case 'place':
       if (job.wanted.length === 0) w.queue.remove(job.id)
-      else enqueue(w, job)
+      else if (!putOff(w, job)) enqueue(w, job)
       return
     case 'stop':
       w.outbox.put(() => cancelLease(w, effect))
@@ -201,6 +202,16 @@ const tell = (w: WriterContext, job: JobState, make: () => JobEvent[]): void => 
   w.outbox.put(() => {
     for (const event of events) w.subscriptions.publish(job.id, event)
   })
+}
+
+/** What failed more than once is tried again after a pause that doubles: what passes by itself is not used up at once. */
+const putOff = (w: WriterContext, job: JobState): boolean => {
+  const failures = job.executions.filter(({ status }) => status === 'failed').length
+  if (failures < 2 || job.wanted[0]?.reason !== 'retry') return false
+  const { firstRetryMs, maxRetryMs } = w.config
+  w.queue.remove(job.id)
+  w.retries.set(job.id, w.steady() + Math.min(firstRetryMs * 2 ** (failures - 2), maxRetryMs))
+  return true
 }
 
 export const enqueue = (w: WriterContext, job: JobState): void => {

@@ -332,6 +332,31 @@ describe.each(Object.keys(STORES))('a network in %s', (kind) => {
     expect(found.find(({ status }) => status === 'online')?.trust.disagreements).toBeGreaterThan(1)
   })
 
+  it('tries again what failed twice after a pause, and not all at once', async (context) => {
+    const time = testTime()
+    const test = await open(context, time)
+    await using network = test.network
+    const workers = [await joinWorker(test), await joinWorker(test)]
+    const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
+    const leased = () => workers.reduce((sum, { leases }) => sum + leases.length, 0)
+    const fail = async () => {
+      for (const worker of workers) {
+        const lease = worker.leases.pop()
+        if (!lease) continue
+        const { execution, token } = lease
+        await worker.session.frame({ type: 'failed', items: [{ execution, token, code: 'internal', message: 'no' }] })
+      }
+      await network.jobs.get(job.id, tenant)
+    }
+    await fail()
+    expect(leased()).toBe(1)
+    await fail()
+    expect(leased()).toBe(0)
+    time.advance(2000)
+    await network.jobs.get(job.id, tenant)
+    expect(leased()).toBe(1)
+  })
+
   it('says why a job waits, and gives it to a node that comes', async (context) => {
     const test = await open(context)
     await using network = test.network

@@ -99,6 +99,7 @@ export const openWriter = async (options: WriterOptions): Promise<Network> => {
     stragglers: stragglers(),
     jobs: new Map(),
     deadlines: new Map(),
+    retries: new Map(),
     anchorWaits: new Map(),
     verdicts: new Map(),
     recent: openRecentJobs({ maxJobs: config.recentJobs, maxChars: config.maxRecentChars }),

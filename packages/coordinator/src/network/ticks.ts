@@ -1,6 +1,6 @@
 import { holdsUpVerdict } from '../placement/stragglers.ts'
 import { pump } from './dispatch.ts'
-import { apply } from './job-flow.ts'
+import { apply, enqueue } from './job-flow.ts'
 import { addReputation, setStatus, writeNode } from './node-records.ts'
 import type { WriterContext } from './writer-context.ts'
 
@@ -25,6 +25,12 @@ export const tick = (w: WriterContext): void => {
         message: 'it was there, and did not renew its lease',
       })
     w.outbox.put(() => w.sessions.send(node, { type: 'cancel', items: [{ execution, token, reason: as }] }))
+  }
+  for (const [id, at] of w.retries) {
+    if (at > now) continue
+    w.retries.delete(id)
+    const job = w.jobs.get(id)?.state
+    if (job && job.wanted.length > 0) enqueue(w, job)
   }
   waiveAnchors(w, now)
   copyStragglers(w, now)

@@ -50,6 +50,8 @@ export interface WriterContext extends Surroundings {
   readonly jobs: Map<JobId, OpenJob>
   /** Of open jobs that have one. */
   readonly deadlines: Map<JobId, number>
+  /** Jobs that failed more than once, and when they are placed again. */
+  readonly retries: Map<JobId, number>
   /** Jobs that wait for an established node, and since when. */
   readonly anchorWaits: Map<JobId, number>
   /** Of tenants: jobs verified, and nodes convicted by them, since this writer began. */
