@@ -340,12 +340,11 @@ describe.each(Object.keys(STORES))('a network in %s', (kind) => {
     const { job } = await network.jobs.submit({ tenant, request: jobRequest({ redundancy: 1 }) })
     const leased = () => workers.reduce((sum, { leases }) => sum + leases.length, 0)
     const fail = async () => {
-      for (const worker of workers) {
-        const lease = worker.leases.pop()
-        if (!lease) continue
-        const { execution, token } = lease
-        await worker.session.frame({ type: 'failed', items: [{ execution, token, code: 'internal', message: 'no' }] })
-      }
+      const worker = workers.find(({ leases }) => leases.length > 0)
+      const lease = worker?.leases.pop()
+      if (!worker || !lease) throw new Error('no lease')
+      const { execution, token } = lease
+      await worker.session.frame({ type: 'failed', items: [{ execution, token, code: 'internal', message: 'no' }] })
       await network.jobs.get(job.id, tenant)
     }
     await fail()
