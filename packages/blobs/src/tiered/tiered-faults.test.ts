@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto'
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -271,9 +272,10 @@ describe('an object store that fails', () => {
     const { open, proxy } = await cluster(context)
     const one = await open()
     await one.store.settled()
-    const poison = await one.store.put(text(900))
+    const poisoned = hash('sha256', text(900))
     proxy.fault = ({ method, path }) =>
-      method === 'PUT' && path.includes(poison.hash) ? { kind: 'status', status: 403, code: 'No' } : undefined
+      method === 'PUT' && path.includes(poisoned) ? { kind: 'status', status: 403, code: 'No' } : undefined
+    const poison = await one.store.put(text(900))
     const again = await one.store.put(text(901))
     await one.store.remove(poison.hash)
     await one.store.put(text(900))

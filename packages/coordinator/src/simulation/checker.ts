@@ -419,7 +419,8 @@ export class Checker {
       if (token === undefined && isThere(node) && now - reachableAt > MAX_DELIVERY_MS + this.#slackMs)
         this.fail(`${id} of job ${of} was placed on ${node} ${now - placedAt} ms ago, which is there, and was not sent`)
       const seenAt = Math.max(placedAt, beatAt ?? 0, this.#openedAt)
-      const limitMs = CONFIG.leaseMs + CONFIG.restartGraceMs + 3000 + this.#slackMs
+      // While a coordinator stands still, its clock does: the lease goes on for as long.
+      const limitMs = 2 * CONFIG.leaseMs + CONFIG.restartGraceMs + 3000 + this.#slackMs
       if (now - seenAt > limitMs)
         this.fail(`nobody is at ${id} of job ${of} since ${now - seenAt} ms, and its lease goes on`)
     }

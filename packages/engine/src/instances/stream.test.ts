@@ -149,11 +149,11 @@ describe('the stream of an instance', () => {
 
   test('does not wait for a reader that is gone', async () => {
     const leaving = read()
-    const first = leaving.next()
+    const quick = read()
+    const firsts = [leaving.next(), quick.next()]
     start('head -c 3000000 /dev/zero', 'much')
-    await first
+    await Promise.all(firsts)
     await leaving.return?.()
-    const quick = read({ since: 0 })
     expect((await untilExit(quick, 'much')).at(-1)).toMatchObject({ event: { type: 'exit' } })
   })
 

@@ -64,14 +64,14 @@ test('a client that takes nothing stops the sender, and loses nothing', async ()
 })
 
 test('a sandbox that takes little at a time holds its client again and again, and no more is kept for it', async () => {
-  await listen(5005, 'nc -l -p 5005 | while head -c 65536 | grep -q .; do :; done')
-  using client = await tunnel(5005)
+  await listen(5006, 'nc -l -p 5006 | while head -c 65536 | grep -q .; do :; done')
+  using client = await tunnel(5006)
   const warnings: Error[] = []
   const onWarning = (warning: Error): number => warnings.push(warning)
   process.on('warning', onWarning)
   for (let at = 0; at < 64; at++) client.ws.send(Buffer.alloc(200_000, 'x'))
   client.ws.close()
-  await stream.event('exit', ({ id }) => id === 'server-5005')
+  await stream.event('exit', ({ id }) => id === 'server-5006')
   process.off('warning', onWarning)
   expect(warnings).toEqual([])
 })
