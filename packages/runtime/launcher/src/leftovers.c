@@ -5,6 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* What was killed takes longer to end on a host where many start at once, and nobody looks for it later. */
+#define LEFTOVER_TRIES_MAX 10
+
 static char leftovers[MAX_SANDBOXES][ID_BYTES];
 static int leftover_count;
 static int removed; /* and no node was told yet */
@@ -27,7 +30,8 @@ int leftovers_remove(bool told)
 	for (int i = 0; i < leftover_count; i++)
 		cgroups_kill(leftovers[i]);
 	for (int i = 0; i < leftover_count; i++)
-		cgroups_end(leftovers[i]);
+		for (int tries = 0; tries < LEFTOVER_TRIES_MAX && cgroups_end(leftovers[i]) != 0; tries++)
+			;
 	int count = removed + leftover_count;
 	removed = told ? 0 : count;
 	return count;
